@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::os::canonical;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// An address as a user writes it: `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, or
@@ -22,6 +23,9 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 pub enum Address {
     /// A host and a port; port 0 listens on a free one.
     Tcp(SocketAddr),
+    /// A name that has several addresses, all with the same port. A server listens on each of them,
+    /// a client connects to the first that accepts.
+    Name(String, Vec<SocketAddr>),
     /// The path of a Unix stream socket, or `@` and its name in the abstract namespace.
     Unix(PathBuf),
 }
@@ -34,17 +38,59 @@ const LISTEN_BACKLOG: i32 = 4096;
 const RELEASE_TIME: Duration = Duration::from_millis(500);
 
 impl Address {
-    /// Opens a listening socket: blocking, and closed on exec.
+    /// Opens the listening sockets of an address, which may be a name with several. They get the
+    /// same port, also for port 0. An address of a name that this machine does not have is left
+    /// out: `localhost` is often `::1` too where IPv6 is switched off.
     ///
-    /// `SO_REUSEADDR` is set, so that a server can be started again at once; IPv6 means IPv6 only.
-    /// `TCP_NODELAY` is set; accepted sockets inherit it (kernel-notes §17). The file of a
-    /// Unix socket without a listener is replaced; that of a listener, or any other file, is not. A
-    /// listener is asked by one connection, without waiting (kernel-notes §76).
+    /// `all` is every address of the server: `[::]` takes the connections of IPv4 too, as Linux
+    /// does by default, unless `0.0.0.0` with the same port is among them.
+    ///
+    /// # Errors
+    /// Those of [`listen`](Address::listen), for any of the addresses.
+    pub fn listen_all(&self, all: &[&Address]) -> io::Result<Vec<BoundSocket>> {
+        /// How often a free port is selected: another process may have it at another address.
+        const PORTS: usize = 16;
+        let both = |it: &SocketAddr| {
+            let v4 = SocketAddr::from(([0; 4], it.port()));
+            !all.iter().any(|other| other.each().contains(&v4))
+        };
+        let Address::Name(_, found) = self else {
+            let only_v6 = self.each().first().is_some_and(|it| !both(it));
+            return self.listen_retrying(only_v6).map(|socket| vec![socket]);
+        };
+        for _ in 1..PORTS {
+            match listen_each(found, both) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && found[0].port() == 0 => {}
+                bound => return bound,
+            }
+        }
+        listen_each(found, both)
+    }
+
+    /// Opens a listening socket: blocking, and closed on exec. Of a name with several addresses it
+    /// is the first that can be used.
+    ///
+    /// `SO_REUSEADDR` is set, so that a server can be started again at once; `[::]` takes the
+    /// connections of IPv4 too. `TCP_NODELAY` is set; accepted sockets inherit it (kernel-notes
+    /// §17). The file of a Unix socket without a listener is replaced; that of a listener, or any
+    /// other file, is not. A listener is asked by one connection, without waiting (kernel-notes
+    /// §76).
     ///
     /// # Errors
     /// `EADDRINUSE`, with the process that listens there if it is known; `EACCES`, `EADDRNOTAVAIL`
     /// and others.
     pub fn listen(&self) -> io::Result<BoundSocket> {
+        let (first, mut others) = match self {
+            Address::Name(_, found) => (&Address::Tcp(found[0]), found[1..].iter()),
+            one => (one, [].iter()),
+        };
+        let bound = first.listen_retrying(false);
+        bound.or_else(|error| {
+            others.find_map(|it| Address::Tcp(*it).listen_retrying(false).ok()).ok_or(error)
+        })
+    }
+
+    fn listen_retrying(&self, only_v6: bool) -> io::Result<BoundSocket> {
         let (begin, is_tcp) = (Instant::now(), matches!(self, Address::Tcp(_)));
         let is_releasing = || begin.elapsed() < RELEASE_TIME && self.owner().is_none();
         // Each try at a path would connect to what listens there.
@@ -52,7 +98,7 @@ impl Address {
             std::thread::sleep(RELEASE_TIME / 25);
         }
         let error = loop {
-            match self.try_listen() {
+            match self.try_listen(only_v6) {
                 Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error),
                 Err(_) if is_tcp && is_releasing() => std::thread::sleep(RELEASE_TIME / 25),
                 Err(error) => break error,
@@ -67,13 +113,28 @@ impl Address {
         Err(io::Error::new(error.kind(), text))
     }
 
-    /// Connects a blocking socket.
+    /// Connects a blocking socket. Of a name with several addresses each is tried in order, for an
+    /// equal share of the time that is left.
     ///
     /// # Errors
     /// connect(2); `TimedOut` if the server does not accept the connection into its queue in time.
+    /// Of a name, the error of each address.
     pub fn connect(&self, timeout: Duration) -> io::Result<OwnedFd> {
-        let (socket, begin) = (self.socket()?, Instant::now());
-        let address = self.to_sockaddr()?;
+        let begin = Instant::now();
+        if let Address::Name(_, found) = self {
+            let mut errors = Vec::new();
+            for (tried, address) in found.iter().enumerate() {
+                let left = timeout.saturating_sub(begin.elapsed()).max(Duration::from_micros(1));
+                match Address::Tcp(*address).connect(left / (found.len() - tried) as u32) {
+                    Err(error) => errors.push((address, error)),
+                    connected => return connected,
+                }
+            }
+            let kind = errors.last().map_or(io::ErrorKind::NotFound, |(_, error)| error.kind());
+            let texts = errors.iter().map(|(address, error)| format!("{address}: {error}"));
+            return Err(io::Error::new(kind, texts.collect::<Vec<_>>().join("; ")));
+        }
+        let (socket, address) = (self.socket()?, self.to_sockaddr()?);
         if let Address::Tcp(_) = self {
             return socket.connect_timeout(&address, timeout).map(|()| socket.into());
         }
@@ -94,17 +155,24 @@ impl Address {
         Ok(socket.into())
     }
 
+    /// Returns the IP addresses: one, or those of a name; none of a Unix socket.
+    fn each(&self) -> &[SocketAddr] {
+        match self {
+            Address::Tcp(address) => std::slice::from_ref(address),
+            Address::Name(_, found) => found,
+            Address::Unix(_) => &[],
+        }
+    }
+
     fn socket(&self) -> io::Result<Socket> {
-        let domain = match self {
-            Address::Tcp(address) => Domain::for_address(*address),
-            Address::Unix(_) => Domain::UNIX,
-        };
+        let domain = self.each().first().map_or(Domain::UNIX, |it| Domain::for_address(*it));
         Socket::new(domain, Type::STREAM, None)
     }
 
     fn to_sockaddr(&self) -> io::Result<SockAddr> {
         match self {
             Address::Tcp(address) => Ok(SockAddr::from(*address)),
+            Address::Name(_, found) => Ok(SockAddr::from(found[0])),
             Address::Unix(path) => match path.as_os_str().as_bytes() {
                 [b'@', name @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat())),
                 _ => SockAddr::unix(path),
@@ -121,13 +189,13 @@ impl Address {
         })
     }
 
-    fn try_listen(&self) -> io::Result<BoundSocket> {
+    fn try_listen(&self, only_v6: bool) -> io::Result<BoundSocket> {
         let socket = self.socket()?;
         let file = match self {
-            Address::Tcp(address) => {
+            Address::Tcp(_) | Address::Name(..) => {
                 socket.set_reuse_address(true)?;
-                if address.is_ipv6() {
-                    socket.set_only_v6(true)?;
+                if self.each()[0].is_ipv6() {
+                    socket.set_only_v6(only_v6)?;
                 }
                 socket.set_tcp_nodelay(true)?;
                 None
@@ -172,7 +240,8 @@ impl Address {
     }
 
     /// Returns the process that listens here, as `nginx (pid 4711)`; `None` if there is none, or if
-    /// it belongs to another user.
+    /// it belongs to another user. The number is left out where `/proc` is that of another PID
+    /// namespace, which has other numbers.
     fn owner(&self) -> Option<String> {
         let sockets = self.listening_sockets();
         let holds = |pid: &u32| {
@@ -185,16 +254,21 @@ impl Address {
         let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
         let pid = pids.find(|pid| !sockets.is_empty() && holds(pid))?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        Some(format!("{} (pid {pid})", name.trim()))
+        let own = fs::read_link("/proc/self").ok()?;
+        Some(match own.as_os_str() == std::process::id().to_string().as_str() {
+            true => format!("{} (pid {pid})", name.trim()),
+            false => name.trim().to_owned(),
+        })
     }
 
     /// Returns the sockets that listen here, as /proc/PID/fd names them.
     fn listening_sockets(&self) -> Vec<PathBuf> {
         let (tables, end) = match self {
-            Address::Tcp(address) => {
-                (&["/proc/net/tcp", "/proc/net/tcp6"][..], format!(":{:04X}", address.port()))
-            }
             Address::Unix(path) => (&["/proc/net/unix"][..], path.display().to_string()),
+            tcp => {
+                let port = tcp.each()[0].port();
+                (&["/proc/net/tcp", "/proc/net/tcp6"][..], format!(":{port:04X}"))
+            }
         };
         let tables = tables.iter().filter_map(|table| fs::read_to_string(table).ok());
         let inode = |line: &str| {
@@ -211,6 +285,39 @@ impl Address {
     }
 }
 
+/// Listens on each of the addresses of a name, on the same port. `both` returns whether an address
+/// takes IPv4 and IPv6.
+fn listen_each(
+    found: &[SocketAddr],
+    both: impl Fn(&SocketAddr) -> bool,
+) -> io::Result<Vec<BoundSocket>> {
+    let (mut bound, mut missing): (Vec<BoundSocket>, _) = (Vec::new(), None);
+    for address in found {
+        let mut address = *address;
+        match bound.first().map(|socket| &socket.address) {
+            Some(Address::Tcp(first)) if address.port() == 0 => address.set_port(first.port()),
+            _ => {}
+        }
+        let only_v6 = !both(&address);
+        match Address::Tcp(address).listen_retrying(only_v6) {
+            Ok(socket) => bound.push(socket),
+            Err(error) if is_missing(&error) => missing = Some(error),
+            Err(error) => {
+                return Err(io::Error::new(error.kind(), format!("{address}: {error}")));
+            }
+        }
+    }
+    match missing {
+        Some(error) if bound.is_empty() => Err(error),
+        _ => Ok(bound),
+    }
+}
+
+/// Whether this machine does not have an address, or not even its address family.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
 /// Returns the path of a Unix socket, or `@` and its name in the abstract namespace.
 fn path_of(address: &SockAddr) -> Option<PathBuf> {
     let name = address.as_abstract_namespace().map(|name| [b"@", name].concat());
@@ -223,7 +330,7 @@ fn path_of(address: &SockAddr) -> Option<PathBuf> {
 pub fn of_peer(socket: BorrowedFd<'_>) -> Option<String> {
     let address = SockRef::from(&socket).peer_addr().ok()?;
     Some(match (address.as_socket(), path_of(&address)) {
-        (Some(address), _) => address.to_string(),
+        (Some(address), _) => canonical(address).to_string(),
         (None, Some(path)) => format!("unix:{}", path.display()),
         (None, None) => "unix".to_owned(),
     })
@@ -298,8 +405,17 @@ impl FromStr for Address {
         if let Some(why) = misspelled(text) {
             return Err(invalid(&why));
         }
-        let mut found = text.to_socket_addrs().map_err(|error| invalid(&error.to_string()))?;
-        found.next().map(Address::Tcp).ok_or_else(|| invalid("the host has no address"))
+        let mut found: Vec<SocketAddr> = Vec::new();
+        for address in text.to_socket_addrs().map_err(|error| invalid(&error.to_string()))? {
+            if !found.contains(&address) {
+                found.push(address);
+            }
+        }
+        match found[..] {
+            [] => Err(invalid("the host has no address")),
+            [one] => Ok(Address::Tcp(one)),
+            _ => Ok(Address::Name(text.to_owned(), found)),
+        }
     }
 }
 
@@ -333,6 +449,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(address) => write!(f, "{address}"),
+            Address::Name(name, _) => f.write_str(name),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -347,7 +464,8 @@ mod tests {
         for text in ["127.0.0.1:7000", "[::1]:0", "unix:/tmp/a.sock"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        assert!(matches!("localhost:80".parse(), Ok(Address::Tcp(_))));
+        let localhost: Address = "localhost:80".parse().unwrap();
+        assert!(localhost.each().iter().all(|address| address.ip().is_loopback()));
     }
 
     #[test]
@@ -386,6 +504,63 @@ mod tests {
         let listener = "127.0.0.1:0".parse::<Address>().unwrap().listen().unwrap();
         let Address::Tcp(address) = listener.address else { panic!("TCP stays TCP") };
         assert_ne!(address.port(), 0);
+    }
+
+    /// A name with these addresses, as if a resolver had returned them.
+    fn name(found: &[&str]) -> Address {
+        Address::Name("name".to_owned(), found.iter().map(|it| it.parse().unwrap()).collect())
+    }
+
+    const SECONDS: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_server_listens_on_all_addresses_of_a_name_on_one_port() {
+        // TEST-NET-1 is on no machine.
+        let name = name(&["192.0.2.1:0", "127.0.0.1:0", "127.0.0.2:0"]);
+        let bound = name.listen_all(&[&name]).unwrap();
+        let port = bound[0].address.each()[0].port();
+        let addresses: Vec<_> = bound.iter().map(|socket| socket.address.to_string()).collect();
+        assert_eq!(addresses, ["127.0.0.1", "127.0.0.2"].map(|ip| format!("{ip}:{port}")));
+        bound.iter().for_each(|socket| drop(socket.address.connect(SECONDS).unwrap()));
+        let taken = super::tests::name(&["127.0.0.3:0", &format!("127.0.0.2:{port}")]);
+        let error = taken.listen_all(&[&taken]).unwrap_err().to_string();
+        assert!(error.contains(&format!("127.0.0.2:{port}: ")), "{error}");
+    }
+
+    #[test]
+    fn a_client_tries_each_address_of_a_name() {
+        let listener = Address::Tcp("127.0.0.2:0".parse().unwrap()).listen().unwrap();
+        let port = listener.address.each()[0].port();
+        let other = format!("127.0.0.1:{port}");
+        let both = name(&[&other, &format!("127.0.0.2:{port}")]);
+        let client = both.connect(SECONDS).unwrap();
+        assert_eq!(of_peer(client.as_fd()), Some(format!("127.0.0.2:{port}")));
+        drop(listener);
+        let error = both.connect(SECONDS).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(error.to_string().starts_with(&format!("{other}: ")), "{error}");
+        assert!(error.to_string().contains(&format!("; 127.0.0.2:{port}: ")), "{error}");
+    }
+
+    #[test]
+    fn every_address_of_ipv6_takes_ipv4_unless_another_listener_has_it() {
+        let any: Address = "[::]:0".parse().unwrap();
+        let Ok(mut bound) = any.listen_all(&[&any]) else { return };
+        let port = bound.pop().unwrap().address.each()[0].port();
+        let [any, v4] = [format!("[::]:{port}"), format!("0.0.0.0:{port}")]
+            .map(|text| text.parse::<Address>().unwrap());
+        let client: Address = format!("127.0.0.1:{port}").parse().unwrap();
+        let alone = any.listen_all(&[&any]).unwrap();
+        assert!(client.connect(SECONDS).is_ok());
+        drop(alone);
+        let _both = [&any, &v4].map(|it| it.listen_all(&[&any, &v4]).unwrap());
+        let mapped: Address = "[::ffff:127.0.0.1]:0".parse().unwrap();
+        let listener = std::net::TcpListener::from(mapped.listen().unwrap().fd);
+        let port = listener.local_addr().unwrap().port();
+        let client = Address::Tcp(([127, 0, 0, 1], port).into()).connect(SECONDS).unwrap();
+        let (served, peer) = listener.accept().unwrap();
+        let own = SockRef::from(&client).local_addr().unwrap().as_socket().unwrap();
+        assert_eq!((of_peer(served.as_fd()), canonical(peer)), (Some(own.to_string()), own));
     }
 
     #[test]

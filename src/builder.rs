@@ -38,8 +38,9 @@ impl Server {
 }
 
 impl Builder {
-    /// Listens on `address`, as `127.0.0.1:7000`, `[::1]:7000` or `unix:/run/echo.sock`. The
-    /// `factory` makes the protocol of each connection, in the thread that serves it.
+    /// Listens on `address`, as `127.0.0.1:7000`, `[::1]:7000` or `unix:/run/echo.sock`. A name
+    /// with several addresses makes a listener for each of them. The `factory` makes the protocol
+    /// of each connection, in the thread that serves it.
     ///
     /// What the factory captures is shared by all connections.
     #[must_use]
@@ -132,19 +133,25 @@ impl Builder {
     /// # Errors
     /// An address is invalid, in use or not permitted.
     pub fn bind(self) -> Result<Server, Error> {
-        let mut listeners = Vec::with_capacity(self.listeners.len());
+        let mut all = Vec::new();
+        for (place, _) in &self.listeners {
+            if let Place::Address(Ok(address)) = place {
+                all.push(address.clone());
+            }
+        }
+        let (all, mut listeners): (Vec<&Address>, _) = (all.iter().collect(), Vec::new());
         for (place, factory) in self.listeners {
-            let socket = match place {
+            let sockets = match place {
                 Place::Address(address) => {
                     let address = address?;
                     let failed = |source| Error::Listen { address: address.to_string(), source };
-                    address.listen().map_err(failed)?
+                    address.listen_all(&all).map_err(failed)?
                 }
                 Place::Socket(fd) => {
-                    BoundSocket { address: Address::of_listener(fd.as_fd()), fd, file: None }
+                    vec![BoundSocket { address: Address::of_listener(fd.as_fd()), fd, file: None }]
                 }
             };
-            listeners.push((socket, factory));
+            listeners.extend(sockets.into_iter().map(|socket| (socket, factory.clone())));
         }
         Server::new(listeners, self.model, self.limits, self.signals, self.handle)
     }

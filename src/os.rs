@@ -56,7 +56,7 @@ pub use readiness::{
     FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,
 };
 pub use signal::{EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrupt, refuse_signal};
-pub(crate) use socket::{PeerName, empty_msghdr, peer_addr};
+pub(crate) use socket::{PeerName, canonical, empty_msghdr, peer_addr};
 pub use socket::{
     accept, close, read, recv, send, set_blocking, set_receive_timeout, set_send_timeout, shutdown,
     unsent,

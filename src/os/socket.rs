@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -108,7 +108,7 @@ impl PeerName {
         let address = unsafe {
             SockAddr::new(self.name.as_ptr().cast::<SockAddrStorage>().read(), self.name.as_ref().1)
         };
-        address.as_socket()
+        address.as_socket().map(canonical)
     }
 }
 
@@ -200,5 +200,13 @@ pub(crate) fn peer_addr(socket: RawFd) -> Option<SocketAddr> {
     // SAFETY: the number is only passed to getpeername(2), which writes to memory of its caller's.
     // If the socket was closed meanwhile, the call fails, or names the peer of another socket.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-    SockRef::from(&socket).peer_addr().ok()?.as_socket()
+    SockRef::from(&socket).peer_addr().ok()?.as_socket().map(canonical)
+}
+
+/// Returns an address of IPv4 as such: a socket of IPv6 has it as `::ffff:127.0.0.1`.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        _ => address,
+    }
 }

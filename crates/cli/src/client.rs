@@ -6,10 +6,10 @@
 //!
 //! **One server** receives the bytes unchanged. **Several servers** receive lines: see `lines.rs`.
 //!
-//! **Ends.** The end of the input becomes a half-close; further replies are printed. When a server
-//! closes, its connection ends after the bytes read for it are sent. A terminal or a pipe is then
-//! not read any more for it, and the writer sees a broken pipe; a file has no writer, so all of it
-//! is read and sent.
+//! **Ends.** The end of the input becomes a half-close; further replies are printed. A server that
+//! closes its side may go on receiving: the rest of a file or of `--parts` is sent, and of a
+//! terminal or a pipe what comes without a pause of `IDLE_END`. Then the connection ends, and the
+//! writer sees a broken pipe. Input that the server no longer takes is an error.
 
 mod lines;
 
@@ -17,9 +17,10 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -37,6 +38,8 @@ const NO_OUTPUT: &str = "cannot write to standard output";
 const READ_MAX: usize = 64 << 10;
 /// Maximum blocks that wait to be sent on a connection.
 const QUEUED: usize = 4;
+/// How long a terminal or a pipe may pause after the server has closed its side.
+const IDLE_END: Duration = Duration::from_millis(500);
 /// The timeout of a connect: over TCP, the kernel gives up just before.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(150);
 
@@ -73,14 +76,14 @@ pub(crate) fn run(
     let labels = (1..=addresses.len()).filter(|_| several).map(Labelled::new).collect();
     let output = Arc::new(ClientOutput { file: output, labels: Mutex::new(labels) });
     let to = notices.clone();
-    thread::spawn(move || {
+    spawn(move || {
         let stopped = await_ready(&stop, libc::POLLIN, None).map(|_| None);
         to.send(stopped.context("cannot wait for signals"))
-    });
+    })?;
     let sends_all = match &script {
         // A regular file has no writer that could notice the end of a server.
         Script::Input(file) => file.metadata().context(NO_INPUT)?.is_file(),
-        Script::Parts(..) => false,
+        Script::Parts(..) => true,
     };
     // It ends when every connection has dropped its end.
     let (connecting, all_resolved) = channel();
@@ -90,13 +93,13 @@ pub(crate) fn run(
         queues.push(queue.clone());
         let (connecting, notices, output) = (connecting.clone(), notices.clone(), output.clone());
         let connection = ServerConnection { at, address, sends_all, verbose, queue, output };
-        thread::spawn(move || notices.send(connection.run(blocks, connecting).map(Some)));
+        spawn(move || notices.send(connection.run(blocks, connecting).map(Some)))?;
     }
     drop(connecting);
-    thread::spawn(move || {
+    spawn(move || {
         let queued = queue_script(script, &queues, &output, &all_resolved);
         queued.map_err(|error| notices.send(Err(error)))
-    });
+    })?;
 
     let mut succeeded = true;
     for _ in addresses {
@@ -106,6 +109,14 @@ pub(crate) fn run(
         }
     }
     Ok(succeeded)
+}
+
+/// Starts a thread, or says what forbids it.
+fn spawn<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    let failed = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot start a thread: {error} (see `ulimit -u`)"))
+    };
+    thread::Builder::new().spawn(run).map_err(failed)
 }
 
 /// Queues the whole script for the connections, and the half-closes. `all_resolved` ends when no
@@ -161,7 +172,7 @@ struct ServerConnection {
     /// Whether everything queued is sent even after the server has closed its side.
     sends_all: bool,
     verbose: bool,
-    /// Ends the sender when the server has closed its side.
+    /// Wakes the sender when the server has closed its side.
     queue: SyncSender<Block>,
     output: Arc<ClientOutput>,
 }
@@ -199,8 +210,14 @@ impl ServerConnection {
         ends: [TcpStream; 2],
         blocks: Receiver<Block>,
     ) -> io::Result<io::Result<()>> {
-        let [receiver, sender] = ends;
-        let sender = thread::spawn(move || send(sender, &blocks));
+        let ([receiver, sender], sends_all) = (ends, self.sends_all);
+        let received_all = Arc::new(AtomicBool::new(false));
+        let is_idle_end = Arc::clone(&received_all);
+        let send = move || send(sender, &blocks, &is_idle_end);
+        let sender = match spawn(send) {
+            Err(error) => return Ok(Err(error)),
+            Ok(sender) => sender,
+        };
         let mut buffer = vec![0; READ_MAX];
         let received = loop {
             match retry(&receiver, libc::POLLIN, || (&receiver).read(&mut buffer)) {
@@ -209,8 +226,9 @@ impl ServerConnection {
                 Err(error) => break Err(error),
             }
         };
-        if received.is_ok() && !self.sends_all {
-            let _ = self.queue.send(None);
+        if received.is_ok() && !sends_all {
+            received_all.store(true, Ordering::Release);
+            let _ = self.queue.send(Some(Arc::default()));
         }
         // The error of the sender is known only if it has ended.
         let ended = received.and_then(|()| sender.join().expect("the sender does not panic"));
@@ -219,10 +237,25 @@ impl ServerConnection {
     }
 }
 
-/// Sends what is queued, then shuts the sending side down.
-fn send(mut socket: TcpStream, blocks: &Receiver<Block>) -> io::Result<()> {
-    while let Ok(Some(bytes)) = blocks.recv() {
-        socket.write_all(&bytes)?;
+/// Sends what is queued, then shuts the sending side down. Once `received_all` is set, which an
+/// empty block follows, a pause is the end.
+fn send(
+    mut socket: TcpStream,
+    blocks: &Receiver<Block>,
+    received_all: &AtomicBool,
+) -> io::Result<()> {
+    let next = || match received_all.load(Ordering::Acquire) {
+        true => blocks.recv_timeout(IDLE_END).ok().flatten(),
+        false => blocks.recv().ok().flatten(),
+    };
+    while let Some(bytes) = next() {
+        socket.write_all(&bytes).map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe => {
+                let text = "the server has closed it, and takes no more of the input";
+                io::Error::new(error.kind(), text)
+            }
+            _ => error,
+        })?;
     }
     // It fails after a reset, which the receiver reports.
     let _ = socket.shutdown(Shutdown::Write);

@@ -180,6 +180,49 @@ fn a_server_that_ends_first_ends_it() {
 }
 
 #[test]
+fn a_server_that_has_ended_its_side_is_sent_all_of_a_pipe() {
+    let (address, served) = server(|mut stream| {
+        stream.write_all(b"well").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // The client has noticed the end: it has nothing else to wait for.
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        all
+    });
+    assert_ended(&run(&[&address], &megabytes()), 0, "well", &[]);
+    assert!(served.join().unwrap() == megabytes());
+    let parts = ["--parts", "one,two,three", "--pause", "1ms"];
+    let (address, served) = server(|mut stream| {
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        all
+    });
+    assert_ended(&wait(client(&[&[&*address], &parts[..]].concat(), Stdio::null())), 0, "", &[]);
+    assert_eq!(served.join().unwrap(), "onetwothree");
+}
+
+#[test]
+fn input_that_the_server_no_longer_takes_is_a_failure() {
+    let (address, served) = server(|mut stream| {
+        stream.write_all(b"well").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_exact(&mut [0; 100_000]).unwrap();
+    });
+    let output = run(&[&address], &megabytes());
+    served.join().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b"well"[..]), "{text}");
+    // The reset may come within a send, or before it.
+    let is_named = |why| text == format!("error: the connection to {address} broke: {why}\n");
+    let whys = [
+        "the server has closed it, and takes no more of the input",
+        "Connection reset by peer (os error 104)",
+    ];
+    assert!(whys.into_iter().any(is_named), "{text}");
+}
+
+#[test]
 fn what_is_typed_goes_to_all_or_to_one_and_what_comes_is_labelled() {
     let hears = |mut stream: TcpStream| {
         let mut all = String::new();

@@ -256,6 +256,75 @@ fn compare_measures_on_a_machine_with_one_cpu_and_warns() {
     assert!(out.contains(&format!("servers on CPU {cpu}, client on CPU {cpu} ")), "{out}");
 }
 
+/// Runs a script in new namespaces; none if this host does not permit that.
+fn unshared(flags: &str, script: &str) -> Option<std::process::Output> {
+    let unshare = |script: &str| Command::new("unshare").args([flags, "sh", "-c", script]).output();
+    let may = unshare("true").is_ok_and(|output| output.status.success());
+    may.then(|| unshare(script).expect("it has just run"))
+}
+
+#[test]
+fn compare_measures_its_own_servers_with_the_proc_of_an_outer_namespace() {
+    let compare =
+        format!("{PROACTOR} compare --models process,epoll+trace -c 2 --rounds 1 --idle 8");
+    let Some(output) = unshared("-rpf", &compare) else {
+        return skip::skip("no PID namespace may be made");
+    };
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let out = text(&output.stdout);
+    assert!(out.contains("process") && out.contains("epoll+trace"), "{out}");
+    assert!(!out.contains("not measured") && !out.contains(" 0.00 µs"), "{out}");
+}
+
+#[test]
+fn a_client_without_a_free_port_says_so() {
+    let script = format!(
+        "ip link set lo up && echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range || exit 77
+         {PROACTOR} serve --model epoll --listen 127.0.0.1:7000 > /dev/null 2>&1 & server=$!
+         until {PROACTOR} load 127.0.0.1:7000 -c 1 --duration 10ms > /dev/null 2>&1; do :; done
+         {PROACTOR} load 127.0.0.1:7000 -c 9 --duration 10ms; status=$?
+         kill $server; exit $status"
+    );
+    let Some(output) = unshared("-rn", &script).filter(|it| it.status.code() != Some(77)) else {
+        return skip::skip("no network namespace may be made");
+    };
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    let says = "the load generator cannot open all connections: ";
+    assert!(error.contains(says) && error.contains("net.ipv4.ip_local_port_range"), "{error}");
+}
+
+#[test]
+fn a_command_that_cannot_start_a_thread_says_so() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let recorded = ["serve", "--model", "epoll", "--listen", "127.0.0.1:0", "--trace"];
+    let attended = ["serve", "--model", "epoll", "--listen", "127.0.0.1:0", "--console"];
+    let compared = ["compare", "--models", "poll", "-c", "2", "--rounds", "1"];
+    let commands = [&["connect", &*address][..], &compared, &recorded, &attended];
+    for args in commands {
+        // Its stack is larger than the address space.
+        let mut command = Command::new(PROACTOR);
+        command.args(args).env("RUST_MIN_STACK", (1u64 << 60).to_string()).stdin(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut error = String::new();
+        if args == recorded {
+            // It serves nevertheless.
+            let mut line = std::io::BufReader::new(child.stderr.take().unwrap());
+            while !error.contains("cannot print the trace") {
+                assert!(std::io::BufRead::read_line(&mut line, &mut error).unwrap() > 0, "{error}");
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            continue;
+        }
+        let output = child.wait_with_output().unwrap();
+        error += text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
+        assert!(!error.contains("panicked") && error.lines().count() == 1, "{args:?}: {error}");
+    }
+}
+
 #[test]
 fn compare_empties_no_file_that_it_cannot_write_a_result_to() {
     let file = tempfile::NamedTempFile::new().expect("a file");

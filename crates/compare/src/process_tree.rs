@@ -11,38 +11,54 @@ use serde::Serialize;
 
 use proactor::os::CpuClock;
 
+/// A process by its two numbers, which differ in a PID namespace that has the `/proc` of an outer
+/// one, as some containers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessNumbers {
+    /// Its folder in `/proc`.
+    pub(crate) folder: u32,
+    /// Its number for system calls.
+    pub(crate) id: u32,
+}
+
 /// A process and its descendants at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProcessTree {
     /// The root is first, and parents precede their children.
-    pub(crate) pids: Vec<u32>,
+    pub(crate) pids: Vec<ProcessNumbers>,
     /// The threads of all processes.
     threads: u64,
 }
 
 impl ProcessTree {
-    /// Collects the current tree of `root`. This reads a file for each process of the machine, so
-    /// it must not be called during a slice.
+    /// Collects the current tree of `root`: this process, or a child of it. This reads a file for
+    /// each process of the machine, so it must not be called during a slice.
     ///
     /// # Errors
-    /// The root has ended, or `/proc` cannot be read.
+    /// The root has ended, or `/proc` cannot be read, or does not show it.
     pub(crate) fn of(root: u32) -> io::Result<ProcessTree> {
-        let parent_and_threads = |pid: u32| {
-            let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            io::Result::Ok(["PPid:", "Threads:"].map(|key| parse_number(&text, key).unwrap_or(0)))
-        };
         // Most kernels also list the children of each thread (CONFIG_PROC_CHILDREN); each has this.
         let entries = fs::read_dir("/proc")?.flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let folders = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         // A process may have ended since.
-        let all: Vec<_> =
-            pids.filter_map(|pid| Some((pid, parent_and_threads(pid).ok()?))).collect();
-        let mut tree = ProcessTree { pids: vec![root], threads: parent_and_threads(root)?[1] };
+        let all: Vec<ProcessStatus> = folders.filter_map(ProcessStatus::read).collect();
+        let own = fs::read_link("/proc/self")?.to_str().and_then(|own| own.parse::<u32>().ok());
+        let is_root = |it: &&ProcessStatus| match own == Some(std::process::id()) {
+            true => it.numbers.folder == root,
+            // Another namespace may have a process of the same number.
+            false => {
+                it.numbers.id == root && [it.parent, it.numbers.folder].map(Some).contains(&own)
+            }
+        };
+        let root = all.iter().find(is_root).ok_or_else(|| {
+            io::Error::other(format!("process {root} has ended, or this /proc does not show it"))
+        })?;
+        let mut tree = ProcessTree { pids: vec![root.numbers], threads: root.threads };
         let mut at = 0;
-        while let Some(&parent) = tree.pids.get(at) {
-            for (pid, [_, threads]) in all.iter().filter(|(_, [of, _])| *of == u64::from(parent)) {
-                tree.pids.push(*pid);
-                tree.threads += threads;
+        while let Some(&ProcessNumbers { folder, .. }) = tree.pids.get(at) {
+            for child in all.iter().filter(|it| it.parent == folder) {
+                tree.pids.push(child.numbers);
+                tree.threads += child.threads;
             }
             at += 1;
         }
@@ -54,7 +70,7 @@ impl ProcessTree {
     /// # Errors
     /// A process has ended.
     pub(crate) fn clocks(&self) -> io::Result<CpuClocks> {
-        let clocks = self.pids.iter().map(|&pid| CpuClock::of_process(pid));
+        let clocks = self.pids.iter().map(|pid| CpuClock::of_process(pid.id));
         Ok(CpuClocks(clocks.collect::<io::Result<_>>()?))
     }
 
@@ -65,7 +81,7 @@ impl ProcessTree {
         if self.threads != 1 {
             return None;
         }
-        parse_waited(&fs::read_to_string(format!("/proc/{}/schedstat", self.pids[0])).ok()?)
+        parse_waited(&fs::read_to_string(format!("/proc/{}/schedstat", self.pids[0].folder)).ok()?)
     }
 
     /// Returns the memory and the kernel objects of all processes.
@@ -74,7 +90,7 @@ impl ProcessTree {
     /// A process has ended, or the kernel has no `smaps_rollup` (before Linux 4.14).
     pub(crate) fn footprint(&self) -> io::Result<Footprint> {
         let mut sum = Footprint::default();
-        for pid in &self.pids {
+        for pid in self.pids.iter().map(|pid| pid.folder) {
             let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
             let (maps, status) = (read("smaps_rollup")?, read("status")?);
             let number = |text, key| parse_number(text, key).unwrap_or(0) as f64;
@@ -86,6 +102,28 @@ impl ProcessTree {
             sum.processes += 1.0;
         }
         Ok(sum)
+    }
+}
+
+/// What `/proc` says of a process.
+struct ProcessStatus {
+    numbers: ProcessNumbers,
+    /// The folder of its parent.
+    parent: u32,
+    threads: u64,
+}
+
+impl ProcessStatus {
+    fn read(folder: u32) -> Option<ProcessStatus> {
+        let text = fs::read_to_string(format!("/proc/{folder}/status")).ok()?;
+        // Its number in each namespace that it is in, the innermost last; since Linux 4.1.
+        let all = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let id = all.and_then(|all| all.split_whitespace().last()?.parse().ok());
+        Some(ProcessStatus {
+            numbers: ProcessNumbers { folder, id: id.unwrap_or(folder) },
+            parent: parse_number(&text, "PPid:").unwrap_or(0) as u32,
+            threads: parse_number(&text, "Threads:").unwrap_or(0),
+        })
     }
 }
 
@@ -232,7 +270,8 @@ mod tests {
         let output = BufReader::new(shell.0.stdout.take().expect("it is piped"));
         let lines = output.lines().take(3).map(|line| line.expect("a line"));
         let mut started: Vec<u32> = lines.map(|line| line.parse().expect("a number")).collect();
-        let ProcessTree { mut pids, threads } = shell.tree(4);
+        let ProcessTree { pids, threads } = shell.tree(4);
+        let mut pids: Vec<u32> = pids.iter().map(|pid| pid.folder).collect();
         assert_eq!((pids[0], threads), (shell.0.id(), 4));
         pids[1..].sort_unstable();
         started.sort_unstable();

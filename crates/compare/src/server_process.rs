@@ -74,11 +74,15 @@ impl ServerProcess {
         let mut child = command.spawn().map_err(&cannot)?;
         let (to, lines) = mpsc::channel();
         let output = child.stdout.take();
-        thread::spawn(move || {
+        let read = thread::Builder::new().spawn(move || {
             let lines = output.into_iter().flat_map(|output| BufReader::new(output).lines());
             // Reads on even if the receiver is gone, so that the pipe does not fill.
             lines.map_while(Result::ok).for_each(|line| drop(to.send(line)));
         });
+        if let Err(error) = read {
+            let _ = kill(&mut child);
+            return Err(ServerError::cannot("start a thread (see `ulimit -u`)")(error));
+        }
         let address = Address::Unix(std::path::PathBuf::new());
         let mut server = ServerProcess { child, lines, log, address, about: String::new() };
         (server.address, server.about) = server.await_line("listen", "", parse_listening)?;

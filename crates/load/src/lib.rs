@@ -163,9 +163,13 @@ impl Load {
             }
         };
         for connection in 0..shape.connections {
-            connect(address, options.timeout).and_then(|socket| engine.add(socket)).map_err(
-                |error| LoadError::Connect { address: address.clone(), connection, error },
-            )?;
+            let connected = connect(address, options.timeout);
+            connected.and_then(|socket| engine.add(socket)).map_err(|error| {
+                match error.kind() {
+                    io::ErrorKind::AddrNotAvailable => client("open all connections")(error),
+                    _ => LoadError::Connect { address: address.clone(), connection, error },
+                }
+            })?;
         }
         let streams = ReplyStreams::new(shape, options.protocol.clone(), options.seed);
         Ok(Load { engine, engine_name, fallback, streams, timeout: options.timeout })

@@ -121,8 +121,12 @@ impl CompareArgs {
             if *recorded {
                 let failed = |error| ServerError(format!("cannot create a trace file: {error}"));
                 let file = tempfile::tempfile().map_err(failed)?;
-                let (process, fd) = (std::process::id(), file.as_raw_fd());
-                command.arg(format!("--trace=/proc/{process}/fd/{fd}"));
+                // As /proc numbers this process, which may be otherwise than in its namespace.
+                let own = std::fs::read_link("/proc/self").map_err(|error| {
+                    ServerError(format!("cannot read /proc, which names a trace file: {error}"))
+                })?;
+                let (own, fd) = (own.display(), file.as_raw_fd());
+                command.arg(format!("--trace=/proc/{own}/fd/{fd}"));
                 trace.set(Some(file));
             }
             Ok(command)
@@ -184,7 +188,11 @@ impl CompareArgs {
 /// own, since the comparison counts the CPUs that this one may use.
 fn try_cpus(plan: &ComparisonPlan) -> anyhow::Result<()> {
     [plan.server_cpu, plan.client_cpu].into_iter().try_for_each(|cpu| {
-        thread::scope(|scope| scope.spawn(|| run_on_cpu(cpu)).join().expect("no panic"))
+        thread::scope(|scope| {
+            let tried = thread::Builder::new().spawn_scoped(scope, || run_on_cpu(cpu));
+            let tried = tried.context("cannot start a thread (see `ulimit -u`)")?;
+            tried.join().expect("no panic")
+        })
     })
 }
 

@@ -30,8 +30,9 @@ use proactor_report::units;
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
     /// Address to listen on, optionally with the protocol of this listener: HOST:PORT, [IPV6]:PORT,
-    /// unix:PATH or unix:@NAME; port 0 selects a free port. Write `==` for a literal `=` in a path.
-    /// Repeatable
+    /// unix:PATH or unix:@NAME; port 0 selects a free port. A host name makes a listener for each
+    /// of its addresses; [::] takes IPv4 too, unless 0.0.0.0 has a listener of its own. Write `==`
+    /// for a literal `=` in a path. Repeatable
     #[arg(long, value_name = "ADDR[=PROTOCOL]", default_value = "127.0.0.1:7000")]
     listen: Vec<Listen>,
 
@@ -244,13 +245,18 @@ impl ServeArgs {
 
     /// Opens the listeners of the command line. Returns them, and what an operator reads of them.
     fn listen(&self) -> anyhow::Result<(Vec<Listening>, Vec<ListenerInfo>)> {
-        let listen = |Listen { address, protocol }: &Listen| {
-            let socket = address.listen().with_context(|| format!("cannot listen on {address}"))?;
+        let all: Vec<&Address> = self.listen.iter().map(|listen| &listen.address).collect();
+        let mut opened = (Vec::new(), Vec::new());
+        for Listen { address, protocol } in &self.listen {
             let protocol = protocol.as_ref().unwrap_or(&self.protocol);
-            let (address, name) = (socket.address.to_string(), protocol.to_string());
-            Ok(((socket, protocol.factory.clone()), ListenerInfo { address, protocol: name }))
-        };
-        self.listen.iter().map(listen).collect()
+            let sockets = address.listen_all(&all);
+            for socket in sockets.with_context(|| format!("cannot listen on {address}"))? {
+                let (address, name) = (socket.address.to_string(), protocol.to_string());
+                opened.0.push((socket, protocol.factory.clone()));
+                opened.1.push(ListenerInfo { address, protocol: name });
+            }
+        }
+        Ok(opened)
     }
 
     /// Returns the option that needs a console, if there is one.

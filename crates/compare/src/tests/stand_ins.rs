@@ -241,8 +241,12 @@ fn stand_ins(model: &str) -> (usize, usize) {
             .into_owned()
     };
     let all = ProcessTree::of(std::process::id()).expect("this process runs");
-    let ours = all.pids.iter().filter(|&&pid| read(pid, "environ").contains(&environment));
-    let stopped = |&&pid: &&u32| read(pid, "status").contains("State:\tT");
+    let ours = all
+        .pids
+        .iter()
+        .map(|pid| pid.folder)
+        .filter(|&pid| read(pid, "environ").contains(&environment));
+    let stopped = |&pid: &u32| read(pid, "status").contains("State:\tT");
     (ours.clone().count(), ours.filter(stopped).count())
 }
 

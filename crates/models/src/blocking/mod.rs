@@ -41,14 +41,14 @@ use std::io;
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use acceptor::Acceptor;
 use connection::serve_connection;
-use member::Origin;
+use member::{Origin, lock};
 use pool::{ThreadPool, ThreadStatus};
-use shared::SharedState;
+use shared::{Membership, SharedState};
 
 use proactor::address::Address;
 use proactor::buffer::BufferClass;
@@ -87,6 +87,9 @@ pub(crate) struct Blocking<C> {
     acceptor: Acceptor,
     shared: Arc<SharedState>,
     threads: ThreadPool,
+    /// A connection of this listener that was accepted, and that no thread could be started for
+    /// yet. Meanwhile others wait in the kernel's queue.
+    waiting: Option<(usize, OwnedFd)>,
     lifecycle: Lifecycle,
     /// True once the server ends at once.
     at_once: bool,
@@ -124,6 +127,7 @@ impl<C: Calls> Blocking<C> {
             acceptor: Acceptor::default(),
             shared: Arc::new(SharedState::new(buffers, limits.max_input, stop.clone())?),
             threads: ThreadPool::new(),
+            waiting: None,
             lifecycle: Lifecycle::new(limits, stop),
             at_once: false,
             console: None,
@@ -153,6 +157,7 @@ impl<C: Calls> Blocking<C> {
             let ended = if self.at_once { Ended::AtOnce } else { Ended::Drained };
             return Ok(ControlFlow::Break(ended));
         }
+        self.serve_waiting();
         let interrupt = self.interrupt();
         self.wait(interrupt)?;
         self.reap()?;
@@ -171,27 +176,60 @@ impl<C: Calls> Blocking<C> {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Returns true if a further connection can be served.
+    fn has_capacity(&self) -> bool {
+        self.lifecycle.has_capacity(self.threads.len())
+    }
+
     fn accept(&mut self, listener: usize) -> io::Result<()> {
         for _ in 0..ACCEPTS {
-            if !self.lifecycle.has_capacity(self.threads.len()) {
+            if self.waiting.is_some() || !self.has_capacity() {
                 break;
             }
             let (id, counters) = (self.threads.next_id(), &mut self.counters);
             let accepted = self.acceptor.accept(&self.calls, &self.shared, listener, id, counters);
             let Some(membership) = accepted? else { break };
-            let calls = self.calls.clone();
-            let work = move |status: &ThreadStatus, counters: &mut Counters| {
-                let calls = calls.lane(id.slot());
-                serve_connection(&calls, status, membership, counters, &mut || status.notice());
-                Ok(())
-            };
-            if let Err(error) = self.threads.add(&self.shared, work) {
-                tracing::warn!(%error, threads = self.threads.len(), "a connection is refused");
-                self.counters.refused += 1;
-                self.counters.closed += 1;
-            }
+            self.start(listener, membership);
         }
         Ok(())
+    }
+
+    /// Starts a thread for a connection. Without a thread, the connection waits.
+    fn start(&mut self, listener: usize, membership: Membership) {
+        let id = membership.member.id;
+        let (calls, given) = (self.calls.clone(), Arc::new(Mutex::new(Some(membership))));
+        let taken = Arc::clone(&given);
+        let work = move |status: &ThreadStatus, counters: &mut Counters| {
+            let membership = lock(&taken).take().expect("it is given to one thread");
+            let calls = calls.lane(id.slot());
+            serve_connection(&calls, status, membership, counters, &mut || status.notice());
+            Ok(())
+        };
+        if let Err(error) = self.threads.add(&self.shared, work) {
+            self.counters.refused += 1;
+            tracing::warn!(%error, threads = self.threads.len(), "cannot start a thread for now");
+            self.acceptor.pause.begin(os::now());
+            let membership = lock(&given).take().expect("no thread has taken it");
+            match self.shared.undo_enter(membership) {
+                Ok(socket) => self.waiting = Some((listener, socket)),
+                Err(_) => self.counters.close(CloseReason::Refused),
+            }
+        }
+    }
+
+    /// Tries again to start a thread for the connection that waits for one.
+    fn serve_waiting(&mut self) {
+        let Some((listener, socket)) = self.waiting.take() else { return };
+        self.acceptor.pause.run_timer(os::now());
+        if self.acceptor.pause.until().is_some() || !self.has_capacity() {
+            self.waiting = Some((listener, socket));
+            return;
+        }
+        let (id, origin) = (self.threads.next_id(), &self.acceptor.listeners[listener].1);
+        match self.shared.enter(id, origin, socket) {
+            Ok(membership) => self.start(listener, membership),
+            Err(_) => self.counters.close(CloseReason::Failed(libc::EINVAL)),
+        }
     }
 
     fn reap(&mut self) -> io::Result<()> {
@@ -235,6 +273,7 @@ impl<C: Calls> Blocking<C> {
     fn begin_drain(&mut self, connections: usize) -> bool {
         let begins = self.lifecycle.drain(connections, os::now());
         if begins {
+            self.waiting.take().into_iter().for_each(|_| self.counters.close(CloseReason::Refused));
             self.acceptor.listeners.clear();
             self.shared.advance(Stage::Draining);
             self.interrupt_after = INTERRUPT_AFTER;
@@ -281,7 +320,7 @@ impl<C: Calls> Blocking<C> {
         let console = self.console.as_ref().filter(|console| !console.has_ended());
         let others = [self.lifecycle.shutdown.as_fd(), self.shared.event.as_fd()];
         let others = others.into_iter().chain(console.map(Console::input));
-        let capacity = self.lifecycle.has_capacity(self.threads.len());
+        let capacity = self.waiting.is_none() && self.has_capacity();
         let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));
         let timeout = [interrupt, deadline].into_iter().flatten().min();
         self.counters.iterations += 1;

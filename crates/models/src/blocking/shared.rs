@@ -96,6 +96,17 @@ impl SharedState {
         Ok(Membership { shared: Arc::clone(self), member })
     }
 
+    /// Removes a connection for which there is no thread, as if it had not entered.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn undo_enter(&self, membership: Membership) -> io::Result<OwnedFd> {
+        // Another thread may be about to write to the member, which keeps a descriptor of its own.
+        let socket = membership.member.socket().try_clone_to_owned()?;
+        self.accepted.fetch_sub(1, Ordering::Relaxed);
+        Ok(socket)
+    }
+
     /// Locks the list of connections. What is done with it must not sleep.
     pub(super) fn members(&self) -> MutexGuard<'_, Members> {
         lock(&self.members)

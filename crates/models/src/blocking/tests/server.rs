@@ -45,15 +45,40 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn a_connection_without_a_thread_is_refused_and_counted() {
-    let (address, stop, server) = serve(Style::Threads, Echo, 1 << 60);
-    for _ in 0..3 {
-        assert!(matches!(connect(address).read(&mut [0]), Ok(0) | Err(_)));
+fn a_connection_without_a_thread_waits_for_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), ShutdownSignal::new().unwrap());
+    let mut server = server_of(listener, stop.clone(), Style::Threads, Echo);
+    server.threads.stack = 1 << 60;
+    let mut clients = [(); 3].map(|()| connect(address));
+    while server.counters.refused < 2 {
+        assert!(server.run_once().unwrap().is_continue());
     }
+    let Counters { accepted, closed, .. } = server.counters;
+    assert_eq!((accepted, closed), (1, 0), "the others wait in the kernel's queue");
+    server.threads.stack = 256 << 10;
+    let serving = thread::spawn(move || (server.run(None).unwrap(), Engine::counters(&server)));
+    for client in &mut clients {
+        client.write_all(b"hello").unwrap();
+        client.read_exact(&mut [0; 5]).unwrap();
+    }
+    drop(clients);
     stop.request();
-    let (ended, counters) = server.join().unwrap();
+    let (ended, counters) = serving.join().unwrap();
     let Counters { accepted, closed, refused, .. } = counters;
-    assert_eq!((ended, accepted, closed, refused), (Ended::Drained, 3, 3, 3));
+    assert_eq!((ended, accepted, closed, refused), (Ended::Drained, 3, 3, 2));
+}
+
+#[test]
+fn a_connection_that_waits_for_a_thread_is_closed_by_a_drain() {
+    let (address, stop, server) = serve(Style::Threads, Echo, 1 << 60);
+    let mut client = connect(address);
+    // The first try is over when the client is accepted; the listener is closed later.
+    client.write_all(b"x").unwrap();
+    stop.request();
+    assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+    let (ended, counters) = server.join().unwrap();
+    assert_eq!((ended, counters.accepted), (Ended::Drained, counters.closed));
 }
 
 /// Broadcasts what it receives, and stays when its peer has ended, to receive broadcasts.
