@@ -42,6 +42,12 @@ mod tests {
     }
 
     #[test]
+    fn a_carriage_return_in_front_of_a_newline_is_not_passed_on() {
+        let sent = messages([&b"hello\r\n"[..], b"you\r", b"\nlast\r"]);
+        assert_eq!(sent, b"* 1 joined\n[1] hello\n[1] you\n[1] last\n* 1 left\n");
+    }
+
+    #[test]
     fn the_end_is_announced_once() {
         let mut chat = Chat::new(7);
         let mut out = OutboxBuffer::default();

@@ -105,13 +105,15 @@ impl fmt::Debug for dyn Protocol {
     }
 }
 
-/// Returns whole lines, each between two texts, in one allocation. The last may lack its newline.
+/// Returns whole lines, each between two texts, in one allocation. The last may lack its newline. A
+/// carriage return at the end of a line belongs to the newline, as of telnet's lines.
 fn wrapped(before: &[u8], lines: &[u8], after: &[u8]) -> Vec<u8> {
     let count = lines.iter().filter(|&&byte| byte == b'\n').count();
     let mut wrapped = Vec::with_capacity(lines.len() + count * (before.len() + after.len() - 1));
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
         wrapped.extend_from_slice(before);
-        wrapped.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        wrapped.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
         wrapped.extend_from_slice(after);
     }
     wrapped

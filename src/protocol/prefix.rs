@@ -68,6 +68,12 @@ mod tests {
     }
 
     #[test]
+    fn a_carriage_return_in_front_of_a_newline_belongs_to_the_newline() {
+        let replies = answer("> ", b"hello\r\n\r\na\rb\r\r\nlast\r");
+        assert_eq!(replies, "> hello ===\n>  ===\n> a\rb\r ===\n> last ===\n");
+    }
+
+    #[test]
     fn bytes_that_are_no_text_come_back_as_they_are() {
         let said = converse(&mut Prefix::new("> "), [&b"\xff\r\0\n"[..]]);
         assert_eq!(said.replies, b"> \xff\r\0 ===\n");

@@ -322,7 +322,7 @@ fn json_lines_are_the_header_and_then_every_event() {
     let trace = Trace::open(&path).unwrap();
     let text = fs::read_to_string(exported(&path, "run.jsonl", &[])).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["schema"], "proactor.trace.events/2");
+    assert_eq!(lines[0]["schema"], "proactor.trace.events/3");
     assert_eq!(lines.len(), 1 + events(&trace).count());
     let bytes: u64 = lines
         .iter()

@@ -678,7 +678,7 @@ fn the_printer_of_a_forking_server_ends_with_it() {
 fn objects(text: &[u8]) -> Vec<Value> {
     let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let mut all: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
-    assert_eq!(all.remove(0)["schema"], "proactor.trace.events/2");
+    assert_eq!(all.remove(0)["schema"], "proactor.trace.events/3");
     all.sort_by_key(|one| one["n"].as_u64());
     for one in &mut all {
         one.as_object_mut().unwrap().retain(|name, _| !name.ends_with("_ns"));

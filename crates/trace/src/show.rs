@@ -319,7 +319,17 @@ pub fn json(header: &Header, event: &Event) -> Value {
         "kind": event.raw.kind().map_or("unknown".to_owned(), kind),
         "abnormal": event.is_abnormal(), "flags": event.raw.flags,
     })));
+    all.values_mut().for_each(keep_exact);
     Value::Object(all)
+}
+
+/// Makes a string of a number that a reader could not keep exactly: many have a double for each.
+/// Only a damaged recording has such numbers where others have small ones.
+fn keep_exact(value: &mut Value) {
+    const MAX: u64 = 1 << 53;
+    if value.as_u64().is_some_and(|number| number >= MAX) {
+        *value = Value::String(value.to_string());
+    }
 }
 
 /// The fields of an object that are not null.
@@ -364,8 +374,8 @@ pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
             "file": file, "lasted_ns": measured(header, lasted), "may_sleep": may_sleep,
         }),
         Payload::Lost(n) => json!({ "lost": n }),
-        Payload::Clock(nanos) => json!({ "monotonic_ns": nanos }),
-        Payload::Mark(number) => json!({ "mark": number }),
+        Payload::Clock(nanos) => json!({ "monotonic_ns": nanos.to_string() }),
+        Payload::Mark(number) => json!({ "mark": number.to_string() }),
         Payload::Lane { thread, process } => json!({ "thread": thread, "process": process }),
         Payload::Frozen(why) => json!({ "why": why.map(Frozen::name) }),
         Payload::Unknown => json!({}),
@@ -398,12 +408,12 @@ fn kind(kind: RecordKind) -> String {
 /// Returns a header as JSON: the first line of `--json`.
 pub fn json_header(header: &Header, lost: u64, remarks: &[String]) -> Value {
     json!({
-        "schema": "proactor.trace.events/2",
+        "schema": "proactor.trace.events/3",
         "model": header.model(), "pid": header.pid, "lane": header.lane,
         "writers": header.writers.name(), "ring_fd": header.ring_fd,
         "setup_flags": header.setup_flags,
         "clock": header.clock.map(Clock::name), "level": header.level.map(Level::name),
-        "hertz": header.hertz, "wall_ns": header.wall_nanos,
+        "hertz": header.hertz, "wall_ns": header.wall_nanos.to_string(),
         "capacity": header.capacity, "written": header.head, "lost": lost,
         "skipped": header.skipped, "sample": header.sample,
         "stopped": header.frozen.map(Frozen::name), "ended": header.ended,

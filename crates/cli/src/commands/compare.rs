@@ -13,7 +13,7 @@ use anyhow::Context;
 
 use super::output::{self, Destination, GREEN, RED, note};
 use super::picks::{self, Pick, picked};
-use super::{MessageArgs, number, run_on_cpu, stop_signal};
+use super::{MessageArgs, SEED_MAX, number, run_on_cpu, stop_signal};
 use proactor::limits::Limits;
 use proactor::os;
 use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec};
@@ -81,7 +81,7 @@ pub(super) struct CompareArgs {
     client_cpu: Option<usize>,
 
     /// Seed of the model order and of the message bytes [default: random]
-    #[arg(long, value_name = "N", value_parser = number::<u64>(0, u64::MAX))]
+    #[arg(long, value_name = "N", value_parser = number::<u64>(0, SEED_MAX))]
     seed: Option<u64>,
 
     /// Write the full result, with every slice, as JSON to this file; - is standard output, instead

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{MessageArgs, number, output, run_on_cpu, stop_signal};
+use super::{MessageArgs, SEED_MAX, number, output, run_on_cpu, stop_signal};
 use proactor::address::Address;
 use proactor_load::summary::LoadSummary;
 use proactor_load::{CONNECTIONS_MAX, EngineChoice, Load, LoadOptions, LoadSlice};
@@ -53,7 +53,7 @@ pub(super) struct LoadArgs {
     timeout: Duration,
 
     /// Seed of the message bytes
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0, u64::MAX))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0, SEED_MAX))]
     seed: u64,
 
     /// Print the result as JSON

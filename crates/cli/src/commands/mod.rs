@@ -141,6 +141,9 @@ fn load_protocol(text: &str) -> Result<LoadProtocol, String> {
     Ok(LoadProtocol { name, example })
 }
 
+/// The largest seed: JSON has it as a number, which many readers keep as a double.
+const SEED_MAX: u64 = (1 << 53) - 1;
+
 /// The messages of a load.
 #[derive(Debug, Clone, clap::Args)]
 struct MessageArgs {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::{Filter, Trace, events, json, json_header};
 
-/// Writes the header's line, and one for each event that passes. Schema: `proactor.trace.events/2`.
+/// Writes the header's line, and one for each event that passes. Schema: `proactor.trace.events/3`.
 ///
 /// # Errors
 /// `out` cannot be written to.
