@@ -7,6 +7,11 @@ struct Chat {
 }
 
 impl Protocol for Chat {
+    /// A member may only listen.
+    fn allow_silence() -> bool {
+        true
+    }
+
     fn needs() -> Needs {
         Needs::BROADCAST
     }

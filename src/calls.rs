@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -146,6 +146,13 @@ pub trait Calls: Clone + Send + 'static {
         };
         // `close` returns nothing, so its record has no result.
         let _ = self.made((Call::Close, AT_ONCE), whose, 0, make, |()| 0);
+    }
+
+    /// Closes the socket of a connection that is not served. Its peer receives the end: a close
+    /// alone would reset the connection if a request had arrived.
+    fn refuse(&self, key: Key, socket: OwnedFd) {
+        let _ = self.shutdown(key, socket.as_fd(), Shutdown::Write); // It fails after a reset.
+        self.close(key, socket);
     }
 }
 

@@ -6,18 +6,10 @@ use crate::address::Address;
 use crate::counters::Counters;
 use crate::limits::CloseReason;
 
-/// Logs that connection `number` was accepted. Returns the peer's address, which its last line
-/// shows as well; `None` if it has none, or if nothing is logged of connections: `find` may make a
-/// system call.
-pub fn accepted(
-    number: u64,
-    listener: &Address,
-    find: impl FnOnce() -> Option<SocketAddr>,
-) -> Option<SocketAddr> {
-    let addr = if tracing::enabled!(tracing::Level::INFO) { find() } else { None };
+/// Logs that connection `number` was accepted.
+pub fn accepted(number: u64, listener: &Address, addr: Option<SocketAddr>) {
     let peer = addr.map(tracing::field::display);
     tracing::debug!(connection = number, peer, %listener, "accepted");
-    addr
 }
 
 /// Counts and logs that connection `number` was closed, and why; `bytes` were received and sent.

@@ -70,6 +70,16 @@ counters! {
     kicked,
     /// Connections that their protocol aborted, or that left too much input untaken.
     aborted,
+    /// Connections that reached the limit of connections: while it holds, further ones wait.
+    full,
+    /// Connections that had never sent a byte, closed at the limit of connections.
+    silent,
+    /// Connections closed at once because their address had too many.
+    address_limit,
+    /// Connections closed at once because their address connected too often.
+    address_rate,
+    /// How often the accepts paused because of the accept rate.
+    accept_rate,
 }
 
 impl Counters {
@@ -98,6 +108,9 @@ impl Counters {
             CloseReason::LingerTimeout => &mut self.lingered,
             CloseReason::Kicked | CloseReason::Handle => &mut self.kicked,
             CloseReason::Aborted => &mut self.aborted,
+            CloseReason::Silent => &mut self.silent,
+            CloseReason::AddressLimit => &mut self.address_limit,
+            CloseReason::AddressRate => &mut self.address_rate,
             CloseReason::Stalled | CloseReason::QueueFull => return, // `evicted`
             CloseReason::Cut | CloseReason::Panicked | CloseReason::Refused => return,
         };
@@ -155,6 +168,9 @@ mod tests {
             (CloseReason::Kicked, "kicked"),
             (CloseReason::Handle, "kicked"),
             (CloseReason::Aborted, "aborted"),
+            (CloseReason::Silent, "silent"),
+            (CloseReason::AddressLimit, "address_limit"),
+            (CloseReason::AddressRate, "address_rate"),
             (CloseReason::Cut, "cut"),
         ];
         for (reason, name) in reasons {

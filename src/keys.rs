@@ -135,6 +135,7 @@ impl<T> ConnSlab<T> {
     pub fn insert(&mut self, value: T) -> ConnId {
         let id = self.next_id();
         let slot = self.slots.insert((id.generation, value));
+        // Else a value had the slot before, or an id was skipped.
         if slot == self.generations.len() {
             self.generations.push(0);
         }
@@ -145,6 +146,16 @@ impl<T> ConnSlab<T> {
     pub fn next_id(&self) -> ConnId {
         let slot = self.slots.vacant_key();
         ConnId::new(slot as u32, self.generations.get(slot).copied().unwrap_or(0))
+    }
+
+    /// Returns the id that the next value would get, and no value ever gets.
+    pub fn skip_id(&mut self) -> ConnId {
+        let id = self.next_id();
+        match self.generations.get_mut(id.slot as usize) {
+            Some(generation) => *generation = (id.generation + 1) % GENERATIONS,
+            None => self.generations.push(1),
+        }
+        id
     }
 
     /// Removes a value. Its id finds nothing from now on.
@@ -211,6 +222,19 @@ mod tests {
         assert!(keys.get(old).is_none() && keys.remove(old).is_none());
         assert_eq!(keys.get_mut(new), Some(&mut "new"));
         assert_eq!((old.to_string(), new.to_string()), ("0.0".into(), "0.1".into()));
+    }
+
+    #[test]
+    fn an_id_that_was_skipped_finds_nothing() {
+        let mut keys = ConnSlab::default();
+        let skipped = [keys.skip_id(), keys.skip_id()];
+        let first = keys.insert("first");
+        assert_eq!([skipped[0], skipped[1], first], [0, 1, 2].map(|of| ConnId::new(0, of)));
+        keys.remove(first);
+        assert_eq!(keys.skip_id(), ConnId::new(0, 3));
+        let last = keys.insert("last");
+        assert!(skipped.iter().all(|&id| keys.get(id).is_none()));
+        assert_eq!(keys.get(last), Some(&"last"));
     }
 
     #[test]

@@ -71,6 +71,8 @@ compile_error!("proactor is for Linux: io_uring(7), epoll(7), eventfd(2)");
 #[doc(hidden)]
 pub mod address;
 #[doc(hidden)]
+pub mod admission;
+#[doc(hidden)]
 pub mod buffer;
 mod builder;
 #[doc(hidden)]
@@ -103,6 +105,8 @@ pub mod memory_plan;
 #[doc(hidden)]
 pub mod model;
 #[doc(hidden)]
+pub mod network;
+#[doc(hidden)]
 pub mod os;
 #[doc(hidden)]
 pub mod peer;
@@ -114,6 +118,8 @@ pub mod proactor;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
+pub mod rate;
+#[doc(hidden)]
 pub mod reactor;
 #[doc(hidden)]
 pub mod refusal;
@@ -122,6 +128,8 @@ pub mod ring;
 #[doc(hidden)]
 pub mod selector;
 mod server;
+#[doc(hidden)]
+pub mod silent;
 pub mod testing;
 #[doc(hidden)]
 pub mod traced;
@@ -153,9 +161,11 @@ pub use counters::Counters;
 pub use error::{Error, SendError};
 pub use limits::{CloseReason, Limits};
 pub use model::Model;
+pub use network::Network;
 pub use peer::Peer;
 pub use peer_handle::PeerHandle;
 pub use protocol::{Input, Needs, Outbox, Payload, Protocol, Received, TooLong};
+pub use rate::Rate;
 pub use server::{Handle, Report, Running, Server};
 
 /// Compiles the example of the README.

@@ -8,18 +8,24 @@
 //! ```
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::admission::Admission;
 use crate::clock::{Nanos, earlier};
 use crate::limits::{Ended, Limits};
 use crate::mailbox::PostedRequest;
 use crate::os::{AcceptFailure, ShutdownSignal};
+use crate::rate::{Bucket, Rate};
 
 /// How long nothing is accepted after an accept failed for want of a descriptor or of memory,
 /// unless a connection closes before.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long nothing is accepted, at least, after the accept rate was reached: listeners are not
+/// armed anew for each connection of a high rate.
+const RATE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How far a server is on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,13 +50,32 @@ pub enum Accepting {
     Never,
 }
 
-/// A pause of the accepts after one failed for want of resources.
+/// A pause of the accepts: after one failed for want of resources, or to keep to the accept rate.
 #[derive(Debug, Default)]
 pub struct AcceptPause {
     until: Option<Nanos>,
+    rate: Option<Rate>,
+    bucket: Bucket,
+    /// When the accept rate permits the next one, if that is not now.
+    rate_until: Option<Nanos>,
 }
 
 impl AcceptPause {
+    /// No pause yet, within these limits.
+    pub fn new(limits: &Limits) -> AcceptPause {
+        AcceptPause { rate: limits.accept_rate, ..AcceptPause::default() }
+    }
+
+    /// A connection of the peer at `addr` was accepted. Returns true if the accept rate begins a
+    /// pause.
+    pub fn accepted(&mut self, addr: Option<SocketAddr>, now: Nanos) -> bool {
+        let Some(rate) = self.rate else { return false };
+        let Some(until) = self.bucket.take(rate, now) else { return false };
+        let peer = addr.map(tracing::field::display);
+        tracing::warn!(peer, "further clients wait: the accept rate is reached (--accept-rate)");
+        self.rate_until.replace(until.max(now + RATE_PAUSE)).is_none()
+    }
+
     /// Takes note of an accept that brought no connection: pauses if the next one would fail as
     /// well, and logs an error once for each pause.
     /// Returns true if the pause begins.
@@ -84,19 +109,25 @@ impl AcceptPause {
         self.until = Some(now + ACCEPT_PAUSE);
     }
 
-    /// Accepts again: a resource may have become free.
+    /// Accepts again, unless the accept rate forbids it: a resource may have become free.
     pub fn end(&mut self) {
         self.until = None;
     }
 
+    /// Returns true during a pause of the accept rate.
+    pub fn is_of_rate(&self) -> bool {
+        self.rate_until.is_some()
+    }
+
     /// Returns when the pause ends, if there is one.
     pub fn until(&self) -> Option<Nanos> {
-        self.until
+        self.until.max(self.rate_until)
     }
 
     /// Ends the pause if it is over.
     pub fn run_timer(&mut self, now: Nanos) {
         self.until = self.until.filter(|&until| until > now);
+        self.rate_until = self.rate_until.filter(|&until| until > now);
     }
 }
 
@@ -123,6 +154,8 @@ pub struct Lifecycle {
     pub shutdown: ShutdownSignal,
     /// The pause of the accepts.
     pub pause: AcceptPause,
+    /// Which connections are admitted.
+    pub admission: Admission,
     stage: Stage,
     /// When the drain cuts what is left; `Some` exactly while draining.
     deadline: Option<Nanos>,
@@ -131,8 +164,8 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// Begins to serve within `limits`, until `shutdown` is signalled.
     pub fn new(limits: Limits, shutdown: ShutdownSignal) -> Lifecycle {
-        let (pause, stage) = (AcceptPause::default(), Stage::Serving);
-        Lifecycle { limits, shutdown, pause, stage, deadline: None }
+        let (pause, admission) = (AcceptPause::new(&limits), Admission::new(&limits));
+        Lifecycle { limits, shutdown, pause, admission, stage: Stage::Serving, deadline: None }
     }
 
     /// Returns the stage of the server.
@@ -148,6 +181,11 @@ impl Lifecycle {
     /// Returns true if another connection may be served beside so many.
     pub fn has_capacity(&self, connections: usize) -> bool {
         connections < self.limits.connections
+    }
+
+    /// Returns true if the server is at its limit with so many connections: others may wait.
+    pub fn is_full(&self, connections: usize) -> bool {
+        self.is_serving() && !self.has_capacity(connections)
     }
 
     /// Returns true if the server accepts another connection beside so many.

@@ -4,13 +4,29 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::network::Network;
+use crate::rate::Rate;
+
 /// What bounds a server: the defaults, of which [`Builder::limits`](crate::Builder::limits) changes
 /// some.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
     /// Connections served at a time. Further ones wait until one closes.
     pub connections: usize,
+    /// At the limit of connections, the oldest that has never sent a byte is closed after this
+    /// time; `None` closes none. One whose protocol
+    /// [allows silence](crate::Protocol::allow_silence) is never closed.
+    pub silent_timeout: Option<Duration>,
+    /// Connections of one address at a time, of an IPv6 network of 64 bits; further ones are
+    /// closed. Without limit if `None`. Peers of Unix sockets have no address.
+    pub connections_per_address: Option<usize>,
+    /// Connections accepted in a time, at all listeners together; further ones wait.
+    pub accept_rate: Option<Rate>,
+    /// Connections of one address in a time; further ones are closed.
+    pub accept_rate_per_address: Option<Rate>,
+    /// Networks whose addresses have no limit of their own.
+    pub exempt: Vec<Network>,
     /// How long a drain may take.
     pub drain: Duration,
     /// Bytes of input that a protocol may leave untaken; beyond, its connection is aborted.
@@ -23,6 +39,11 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 10_000,
+            silent_timeout: Some(Duration::from_secs(60)),
+            connections_per_address: None,
+            accept_rate: None,
+            accept_rate_per_address: None,
+            exempt: Vec::new(),
             drain: Duration::from_secs(5),
             max_input: MAX_INPUT,
             memory: MEMORY,
@@ -71,6 +92,12 @@ pub enum CloseReason {
     Panicked,
     /// The server could not serve it: no descriptor, memory or thread was left.
     Refused,
+    /// It had never sent a byte, and the server was at its limit of connections.
+    Silent,
+    /// Its address had too many connections.
+    AddressLimit,
+    /// Its address connected too often.
+    AddressRate,
 }
 
 impl CloseReason {
@@ -101,6 +128,9 @@ impl fmt::Display for CloseReason {
             CloseReason::Aborted => "aborted by its protocol",
             CloseReason::Panicked => "its protocol panicked",
             CloseReason::Refused => "refused for want of resources",
+            CloseReason::Silent => "it never sent a byte, and the server is full",
+            CloseReason::AddressLimit => "its address has too many connections",
+            CloseReason::AddressRate => "its address connects too often",
         })
     }
 }

@@ -2,6 +2,7 @@
 //! life cycle and the console.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,9 +12,9 @@ use crate::counters::{Counters, LiveCounters};
 use crate::engine::{self, Listener};
 use crate::keys::{ConnId, ListenerId};
 use crate::lifecycle::{Accepting, Lifecycle};
-use crate::limits::{Ended, Limits};
+use crate::limits::{CloseReason, Ended, Limits};
 use crate::os::{self, AcceptFailure, Clock, ShutdownSignal};
-use crate::peer::{Factory, Made, Reach, WorkerFactory};
+use crate::peer::{AcceptedPeer, Factory, Made, WorkerFactory};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
 
@@ -35,6 +36,10 @@ pub struct LoopState<P, D, L> {
     pub listeners_changed: bool,
     /// Whether connections were accepted when the listeners were last looked at.
     accepting: Accepting,
+    /// A connection that is closed because it never sent a byte; another one only after it.
+    closing_silent: Option<ConnId>,
+    /// When the next one is closed, if the server is full until then.
+    silent_until: Option<Nanos>,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
@@ -50,6 +55,8 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
             clock,
             listeners_changed: false,
             accepting: Accepting::Later,
+            closing_silent: None,
+            silent_until: None,
             calls_before: os::calls(),
         }
     }
@@ -110,15 +117,29 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         Ok(())
     }
 
-    /// Returns the protocol of the next connection that `listener` accepts. `make` makes it, from
-    /// the listener's factory, the number of the connection, and how other threads reach it.
-    pub fn make(
-        &mut self,
-        listener: ListenerId,
-        make: impl FnOnce(&mut WorkerFactory<P>, u64, Reach<'_>) -> Made<P>,
-    ) -> Made<P> {
-        let reach = Some((self.peers.next_id(), &self.lifecycle.shutdown));
-        make(&mut self.listeners[listener.index()].factory, self.peers.next_number(), reach)
+    /// Returns true if a connection that was accepted may be opened.
+    pub fn opens_backlog(&self) -> bool {
+        let Lifecycle { pause, .. } = &self.lifecycle;
+        let may_open = self.lifecycle.has_capacity(self.peers.len()) && !pause.is_of_rate();
+        may_open || !self.lifecycle.is_serving()
+    }
+
+    /// Returns the protocol of the next connection of `listener`, whose peer is at `addr`. `None`
+    /// if it is not admitted: the loop closes its socket.
+    pub fn admit(&mut self, listener: ListenerId, addr: Option<SocketAddr>) -> Option<Made<P>> {
+        let (lifecycle, counters) = (&mut self.lifecycle, &mut self.peers.counters);
+        let now = self.clock.now();
+        counters.accept_rate += u64::from(lifecycle.pause.accepted(addr, now));
+        let admitted = lifecycle.admission.admit(addr, now);
+        let admitted = admitted.inspect_err(|reason| counters.close(*reason)).ok()?;
+        if lifecycle.is_full(self.peers.len() + 1) {
+            self.peers.counters.full += 1;
+            lifecycle.admission.report_full(addr);
+        }
+        let reach = Some((self.peers.next_id(), &lifecycle.shutdown));
+        let factory = &mut self.listeners[listener.index()].factory;
+        let (protocol, accepted) = factory.make(self.peers.next_number(), addr, reach);
+        Some((protocol, AcceptedPeer { admitted, ..accepted }))
     }
 
     /// Removes a connection whose socket is closed. Returns what the loop kept of it.
@@ -135,12 +156,33 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(self.clock.now()) {
             self.peers.cut();
         }
+        self.silent_until = None;
+        if self.lifecycle.is_full(self.peers.len()) {
+            self.close_silent();
+        }
+    }
+
+    /// Closes the oldest connection that has never sent a byte, if its time is over.
+    fn close_silent(&mut self) {
+        let closes = self.closing_silent.is_some_and(|id| self.peers.get_mut(id).is_some());
+        let Some(timeout) = self.lifecycle.limits.silent_timeout.filter(|_| !closes) else {
+            return;
+        };
+        let Some((opened, id)) = self.peers.oldest_silent() else { return };
+        let due = opened + timeout;
+        if due > self.clock.now() {
+            self.silent_until = Some(due);
+        } else {
+            self.closing_silent = Some(id);
+            self.peers.broken(id, CloseReason::Silent);
+        }
     }
 
     /// Returns when the next timer expires.
     #[inline]
     pub fn next_timer(&self) -> Option<Nanos> {
-        earlier(self.peers.next_timer(), self.lifecycle.next_timer())
+        let first = earlier(self.peers.next_timer(), self.lifecycle.next_timer());
+        earlier(first, self.silent_until)
     }
 
     /// Does what the shutdown signal asks.

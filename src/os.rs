@@ -56,10 +56,10 @@ pub use readiness::{
     FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,
 };
 pub use signal::{EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrupt, refuse_signal};
-pub(crate) use socket::{PeerName, canonical, empty_msghdr, peer_addr};
+pub(crate) use socket::{PeerName, canonical, empty_msghdr};
 pub use socket::{
-    accept, close, read, recv, send, set_blocking, set_receive_timeout, set_send_timeout, shutdown,
-    unsent,
+    accept, close, peer_addr, read, recv, send, set_blocking, set_receive_timeout,
+    set_send_timeout, shutdown, unsent,
 };
 
 // Time.

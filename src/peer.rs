@@ -3,15 +3,16 @@
 use std::cell::OnceCell;
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use crate::address::Address;
+use crate::admission::Admitted;
 use crate::connection_log;
 use crate::keys::ConnId;
 use crate::mailbox::SharedPeer;
-use crate::os::{self, ShutdownSignal};
+use crate::os::ShutdownSignal;
 use crate::peer_handle::PeerHandle;
 use crate::protocol::{Input, Needs, Outbox, Protocol};
 
@@ -20,9 +21,7 @@ use crate::protocol::{Input, Needs, Outbox, Protocol};
 pub struct Peer {
     id: u64,
     listener: Arc<Address>,
-    /// `None` where the connection has no descriptor that could be asked.
-    socket: Option<RawFd>,
-    addr: OnceCell<Option<SocketAddr>>,
+    addr: Option<SocketAddr>,
     /// The id of the connection and how its loop is reached, if it can be.
     reach: Option<(ConnId, ShutdownSignal)>,
     handle: OnceCell<PeerHandle>,
@@ -32,12 +31,16 @@ pub struct Peer {
 pub type Reach<'a> = Option<(ConnId, &'a ShutdownSignal)>;
 
 /// What is kept of the [`Peer`] of an open connection.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct AcceptedPeer {
-    /// Its address, if the log shows it.
+    /// Its address, if it has one.
     pub addr: Option<SocketAddr>,
     /// What its handles know of it, if it has any.
     pub shared: Option<Arc<SharedPeer>>,
+    /// Its place among the connections of its address.
+    pub admitted: Option<Admitted>,
+    /// True if it may only listen: see [`Protocol::allow_silence`].
+    pub allow_silence: bool,
     /// True for a link to another process of this server, which carries the messages of its peers
     /// and is not counted.
     ///
@@ -59,39 +62,22 @@ impl AcceptedPeer {
 pub type Made<P> = (P, AcceptedPeer);
 
 impl Peer {
-    /// The peer of connection `id`, whose `socket` is open while it exists: it is not returned from
-    /// this crate.
-    fn new(
-        id: u64,
-        listener: &Arc<Address>,
-        socket: Option<BorrowedFd<'_>>,
-        reach: Reach<'_>,
-    ) -> Peer {
-        let reach = reach.map(|(conn, signal)| (conn, signal.clone()));
-        let (listener, socket) = (Arc::clone(listener), socket.map(|fd| fd.as_raw_fd()));
-        Peer { id, listener, socket, addr: OnceCell::new(), reach, handle: OnceCell::new() }
-    }
-
-    /// Logs that this peer is accepted, and calls `make` with it.
-    fn make<T>(self, make: impl FnOnce(&Peer) -> T) -> Made<T> {
-        let addr = connection_log::accepted(self.id, &self.listener, || self.addr());
-        let made = make(&self);
-        (
-            made,
-            AcceptedPeer { addr, shared: self.handle.get().map(PeerHandle::shared), link: false },
-        )
-    }
-
-    /// Calls `make` with the peer of connection `id`, which was accepted at `listener` as `socket`,
-    /// and which other threads can `reach`.
+    /// Logs that connection `id` was accepted at `listener`, and calls `make` with its peer, which
+    /// has this address, if it has one, and which other threads can `reach`.
     pub fn with<T>(
         id: u64,
         listener: &Arc<Address>,
-        socket: Option<BorrowedFd<'_>>,
+        addr: Option<SocketAddr>,
         reach: Reach<'_>,
         make: impl FnOnce(&Peer) -> T,
     ) -> Made<T> {
-        Peer::new(id, listener, socket, reach).make(make)
+        connection_log::accepted(id, listener, addr);
+        let reach = reach.map(|(conn, signal)| (conn, signal.clone()));
+        let listener = Arc::clone(listener);
+        let peer = Peer { id, listener, addr, reach, handle: OnceCell::new() };
+        let made = make(&peer);
+        let shared = peer.handle.get().map(PeerHandle::shared);
+        (made, AcceptedPeer { addr, shared, ..AcceptedPeer::default() })
     }
 
     /// Returns the number of the connection at its server, from 1; no other connection gets the
@@ -102,7 +88,7 @@ impl Peer {
 
     /// Returns the address of the peer; `None` if it has none, as on a Unix socket.
     pub fn addr(&self) -> Option<SocketAddr> {
-        *self.addr.get_or_init(|| self.socket.and_then(os::peer_addr))
+        self.addr
     }
 
     /// Returns a handle, by which other threads reach the connection. It allocates when it is first
@@ -128,6 +114,8 @@ pub struct Factory<P: ?Sized = Box<dyn Protocol>> {
     make: Arc<dyn Fn(usize) -> MakeProtocol<P> + Send + Sync>,
     /// What the protocols need of a model.
     pub needs: Needs,
+    /// Whether their peers may only listen.
+    pub allow_silence: bool,
 }
 
 type MakeProtocol<P> = Box<dyn FnMut(&Peer) -> P>;
@@ -136,7 +124,7 @@ impl Factory {
     /// A factory that all workers share.
     pub fn shared<P: Protocol>(make: impl Fn(&Peer) -> P + Send + Sync + 'static) -> Factory {
         let factory = Factory::of(move |peer| make_or_panic_later(peer, &make));
-        Factory { needs: P::needs(), ..factory }
+        Factory { needs: P::needs(), allow_silence: P::allow_silence(), ..factory }
     }
 
     /// A factory for each worker, made by `worker` in the thread of that worker.
@@ -150,7 +138,7 @@ impl Factory {
             let mut make = worker(at);
             Box::new(move |peer| make_or_panic_later(peer, &mut make))
         };
-        Factory { make: Arc::new(make), needs: P::needs() }
+        Factory { make: Arc::new(make), needs: P::needs(), allow_silence: P::allow_silence() }
     }
 }
 
@@ -162,7 +150,7 @@ impl<P: Protocol> Factory<P> {
             let make = Arc::clone(&make);
             Box::new(move |peer| make(peer))
         };
-        Factory { make: Arc::new(make), needs: P::needs() }
+        Factory { make: Arc::new(make), needs: P::needs(), allow_silence: P::allow_silence() }
     }
 }
 
@@ -178,7 +166,7 @@ impl<P> Factory<P> {
 
 impl<P> Clone for Factory<P> {
     fn clone(&self) -> Factory<P> {
-        Factory { make: Arc::clone(&self.make), needs: self.needs }
+        Factory { make: Arc::clone(&self.make), ..*self }
     }
 }
 
@@ -216,6 +204,8 @@ pub struct WorkerFactory<P = Box<dyn Protocol>> {
     make: MakeProtocol<P>,
     /// What the protocols need of a model.
     pub needs: Needs,
+    /// Whether their peers may only listen.
+    pub allow_silence: bool,
     listener: Arc<Address>,
 }
 
@@ -224,7 +214,8 @@ impl<P> WorkerFactory<P> {
     /// the calling thread.
     pub fn new(factory: &Factory<P>, fd: BorrowedFd<'_>) -> WorkerFactory<P> {
         let listener = Arc::new(Address::of_listener(fd));
-        WorkerFactory { make: (factory.make)(0), needs: factory.needs, listener }
+        let Factory { needs, allow_silence, .. } = *factory;
+        WorkerFactory { make: (factory.make)(0), needs, allow_silence, listener }
     }
 
     /// Returns the address of the listener.
@@ -233,14 +224,9 @@ impl<P> WorkerFactory<P> {
     }
 
     /// Makes the protocol of connection `id`, whose peer has this address, if it has one.
-    pub fn make_for(&mut self, id: u64, addr: Option<SocketAddr>, reach: Reach<'_>) -> Made<P> {
-        let peer = Peer::new(id, &self.listener, None, reach);
-        Peer { addr: OnceCell::from(addr), ..peer }.make(&mut self.make)
-    }
-
-    /// Makes the protocol of connection `id`, accepted as `socket`.
-    pub fn make(&mut self, id: u64, socket: Option<BorrowedFd<'_>>, reach: Reach<'_>) -> Made<P> {
-        Peer::with(id, &self.listener, socket, reach, &mut self.make)
+    pub fn make(&mut self, id: u64, addr: Option<SocketAddr>, reach: Reach<'_>) -> Made<P> {
+        let (made, accepted) = Peer::with(id, &self.listener, addr, reach, &mut self.make);
+        (made, AcceptedPeer { allow_silence: self.allow_silence, ..accepted })
     }
 }
 

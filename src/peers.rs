@@ -37,6 +37,7 @@ use crate::limits::CloseReason;
 use crate::os::Clock;
 use crate::peer::{AcceptedPeer, Made};
 use crate::protocol::{Message, Protocol};
+use crate::silent::SilentQueue;
 use buffers::BufferWaiters;
 use groups::Groups;
 use ready::ReadyList;
@@ -77,7 +78,7 @@ pub struct PeerEntry<P, D> {
     timer: TimerEntry,
     /// What is known of its peer.
     accepted: AcceptedPeer,
-    /// When it was opened; zero if no operator asks.
+    /// When it was opened.
     opened: Nanos,
     /// True if, since the last look for slow readers, it took some of its bytes or was owed none.
     progressed: bool,
@@ -104,6 +105,7 @@ pub struct Peers<P, D> {
     buffers: BufferWaiters,
     groups: Groups,
     timers: Timers,
+    silent: SilentQueue<ConnId>,
     /// The number of the connection that was opened last.
     last_number: u64,
     /// Its messages are delivered before every return; the capacity is kept.
@@ -139,6 +141,7 @@ impl<P: Protocol, D> Peers<P, D> {
             buffers: BufferWaiters::default(),
             groups: Groups::default(),
             timers: Timers::default(),
+            silent: SilentQueue::default(),
             last_number: 0,
             context: Context::new(max_input, clock),
             max_input,
@@ -157,6 +160,8 @@ impl<P: Protocol, D> Peers<P, D> {
         self.last_number += u64::from(!accepted.link);
         self.groups.at(listener).links += usize::from(accepted.link);
         let connection = Connection::open(protocol, &mut self.context);
+        let (opened, may_be_silent) =
+            (self.context.clock.now(), accepted.link || accepted.allow_silence);
         let id = self.slab.insert(PeerEntry {
             connection,
             driver,
@@ -172,9 +177,13 @@ impl<P: Protocol, D> Peers<P, D> {
             any_size: false,
             timer: TimerEntry::default(),
             accepted,
-            opened: if self.has_operator { self.context.clock.now() } else { Nanos(0) },
+            opened,
             progressed: false,
         });
+        if !may_be_silent {
+            let (slab, connections) = (&self.slab, self.slab.len());
+            self.silent.push(opened, id, connections, |id| is_silent(slab, id));
+        }
         self.after_event(id);
         id
     }
@@ -287,7 +296,18 @@ impl<P: Protocol, D> Peers<P, D> {
         self.ids(None).into_iter().for_each(|id| self.broken(id, CloseReason::Cut));
     }
 
+    /// Returns an id that no connection has or will have.
+    pub fn unused_id(&mut self) -> ConnId {
+        self.slab.skip_id()
+    }
+
     // Getters.
+
+    /// Returns the oldest connection that has never sent a byte and should have, and when it was
+    /// opened.
+    pub fn oldest_silent(&mut self) -> Option<(Nanos, ConnId)> {
+        self.silent.oldest(|id| is_silent(&self.slab, id))
+    }
 
     /// Returns the id that the next connection gets.
     pub fn next_id(&self) -> ConnId {
@@ -345,6 +365,11 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         self.deliver_messages(id, listener);
     }
+}
+
+/// Returns true if the connection is open and has never sent a byte.
+fn is_silent<P: Protocol, D>(slab: &ConnSlab<PeerEntry<P, D>>, id: ConnId) -> bool {
+    slab.get(id).is_some_and(|peer| peer.received == 0 && peer.connection.is_open())
 }
 
 #[cfg(test)]

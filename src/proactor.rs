@@ -22,6 +22,7 @@
 
 mod accept;
 mod console;
+mod refused;
 
 use std::collections::VecDeque;
 use std::io;
@@ -45,6 +46,7 @@ use crate::protocol::Protocol;
 use crate::ring::{AcceptId, CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
 use accept::AcceptState;
 use console::INPUT_SIZE;
+use refused::RefusedSockets;
 
 /// A server on a ring.
 #[derive(Debug)]
@@ -53,6 +55,7 @@ pub struct Proactor<R, P> {
     state: LoopState<P, Flight, Vec<AcceptState>>,
     /// Connections accepted above the limit, which are not served yet.
     backlog: VecDeque<(ListenerId, Socket, Option<SocketAddr>)>,
+    refused: RefusedSockets,
     /// True from a send with `skip_success` until the completions of the next iteration are reaped.
     unconfirmed_sends: bool,
     /// The buffer that the console's input is read into: no connection can hold it.
@@ -107,8 +110,14 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     pub fn new(mut ring: R, limits: Limits, stop: ShutdownSignal) -> io::Result<Proactor<R, P>> {
         let state = LoopState::new(limits, stop, ring.clock());
         ring.submit(Op::Wake { fd: state.lifecycle.shutdown.as_fd() })?;
-        let (backlog, console_buffer) = (VecDeque::new(), None);
-        Ok(Proactor { ring, state, backlog, unconfirmed_sends: false, console_buffer })
+        Ok(Proactor {
+            ring,
+            state,
+            backlog: VecDeque::new(),
+            refused: RefusedSockets::default(),
+            unconfirmed_sends: false,
+            console_buffer: None,
+        })
     }
 
     /// Runs one iteration: submit what was queued, sleep until an operation completes, reap,
@@ -118,6 +127,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// The ring as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
         self.state.run_timers();
+        if !self.backlog.is_empty() {
+            self.open_backlog(); // A pause of the accept rate may have ended.
+        }
         if let Some(accepting) = self.state.changed_accepting() {
             self.arm_accepts(accepting)?;
         }
@@ -137,6 +149,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             self.sent(conn, Sent::Bytes(n));
         }
         self.unconfirmed_sends = false;
+        self.refused.submit(&mut self.ring)?;
         self.resume_ready()?;
         if self.state.peers.has_operator_messages()
             && let ended @ ControlFlow::Break(_) = self.serve_console()
@@ -175,6 +188,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 });
                 self.sent(conn, outcome);
             }
+            Completion::Shutdown { conn } if self.refused.shut_down(conn) => {}
+            Completion::Close { conn } if self.refused.closed(conn) => {}
             Completion::Shutdown { conn } => {
                 self.update(conn, |flight| {
                     debug_assert!(flight.shutting_down, "one shutdown is in flight");
@@ -278,7 +293,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
     fn is_drained(&self) -> bool {
         let mut accepts = self.state.listeners.iter().flat_map(|listener| &listener.state);
-        self.state.is_drained() && accepts.all(AcceptState::is_idle)
+        self.state.is_drained() && accepts.all(AcceptState::is_idle) && self.refused.is_empty()
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {

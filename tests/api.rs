@@ -1,7 +1,7 @@
 //! The public names of the crate: one list, so that a name is added on purpose.
 
 /// The names in the root, and the modules that are documented.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 27] = [
     "Address",
     "Builder",
     "Chunk",
@@ -13,11 +13,13 @@ const NAMES: [&str; 25] = [
     "Limits",
     "Model",
     "Needs",
+    "Network",
     "Outbox",
     "Payload",
     "Peer",
     "PeerHandle",
     "Protocol",
+    "Rate",
     "Received",
     "Report",
     "Running",

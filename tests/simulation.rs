@@ -109,7 +109,7 @@ impl<P: Protocol> World<P> {
         let pool = Pool::new(&shapes).unwrap();
         let stop = ShutdownSignal::new().unwrap();
         let sim = Sim::new(setup, Rc::clone(&pool));
-        let mut server = Proactor::new(sim, limits, stop.clone()).unwrap();
+        let mut server = Proactor::new(sim, limits.clone(), stop.clone()).unwrap();
         server
             .listen(LISTENER, File::open("/dev/null").unwrap().into(), Factory::of(make))
             .unwrap();
@@ -883,7 +883,7 @@ scenario!(
         let drain = Duration::from_millis(700);
         let mut limits = limits(4);
         limits.drain = drain;
-        let mut world = World::new(setup, &[(256, 400)], limits, |_| Echo);
+        let mut world = World::new(setup, &[(256, 400)], limits.clone(), |_| Echo);
         let sent = speech(dice, 20_000);
         let all: Vec<_> = (0..dice.between(3, 9)).map(|_| world.connect(Reads::Never)).collect();
         all.iter().for_each(|&id| world.client_mut(id).send(&sent));
@@ -1256,5 +1256,94 @@ scenario!(
         assert_received(world.client(client), &bytes);
         world.drain(counts);
         assert_eq!(text_of(answers), "");
+    }
+);
+
+scenario!(
+    a_full_server_closes_the_oldest_silent_connection_when_its_time_is_over,
+    0.1,
+    &[],
+    |dice, setup, counts| {
+        let mut world = World::new(setup, SMALL, limits(3), |_| Echo);
+        let time = world.limits.silent_timeout.unwrap();
+        let mut begin = Nanos(0);
+        let [oldest, younger, talks] = [1, 2, 3].map(|count| {
+            let id = world.connect(Reads::AtOnce);
+            world.until("it is served", |world| world.server.connections() == count);
+            begin = if count == 1 { world.now() } else { begin };
+            id
+        });
+        world.client_mut(talks).send(b"x");
+        let waits = world.send_and_end(Reads::AtOnce, &speech(dice, 1000));
+        world.until("the oldest is closed", |world| world.client(oldest).received_end());
+        let took = world.now().since(begin);
+        let second = Duration::from_secs(1);
+        assert!(took + second > time && took < time + second, "{took:?}");
+        assert!(!world.client(younger).received_end() && !world.client(talks).received_end());
+        assert_eq!(world.server.counters().silent, 1, "one at a time");
+        world.until_done(&[waits]);
+        for id in [talks, oldest, younger] {
+            assert_eq!(world.client(id).was_reset(), None);
+        }
+        assert!(!world.client(talks).received_end());
+        world.drain(counts);
+    }
+);
+
+scenario!(
+    connections_are_accepted_at_the_accept_rate_and_none_is_lost,
+    0.1,
+    &[],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice);
+        let mut limits = limits(CONNECTIONS);
+        limits.accept_rate = Some("10/s".parse().unwrap());
+        let mut world = World::new(setup, SMALL, limits, |_| Echo);
+        let sent = speech(dice, 100);
+        let clients: Vec<_> = (0..30).map(|_| world.send_and_end(Reads::AtOnce, &sent)).collect();
+        let begin = world.now();
+        world.until_done(&clients);
+        let took = world.now().since(begin);
+        let expected = Duration::from_secs(2);
+        assert!(took >= expected && took < expected + Duration::from_millis(500), "{took:?}");
+        clients.iter().for_each(|&id| assert_received(world.client(id), &sent));
+        world.drain(counts);
+    }
+);
+
+scenario!(
+    connections_beyond_the_limit_of_their_address_receive_the_end_and_leave_nothing,
+    0.25,
+    &[],
+    |dice, mut setup, counts| {
+        if setup.seed % 2 == 0 {
+            return; // This kernel reports no address.
+        }
+        setup.faults = some_faults_that_pass(dice);
+        let mut limits = limits(CONNECTIONS);
+        limits.connections_per_address = Some(2);
+        let mut world = World::new(setup, SMALL, limits, |_| Echo);
+        let [one, two] = [(); 2].map(|()| world.connect(Reads::AtOnce));
+        world.client_mut(one).send(b"x");
+        world.until("they are served", |world| {
+            world.client(one).received() == b"x" && world.server.connections() == 2
+        });
+        let refused = world.connect_many(dice.between(1, 20));
+        world.until("the others have their end", |world| {
+            refused.iter().all(|&id| world.client(id).is_done())
+        });
+        for &id in &refused {
+            assert_eq!(
+                (world.client(id).received(), world.client(id).was_reset()),
+                (&b""[..], None)
+            );
+        }
+        assert_eq!(world.server.counters().address_limit, refused.len() as u64);
+        world.client_mut(two).finish();
+        world.until("a place is free", |world| world.server.connections() == 1);
+        let next = world.send_and_end(Reads::AtOnce, b"PING");
+        world.until_done(&[next]);
+        assert_received(world.client(next), b"PING");
+        world.drain(counts);
     }
 );

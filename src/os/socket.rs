@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -196,10 +196,7 @@ pub fn close(fd: OwnedFd) {
     drop(fd);
 }
 /// Returns the address of a socket's peer, if it is an IP address (getpeername(2)).
-pub(crate) fn peer_addr(socket: RawFd) -> Option<SocketAddr> {
-    // SAFETY: the number is only passed to getpeername(2), which writes to memory of its caller's.
-    // If the socket was closed meanwhile, the call fails, or names the peer of another socket.
-    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+pub fn peer_addr(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     SockRef::from(&socket).peer_addr().ok()?.as_socket().map(canonical)
 }
 

@@ -96,11 +96,10 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         Ok(())
     }
 
-    /// Opens the connections that wait in the backlog, as far as the limit permits. All of them
-    /// are opened when the server drains, to be sent its end.
+    /// Opens the connections that wait in the backlog, as far as the limit of connections and the
+    /// accept rate permit. All of them are opened when the server drains, to be sent its end.
     pub(super) fn open_backlog(&mut self) {
-        while (self.state.lifecycle.has_capacity(self.state.peers.len())
-            || !self.state.lifecycle.is_serving())
+        while self.state.opens_backlog()
             && let Some((listener, socket, address)) = self.backlog.pop_front()
         {
             self.open(listener, socket, address);
@@ -108,9 +107,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     fn open(&mut self, listener: ListenerId, socket: Socket, address: Option<SocketAddr>) {
-        let made = self
-            .state
-            .make(listener, |factory, number, reach| factory.make_for(number, address, reach));
+        let Some(made) = self.state.admit(listener, address) else {
+            return self.refused.add(self.state.peers.unused_id(), socket);
+        };
         let flight = Flight { socket, address, ..Flight::default() };
         let id = self.state.peers.open(made, listener, flight);
         match self.state.lifecycle.stage() {

@@ -40,6 +40,10 @@ impl Protocol for Chargen {
         Needs::NOTHING
     }
 
+    fn allow_silence() -> bool {
+        true
+    }
+
     fn open(&mut self, out: &mut Outbox<'_>) {
         out.request_refill();
     }

@@ -25,6 +25,10 @@ impl<const TO_OPERATOR: bool> Protocol for Speaker<TO_OPERATOR> {
         if TO_OPERATOR { Needs::NOTHING } else { Needs::BROADCAST }
     }
 
+    fn allow_silence() -> bool {
+        true
+    }
+
     fn open(&mut self, out: &mut Outbox<'_>) {
         Self::send(format!("* {} joined\n", self.me).into_bytes(), out);
     }

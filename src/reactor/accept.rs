@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::Reactor;
 use crate::keys::{KeyOwner, ListenerId};
 use crate::lifecycle::Accepting;
-use crate::os::AcceptFailure;
+use crate::os::{self, AcceptFailure};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
 
@@ -86,10 +86,15 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     }
 
     fn open(&mut self, listener: ListenerId, fd: OwnedFd) {
+        let addr = os::peer_addr(fd.as_fd());
         self.state.peers.counters.accepted += 1;
-        let made = self
-            .state
-            .make(listener, |factory, number, reach| factory.make(number, Some(fd.as_fd()), reach));
-        self.adopt(fd, made, listener);
+        match self.state.admit(listener, addr) {
+            Some(made) => _ = self.adopt(fd, made, listener),
+            None => {
+                let key = KeyOwner::Listener(listener).into();
+                let _ = self.selector.shutdown(key, fd.as_fd()); // It fails if the peer has reset.
+                self.selector.close(key, fd);
+            }
+        }
     }
 }

@@ -354,7 +354,7 @@ impl Ring for Uring {
     fn peer_address(&self, accept: AcceptId, socket: Socket) -> Option<SocketAddr> {
         match self.accepts.with_addresses() {
             true => self.accepts.address(accept),
-            false => self.descriptor(socket).and_then(|fd| os::peer_addr(fd.as_raw_fd())),
+            false => self.descriptor(socket).and_then(os::peer_addr),
         }
     }
 

@@ -60,7 +60,7 @@ const PROSE: &[Banned] = &[
     ("hungry", "waits for a buffer of any size", &[]),
     ("feed|feeds|fed", "wakes, passes", &["line feed"]),
     ("starve|starves|starved|starving", "waits for a buffer, out of buffers", &[]),
-    ("quiet|quietly|silent", "skip_success; no output", QUIET),
+    ("quiet|quietly", "skip_success; no output", QUIET),
     ("at ease", "can skip its completion", &[]),
     ("hush|hushes|hushed|hushing", "throttled", &[]),
     ("patient|patience", "await_send; timeout", &["patience alias"]),

@@ -160,6 +160,11 @@ conformance!({
     a_flood_does_not_delay_other_connections needs Crowd,
     an_idle_crowd_costs_nothing needs Crowd,
     a_connection_above_the_limit_is_served_when_others_leave needs Crowd,
+    a_full_server_closes_silent_connections_and_says_that_it_is_full needs Crowd,
+    a_member_that_only_listens_is_not_silent needs Crowd,
+    an_address_has_so_many_connections_and_the_end_of_others_is_orderly needs Crowd,
+    an_address_that_connects_too_often_is_closed_and_others_are_served,
+    connections_above_the_accept_rate_wait_and_are_served,
     more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end needs Crowd,
     descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end needs Crowd,
     a_crowd_that_bursts_into_two_buffers_gets_every_byte,
@@ -761,6 +766,98 @@ fn a_connection_above_the_limit_is_served_when_others_leave(model: Model) {
     clients.iter().for_each(Client::ping);
     drop(clients);
     assert_eq!(server.drain().counter("accepted"), 12);
+}
+
+fn a_full_server_closes_silent_connections_and_says_that_it_is_full(model: Model) {
+    let limits = ["--max-connections", "3", "--silent-timeout", "20ms"];
+    let server = model.serve("echo").args(&limits).start();
+    let talks = Client::connect(server.address());
+    talks.ping();
+    let silent = [(); 2].map(|()| Client::connect(server.address()));
+    let waits = [(); 2].map(|()| Client::connect(server.address()));
+    waits.iter().for_each(Client::ping);
+    silent.iter().for_each(Client::hear_end);
+    talks.ping();
+    let exit = server.drain();
+    assert_eq!(["accepted", "silent"].map(|name| exit.counter(name)), [5, 2]);
+    assert!(exit.counter("full") >= 3, "{exit:?}");
+    assert!(exit.stderr.contains("full: further clients wait"), "{exit:?}");
+    assert!(exit.stderr.contains("peer=127.0.0.1:"), "{exit:?}");
+}
+
+fn a_member_that_only_listens_is_not_silent(model: Model) {
+    let limits = ["--max-connections", "2", "--silent-timeout", "1ms"];
+    let server = model.serve("chat").args(&limits).start();
+    let listens = enter(server.address(), Options::default());
+    let talks = enter(server.address(), Options::default());
+    listens.hear(b"* 2 joined\n");
+    let waits = Client::connect(server.address());
+    waits.hear_nothing();
+    talks.say(b"hello\n");
+    listens.hear(b"[2] hello\n");
+    assert_eq!(server.drain().counter("silent"), 0);
+}
+
+fn an_address_has_so_many_connections_and_the_end_of_others_is_orderly(model: Model) {
+    let file = tempfile::tempdir().expect("a directory");
+    let unix = format!("unix:{}", file.path().join("s").display());
+    let server = model.serve_at("echo", &["127.0.0.1:0", &unix]);
+    let limits = ["--max-connections-per-address", "2", "--exempt", "127.0.0.4,10.0.0.0/8"];
+    let server = server.args(&limits).start();
+    let connect = |from: &str| Client::connect_from(server.address(), from);
+    let mut two = [(); 2].map(|()| connect("127.0.0.2"));
+    two.iter().for_each(Client::ping);
+    // Its request has arrived before it is accepted: that must not reset it.
+    server.process.signal(libc::SIGSTOP);
+    let third = connect("127.0.0.2");
+    third.say(b"PING");
+    server.process.signal(libc::SIGCONT);
+    third.hear_end();
+    connect("127.0.0.3").ping();
+    let exempt = [(); 3].map(|()| connect("127.0.0.4"));
+    exempt.iter().for_each(Client::ping);
+    let unix = [(); 3].map(|()| Client::connect(&server.listening[1].address));
+    unix.iter().for_each(Client::ping);
+    two[0].finish();
+    two[0].hear_end();
+    eventually("its place is given back", || {
+        two[0] = connect("127.0.0.2");
+        two[0].say(b"PING");
+        matches!(two[0].hear_some(&mut [0; 4]), Ok(4)).then_some(())
+    });
+    two.iter().for_each(Client::ping);
+    let exit = server.drain();
+    assert!(exit.counter("address_limit") >= 1, "{exit:?}");
+    let line = "its address has too many connections: one more is closed";
+    assert!(exit.stderr.contains(line) && exit.stderr.contains("peer=127.0.0.2:"), "{exit:?}");
+}
+
+fn an_address_that_connects_too_often_is_closed_and_others_are_served(model: Model) {
+    let limits = ["--accept-rate-per-address", "2/m", "--exempt", "127.0.0.4/32"];
+    let server = model.serve("echo").args(&limits).start();
+    let connect = |from: &str| Client::connect_from(server.address(), from);
+    connect("127.0.0.2").ping();
+    connect("127.0.0.2").hear_end();
+    connect("127.0.0.3").ping();
+    connect("127.0.0.2").hear_end();
+    (0..3).for_each(|_| connect("127.0.0.4").ping());
+    let exit = server.drain();
+    assert_eq!(["accepted", "address_rate"].map(|name| exit.counter(name)), [7, 2]);
+    assert!(exit.stderr.contains("its address connects too often"), "{exit:?}");
+}
+
+fn connections_above_the_accept_rate_wait_and_are_served(model: Model) {
+    let server = model.serve("echo").args(&["--accept-rate", "8/s"]).start();
+    let clients: Vec<Client> = (0..12).map(|_| Client::connect(server.address())).collect();
+    clients.iter().for_each(|client| client.say(b"PING"));
+    for client in clients {
+        client.hear(b"PING");
+        drop(client); // A model that serves one at a time goes on.
+    }
+    let exit = server.drain();
+    assert_eq!(exit.counter("accepted"), 12);
+    assert!(exit.counter("accept_rate") >= 1, "{exit:?}");
+    assert!(exit.stderr.contains("the accept rate is reached"), "{exit:?}");
 }
 
 fn more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end(model: Model) {

@@ -45,7 +45,7 @@ use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
-use proactor::limits::{Ended, Limits};
+use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
 
@@ -218,16 +218,24 @@ impl<C: CallHooks> TaskServer<C> {
     }
 
     fn open(self: &Rc<Self>, socket: OwnedFd, listener: ListenerId) {
+        let addr = os::peer_addr(socket.as_fd());
+        self.state().core.peers.counters.accepted += 1;
+        let made = self.state().core.admit(listener, addr);
+        let Some(made) = made else {
+            return self.calls.refuse(KeyOwner::Listener(listener).into(), socket);
+        };
         let id = self.state().core.peers.next_id();
         let both = Interest::READABLE | Interest::WRITABLE;
         match watched::watch(socket, both, KeyOwner::Conn(id).into(), &self.calls) {
             Ok(socket) => {
-                let opened = self.state().open(listener, socket.as_fd());
+                let opened = self.state().open(listener, made, socket.as_fd());
                 debug_assert_eq!(opened, id, "no connection was opened between");
                 spawn_local(Rc::clone(self).serve_connection(socket, id));
             }
             Err(error) => {
-                self.state().core.peers.counters.refused += 1;
+                let counters = &mut self.state().core.peers.counters;
+                counters.refused += 1;
+                counters.close(CloseReason::Refused);
                 tracing::warn!(%error, "a connection is refused");
             }
         }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{output, terminal_width};
 use proactor::Model;
+use proactor::Rate;
 use proactor::limits::Limits;
 use proactor::memory_plan::MemoryPlan;
 use proactor::model::EngineOptions;
@@ -37,6 +38,8 @@ enum Counted {
     Nanoseconds,
     /// Things: connections, iterations.
     Count,
+    /// Connections in a minute.
+    PerMinute,
 }
 
 /// Prints the limits of a server.
@@ -62,9 +65,35 @@ fn rows(limits: &Limits, plan: &MemoryPlan) -> Vec<LimitRow> {
         ),
         time("shutdown", "--drain-timeout", Some(limits.drain), "the connections left are closed"),
     ];
+    rows.extend(admission(limits));
     rows.extend(user_memory(plan));
     rows.extend(socket_memory(limits.connections));
     rows
+}
+
+fn admission(limits: &Limits) -> [LimitRow; 4] {
+    let row = |name, value: Option<u64>, unit, why: &str| LimitRow {
+        section: "connections",
+        name,
+        value,
+        unit,
+        why: why.to_owned(),
+    };
+    let rate = |name, rate: Option<Rate>, why| {
+        row(name, rate.map(Rate::per_minute), Counted::PerMinute, why)
+    };
+    let of_address = limits.connections_per_address.map(|most| most as u64);
+    [
+        time(
+            "connections",
+            "--silent-timeout",
+            limits.silent_timeout,
+            "at --max-connections: closed, oldest first",
+        ),
+        row("--max-connections-per-address", of_address, Counted::Count, "others are closed"),
+        rate("--accept-rate", limits.accept_rate, "others wait"),
+        rate("--accept-rate-per-address", limits.accept_rate_per_address, "others are closed"),
+    ]
 }
 
 fn user_memory(plan: &MemoryPlan) -> [LimitRow; 5] {

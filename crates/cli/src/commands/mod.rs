@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 for success, 1 for a failure, 2 for wrong usage. An error is one line on stderr.
 
+mod admission;
 mod compare;
 mod connect;
 mod explain;

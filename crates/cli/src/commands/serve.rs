@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::admission::AdmissionArgs;
 use super::output::{self, Destination};
 use super::{limits, record};
 use super::{log, number, run_on_cpu, stop_signal, wrong_usage};
@@ -53,11 +54,6 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "PROTOCOL", default_value = "echo", value_parser = parse_protocol)]
     protocol: NamedProtocol,
 
-    /// Maximum number of concurrent connections; further ones wait in the backlog [default: 10000,
-    /// or fewer if `ulimit -Hn` is lower]
-    #[arg(long, value_name = "N", value_parser = number::<u32>(1, 1_000_000))]
-    max_connections: Option<u32>,
-
     /// Size of the smallest receive buffers: a multiple of 64. Connections that receive much use
     /// larger buffers, of 16 and 128 times this size
     #[arg(long, value_name = "BYTES", default_value = "2048", value_parser = buffer_size)]
@@ -83,15 +79,15 @@ pub(super) struct ServeArgs {
     /// Maximum user memory of the server, for example 512M: buffers, connections, queues and input
     /// that waits. The kernel's socket memory is not part of it; see --limits [default: a quarter
     /// of the memory of the machine or of its cgroup]
-    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Limits")]
     max_memory: Option<u64>,
 
     /// Print every limit with its value and its reason, and exit
-    #[arg(long)]
+    #[arg(long, help_heading = "Limits")]
     limits: bool,
 
     /// Only with --limits: print them as JSON
-    #[arg(long, requires = "limits")]
+    #[arg(long, requires = "limits", help_heading = "Limits")]
     json: bool,
 
     /// Run on this CPU only, a usable one (see taskset(1))
@@ -108,6 +104,9 @@ pub(super) struct ServeArgs {
 
     #[command(flatten)]
     log: log::LogArgs,
+
+    #[command(flatten)]
+    admission: AdmissionArgs,
 }
 
 /// An address to listen on, and its protocol if it has its own.
@@ -208,6 +207,7 @@ impl ServeArgs {
         self.check(asked, console);
         let buffers = self.buffer_classes();
         let mut limits = Limits::default();
+        self.admission.apply(&mut limits);
         (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
         limits.memory = self.max_memory.map_or(limits.memory, |asked| asked as usize);
         let options = EngineOptions {
@@ -272,7 +272,7 @@ impl ServeArgs {
         const RESERVE: usize = 16;
         let descriptors = os::raise_descriptor_limit() as usize;
         let most = descriptors.saturating_sub(RESERVE + self.listen.len()).max(1);
-        let asked = self.max_connections.map(|asked| asked as usize);
+        let asked = self.admission.max_connections.map(|asked| asked as usize);
         if asked.is_some_and(|asked| asked > most) {
             tracing::warn!("`ulimit -n` of {descriptors} allows only {most} connections");
         }

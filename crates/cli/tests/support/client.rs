@@ -1,7 +1,7 @@
 //! A client that never hangs: an operation that takes longer than [`TIMEOUT`] fails with a message.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -15,14 +15,17 @@ pub(crate) struct Options {
     pub(crate) receive_buffer: Option<usize>,
     /// `SO_SNDBUF`: the size of the send buffer.
     pub(crate) send_buffer: Option<usize>,
+    /// The address that it connects from, if not the usual one.
+    pub(crate) from: Option<IpAddr>,
 }
 
 impl Options {
     /// Both as small as the kernel makes them.
-    pub(crate) const SMALL: Options = Options { receive_buffer: Some(1), send_buffer: Some(1) };
+    pub(crate) const SMALL: Options =
+        Options { receive_buffer: Some(1), send_buffer: Some(1), from: None };
     /// A small one for what comes.
     pub(crate) const SMALL_RECEIVE: Options =
-        Options { receive_buffer: Some(4096), send_buffer: None };
+        Options { receive_buffer: Some(4096), send_buffer: None, from: None };
 }
 
 /// One end of a connection.
@@ -43,6 +46,12 @@ impl Client {
             .unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
     }
 
+    /// Connects from this address.
+    pub(crate) fn connect_from(address: &Address, from: &str) -> Client {
+        let from = Some(from.parse().expect("an IP address"));
+        Client::connect_with(address, Options { from, ..Options::default() })
+    }
+
     /// Connects, or returns none if there is no listener.
     pub(crate) fn try_connect(address: &Address, options: Options) -> io::Result<Client> {
         let (domain, address) = match address {
@@ -55,6 +64,9 @@ impl Client {
         }
         if let Some(bytes) = options.send_buffer {
             socket.set_send_buffer_size(bytes)?;
+        }
+        if let Some(from) = options.from {
+            socket.bind(&SocketAddr::new(from, 0).into())?;
         }
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.set_write_timeout(Some(TIMEOUT))?;

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use super::member::Origin;
 use super::shared::{Membership, SharedState};
+use proactor::admission::Admission;
 use proactor::calls::{Calls, SLEEPS};
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::lifecycle::{self, AcceptPause};
+use proactor::limits::Limits;
 use proactor::os::{self, AcceptFailure};
 
 /// The listeners of a server.
@@ -19,6 +21,7 @@ pub(super) struct Acceptor {
     /// The sockets, by the numbers of the listeners; `None` once its accepts have failed for good.
     pub(super) listeners: Vec<(Option<OwnedFd>, Arc<Origin>)>,
     pub(super) pause: AcceptPause,
+    pub(super) admission: Admission,
     /// What was passed to poll(2), and its results: its capacity is kept.
     polled: Vec<libc::pollfd>,
     /// How many of those are not listeners.
@@ -26,6 +29,12 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
+    /// An acceptor without a listener.
+    pub(super) fn new(limits: &Limits) -> Acceptor {
+        let (pause, admission) = (AcceptPause::new(limits), Admission::new(limits));
+        Acceptor { pause, admission, ..Acceptor::default() }
+    }
+
     /// Sleeps until one of `others` is readable or, if there is `capacity`, a connection waits; or
     /// until a signal interrupts it, or `timeout` has passed. Returns how many descriptors are
     /// ready.
@@ -64,7 +73,7 @@ impl Acceptor {
     }
 
     /// Accepts a connection of listener number `index`, if one was reported; the thread with this
-    /// `id` will serve it.
+    /// `id` will serve it. Returns `None` as well for one that is not admitted.
     ///
     /// # Errors
     /// It failed for good, and no other listener is left.
@@ -81,12 +90,25 @@ impl Acceptor {
             return Ok(None);
         };
         let key = KeyOwner::Listener(ListenerId(index as u16)).into();
+        let (admission, pause) = (&self.admission, &mut self.pause);
         let entered = calls.accept(key, fd.as_fd(), SLEEPS).and_then(|socket| {
+            let (addr, now) = (os::peer_addr(socket.as_fd()), os::now());
             counters.accepted += 1;
-            shared.enter(id, origin, socket).inspect_err(|_| counters.closed += 1)
+            counters.accept_rate += u64::from(pause.accepted(addr, now));
+            match admission.admit(addr, now) {
+                Ok(admitted) => {
+                    let entered = shared.enter(id, origin, socket, (addr, admitted.map(Arc::new)));
+                    entered.map(Some).inspect_err(|_| counters.closed += 1)
+                }
+                Err(reason) => {
+                    counters.close(reason);
+                    calls.refuse(key, socket);
+                    Ok(None)
+                }
+            }
         });
         match entered {
-            Ok(membership) => return Ok(Some(membership)),
+            Ok(membership) => return Ok(membership),
             Err(error) => {
                 let failure = AcceptFailure::from(error);
                 if let AcceptFailure::NoConnection = failure {

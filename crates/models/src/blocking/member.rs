@@ -11,13 +11,14 @@
 //! evicted.
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::state::ThreadState;
 use proactor::address::Address;
+use proactor::admission::Admitted;
 use proactor::buffer::SendQueue;
 use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
@@ -38,6 +39,9 @@ pub(super) struct Origin {
     pub(super) factory: Factory,
 }
 
+/// The address of a peer, and the place of its connection.
+pub(super) type AdmittedPeer = (Option<SocketAddr>, Option<Arc<Admitted>>);
+
 /// The socket of a connection, as other threads see it.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -47,6 +51,8 @@ pub(super) struct Member {
     /// Its number among all connections of the server, from 1.
     pub(super) number: u64,
     origin: Arc<Origin>,
+    /// The address of its peer, and its place among the connections of that address.
+    pub(super) peer: AdmittedPeer,
     /// When it was accepted.
     pub(super) accepted: Nanos,
     /// Bytes received from it, by its own thread.
@@ -90,12 +96,19 @@ pub(super) enum MayWrite {
 
 impl Member {
     /// The connection with this number, whose thread has this id.
-    pub(super) fn new(id: ConnId, number: u64, origin: Arc<Origin>, socket: OwnedFd) -> Member {
+    pub(super) fn new(
+        id: ConnId,
+        number: u64,
+        origin: Arc<Origin>,
+        socket: OwnedFd,
+        peer: AdmittedPeer,
+    ) -> Member {
         Member {
             socket,
             id,
             number,
             origin,
+            peer,
             accepted: os::now(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -114,12 +127,17 @@ impl Member {
     pub(super) fn make_protocol(&self, signal: &ShutdownSignal) -> Made<Box<dyn Protocol>> {
         let (origin, reach) = (&*self.origin, Some((self.id, signal)));
         let make = origin.factory.for_worker(0);
-        Peer::with(self.number, &origin.address, Some(self.socket()), reach, make)
+        Peer::with(self.number, &origin.address, self.peer.0, reach, make)
     }
 
     /// Returns the number of its listener.
     pub(super) fn listener(&self) -> ListenerId {
         self.origin.listener
+    }
+
+    /// Returns true if it has never sent a byte, and should have.
+    pub(super) fn is_silent(&self) -> bool {
+        !self.origin.factory.allow_silence && self.received.load(Ordering::Relaxed) == 0
     }
 
     /// Returns the socket of the connection.

@@ -38,7 +38,7 @@ mod shared;
 mod state;
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -46,13 +46,14 @@ use std::time::Duration;
 
 use acceptor::Acceptor;
 use connection::serve_connection;
-use member::{Origin, lock};
+use member::{AdmittedPeer, Member, Origin, lock};
 use pool::{ThreadPool, ThreadStatus};
-use shared::{Membership, SharedState};
+use shared::{Members, Membership, SharedState};
 
 use proactor::address::Address;
 use proactor::buffer::BufferClass;
 use proactor::calls::Calls;
+use proactor::clock::Nanos;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
@@ -62,6 +63,7 @@ use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::mailbox::PostedRequest;
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
+use proactor::silent::SilentQueue;
 
 /// Accepts at one listener in an iteration.
 const ACCEPTS: usize = 64;
@@ -89,8 +91,11 @@ pub(crate) struct Blocking<C> {
     threads: ThreadPool,
     /// A connection of this listener that was accepted, and that no thread could be started for
     /// yet. Meanwhile others wait in the kernel's queue.
-    waiting: Option<(usize, OwnedFd)>,
+    waiting: Option<(usize, OwnedFd, AdmittedPeer)>,
     lifecycle: Lifecycle,
+    silent: SilentQueue<ConnId>,
+    /// A connection that is closed because it never sent a byte; another one only after it.
+    closing_silent: Option<ConnId>,
     /// True once the server ends at once.
     at_once: bool,
     console: Option<Console>,
@@ -124,11 +129,13 @@ impl<C: Calls> Blocking<C> {
         Ok(Blocking {
             calls,
             style,
-            acceptor: Acceptor::default(),
+            acceptor: Acceptor::new(&limits),
             shared: Arc::new(SharedState::new(buffers, limits.max_input, stop.clone())?),
             threads: ThreadPool::new(),
             waiting: None,
             lifecycle: Lifecycle::new(limits, stop),
+            silent: SilentQueue::default(),
+            closing_silent: None,
             at_once: false,
             console: None,
             posted: false,
@@ -158,8 +165,8 @@ impl<C: Calls> Blocking<C> {
             return Ok(ControlFlow::Break(ended));
         }
         self.serve_waiting();
-        let interrupt = self.interrupt();
-        self.wait(interrupt)?;
+        let (interrupt, silent) = (self.interrupt(), self.close_silent());
+        self.wait([interrupt, silent])?;
         self.reap()?;
         (0..self.acceptor.listeners.len()).try_for_each(|listener| self.accept(listener))?;
         let requests = self.lifecycle.take_requests();
@@ -196,7 +203,8 @@ impl<C: Calls> Blocking<C> {
 
     /// Starts a thread for a connection. Without a thread, the connection waits.
     fn start(&mut self, listener: usize, membership: Membership) {
-        let id = membership.member.id;
+        let Member { id, accepted, .. } = *membership.member;
+        let peer = membership.member.peer.clone();
         let (calls, given) = (self.calls.clone(), Arc::new(Mutex::new(Some(membership))));
         let taken = Arc::clone(&given);
         let work = move |status: &ThreadStatus, counters: &mut Counters| {
@@ -211,25 +219,57 @@ impl<C: Calls> Blocking<C> {
             self.acceptor.pause.begin(os::now());
             let membership = lock(&given).take().expect("no thread has taken it");
             match self.shared.undo_enter(membership) {
-                Ok(socket) => self.waiting = Some((listener, socket)),
+                Ok(socket) => self.waiting = Some((listener, socket, peer)),
                 Err(_) => self.counters.close(CloseReason::Refused),
             }
+        } else {
+            self.started(id, accepted, peer.0);
         }
     }
 
     /// Tries again to start a thread for the connection that waits for one.
     fn serve_waiting(&mut self) {
-        let Some((listener, socket)) = self.waiting.take() else { return };
+        let Some((listener, socket, peer)) = self.waiting.take() else { return };
         self.acceptor.pause.run_timer(os::now());
         if self.acceptor.pause.until().is_some() || !self.has_capacity() {
-            self.waiting = Some((listener, socket));
+            self.waiting = Some((listener, socket, peer));
             return;
         }
         let (id, origin) = (self.threads.next_id(), &self.acceptor.listeners[listener].1);
-        match self.shared.enter(id, origin, socket) {
+        match self.shared.enter(id, origin, socket, peer) {
             Ok(membership) => self.start(listener, membership),
             Err(_) => self.counters.close(CloseReason::Failed(libc::EINVAL)),
         }
+    }
+
+    /// A connection is served, by a thread of this id.
+    fn started(&mut self, id: ConnId, accepted: Nanos, addr: Option<SocketAddr>) {
+        let (threads, members) = (self.threads.len(), self.shared.members());
+        self.silent.push(accepted, id, threads, |id| is_silent(&members, id));
+        drop(members);
+        if self.lifecycle.is_full(threads) {
+            self.counters.full += 1;
+            self.acceptor.admission.report_full(addr);
+        }
+    }
+
+    /// Closes the oldest connection that has never sent a byte, if the server is full and its time
+    /// is over. Returns when its time will be over, otherwise.
+    fn close_silent(&mut self) -> Option<Duration> {
+        let timeout = self.lifecycle.limits.silent_timeout?;
+        let members = self.shared.members();
+        let closes = self.closing_silent.is_some_and(|id| find(&members, id).is_some());
+        if closes || !self.lifecycle.is_full(self.threads.len()) {
+            return None;
+        }
+        let (opened, id) = self.silent.oldest(|id| is_silent(&members, id))?;
+        let left = (opened + timeout).since(os::now());
+        if left > Duration::ZERO {
+            return Some(left);
+        }
+        self.closing_silent = Some(id);
+        find(&members, id)?.break_off(&self.calls, CloseReason::Silent);
+        None
     }
 
     fn reap(&mut self) -> io::Result<()> {
@@ -256,7 +296,7 @@ impl<C: Calls> Blocking<C> {
                 | PostedRequest::Wake(peer)
                 | PostedRequest::Close(peer) => peer.conn,
             };
-            match members.get(&conn.slot()).filter(|member| member.id == conn) {
+            match find(&members, conn) {
                 None => {}
                 Some(member) if matches!(posted, PostedRequest::Close(_)) => {
                     member.break_off(calls, CloseReason::Handle);
@@ -316,13 +356,13 @@ impl<C: Calls> Blocking<C> {
     /// Sleeps until the server is asked to stop, a thread has ended, the console has input or
     /// messages, this thread can accept a connection, threads must be interrupted, or a timer
     /// expires.
-    fn wait(&mut self, interrupt: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, timeouts: [Option<Duration>; 2]) -> io::Result<()> {
         let console = self.console.as_ref().filter(|console| !console.has_ended());
         let others = [self.lifecycle.shutdown.as_fd(), self.shared.event.as_fd()];
         let others = others.into_iter().chain(console.map(Console::input));
         let capacity = self.waiting.is_none() && self.has_capacity();
         let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));
-        let timeout = [interrupt, deadline].into_iter().flatten().min();
+        let timeout = timeouts.into_iter().chain([deadline]).flatten().min();
         self.counters.iterations += 1;
         let ready = self.acceptor.wait(&self.calls, others, capacity, timeout)?;
         self.counters.completed += ready as u64;
@@ -369,6 +409,15 @@ impl<C: Calls> Engine for Blocking<C> {
         counters += self.threads.counters();
         counters
     }
+}
+
+/// Returns the connection with this id, if it is served.
+fn find(members: &Members, id: ConnId) -> Option<&Member> {
+    members.get(&id.slot()).map(|member| &**member).filter(|member| member.id == id)
+}
+
+fn is_silent(members: &Members, id: ConnId) -> bool {
+    find(members, id).is_some_and(Member::is_silent)
 }
 
 /// Accepts a connection, serves it to its end, and accepts the next, until the server drains.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::member::{Member, Origin, lock};
+use super::member::{AdmittedPeer, Member, Origin, lock};
 use proactor::buffer::BufferClass;
 use proactor::keys::ConnId;
 use proactor::lifecycle::Stage;
@@ -87,11 +87,12 @@ impl SharedState {
         id: ConnId,
         origin: &Arc<Origin>,
         socket: OwnedFd,
+        peer: AdmittedPeer,
     ) -> io::Result<Membership> {
         os::set_send_timeout(socket.as_fd(), SOFT)?;
         let mut members = self.members();
         let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-        let member = Arc::new(Member::new(id, number, Arc::clone(origin), socket));
+        let member = Arc::new(Member::new(id, number, Arc::clone(origin), socket, peer));
         members.insert(id.slot(), Arc::clone(&member));
         Ok(Membership { shared: Arc::clone(self), member })
     }

@@ -57,7 +57,7 @@ fn enter_at(shared: &Arc<SharedState>, origin: &Arc<Origin>) -> (Membership, Uni
     theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     theirs.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     let free = (0..).find(|slot| !shared.members().contains_key(slot)).unwrap();
-    (shared.enter(ConnId::new(free, 0), origin, ours.into()).unwrap(), theirs)
+    (shared.enter(ConnId::new(free, 0), origin, ours.into(), (None, None)).unwrap(), theirs)
 }
 
 /// Serves a connection in a thread, which returns what was counted. Returns its peer.

@@ -16,6 +16,7 @@ use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::loop_state::LoopState;
 use proactor::os::{self, AcceptFailure, Clock, ShutdownSignal};
+use proactor::peer::Made;
 use proactor::protocol::Protocol;
 use proactor::selector::Interest;
 
@@ -93,14 +94,16 @@ impl ServerState {
         counters
     }
 
-    /// Opens a connection for an accepted socket.
-    pub(super) fn open(&mut self, listener: ListenerId, socket: BorrowedFd<'_>) -> ConnId {
-        self.core.peers.counters.accepted += 1;
+    /// Opens a connection for an accepted socket, whose protocol was made.
+    pub(super) fn open(
+        &mut self,
+        listener: ListenerId,
+        made: Made<Box<dyn Protocol>>,
+        socket: BorrowedFd<'_>,
+    ) -> ConnId {
         let address = self.core.console.as_ref().and_then(|_| address::of_peer(socket));
-        let made = self
-            .core
-            .make(listener, |factory, number, reach| factory.make(number, Some(socket), reach));
         let id = self.core.peers.open(made, listener, TaskState::new(address));
+        self.core.run_timers(); // It may be the last that the limit permits.
         self.settle(Some(id)); // The protocol may have sent to others.
         id
     }
@@ -261,6 +264,7 @@ impl ServerState {
     pub(super) fn closed(&mut self, id: ConnId) {
         let awaited = !self.accepts();
         self.core.closed(id);
+        self.core.run_timers(); // The server may be full no more.
         if awaited {
             self.changed();
         }

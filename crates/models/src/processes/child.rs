@@ -71,7 +71,8 @@ impl NewConnection {
         // The parent has the deadline: past it, it kills the child.
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (2, Duration::MAX);
-        limits.max_input = self.max_input;
+        // Nothing waits for a place in this group.
+        (limits.max_input, limits.silent_timeout) = (self.max_input, None);
         let mut group = Reactor::new(calls.selector(), pool, limits, stop)?;
         group.number_from(self.number);
         let next = group.next_id();

@@ -28,7 +28,6 @@ mod single;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -39,6 +38,7 @@ use self::single::NewConnection;
 use crate::hooks::{CHILD_EXITS, CallHooks, LISTENERS, SHUTDOWN};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::AT_ONCE;
+use proactor::clock::{Nanos, earlier};
 use proactor::connection_log;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
@@ -51,6 +51,7 @@ use proactor::os::{self, AcceptFailure, ShutdownSignal};
 use proactor::peer::{AcceptedPeer, Factory, WorkerFactory};
 use proactor::protocol::{Needs, Protocol};
 use proactor::reactor::Reactor;
+use proactor::silent::SilentQueue;
 use proactor_record::Call;
 
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
@@ -65,8 +66,10 @@ struct ChildClient {
     id: ConnId,
     /// Its number among all connections of the server.
     number: u64,
-    /// The address of its peer, if the log shows it.
-    addr: Option<SocketAddr>,
+    /// What is known of its peer.
+    peer: AcceptedPeer,
+    /// Why the parent has killed it, if it has.
+    killed: Option<CloseReason>,
 }
 
 impl ChildClient {
@@ -87,6 +90,9 @@ pub(crate) struct Processes<C: CallHooks> {
     /// A connection that was accepted and could not be forked for yet.
     waiting: Option<(ListenerId, NewConnection)>,
     children: HashMap<Pid, ChildClient>,
+    silent: SilentQueue<Pid>,
+    /// A child that was killed because its client never sent a byte; another one only after it.
+    closing_silent: Option<Pid>,
     counted: SharedCounters,
     child_exits: Deaths,
     alone: Alone,
@@ -116,7 +122,8 @@ impl<C: CallHooks> Processes<C> {
         // The relay is never asked to stop: it runs as long as there are children.
         let never = ShutdownSignal::new()?;
         stop.refuse_posts(); // The connections are those of other processes.
-        let mut relay = Reactor::new(calls.selector(), Pool::new(&buffers)?, limits, never)?;
+        let (pool, of_relay) = (Pool::new(&buffers)?, limits.clone());
+        let mut relay = Reactor::new(calls.selector(), pool, of_relay, never)?;
         relay.watch(stop.as_fd(), SHUTDOWN)?;
         relay.watch(child_exits.as_fd(), CHILD_EXITS)?;
         Ok(Processes {
@@ -125,6 +132,8 @@ impl<C: CallHooks> Processes<C> {
             listeners: Vec::new(),
             waiting: None,
             children: HashMap::new(),
+            silent: SilentQueue::default(),
+            closing_silent: None,
             counted: SharedCounters::new(limits.connections)?,
             child_exits,
             alone,
@@ -147,7 +156,8 @@ impl<C: CallHooks> Processes<C> {
             self.fork_for(id, connection);
         }
         self.watch_listeners()?;
-        self.relay.wake_at(self.lifecycle.next_timer());
+        let silent = self.close_silent();
+        self.relay.wake_at(earlier(self.lifecycle.next_timer(), silent));
         // Links end, the relay does not.
         let _ = self.relay.run_once()?;
         let mut flow = ControlFlow::Continue(());
@@ -222,10 +232,20 @@ impl<C: CallHooks> Processes<C> {
     }
 
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
+        let (addr, now) = (os::peer_addr(socket.as_fd()), os::now());
         self.counters.accepted += 1;
+        self.counters.accept_rate += u64::from(self.lifecycle.pause.accepted(addr, now));
+        let admitted = match self.lifecycle.admission.admit(addr, now) {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                self.counters.close(reason);
+                return self.calls.refuse(KeyOwner::Listener(id).into(), socket);
+            }
+        };
         let (number, max_input) = (self.counters.accepted, self.lifecycle.limits.max_input);
         let factory = &mut self.listeners[id.index()].factory;
-        let (protocol, accepted) = factory.make(number, Some(socket.as_fd()), None);
+        let (protocol, accepted) = factory.make(number, addr, None);
+        let accepted = AcceptedPeer { admitted, ..accepted };
         self.fork_for(id, NewConnection { socket, protocol, max_input, number, accepted });
     }
 
@@ -243,7 +263,7 @@ impl<C: CallHooks> Processes<C> {
     /// Forks a child for a connection, which both processes own: each takes its own.
     fn fork(&mut self, id: ListenerId, both: &mut Option<NewConnection>) -> io::Result<()> {
         let new = both.as_ref().expect("it was not forked for");
-        let (number, addr) = (new.number, new.accepted.addr);
+        let number = new.number;
         let mut keep = vec![new.socket.as_raw_fd()];
         let broadcasts = self.listeners[id.index()].factory.needs.contains(Needs::BROADCAST);
         let (ours, mut its) = broadcasts.then(link).transpose()?.unzip();
@@ -260,8 +280,9 @@ impl<C: CallHooks> Processes<C> {
         let fork = || process::fork(&self.alone, &keep, live);
         let forked = calls.made((Call::Fork, false), whose, 0, fork, |pid| pid.number());
         let pid = forked.inspect_err(|_| _ = self.counted.close(client))?;
-        self.children.insert(pid, ChildClient { id: client, number, addr });
-        let NewConnection { socket, protocol, .. } = both.take().expect("not taken in the parent");
+        let NewConnection { socket, protocol, accepted, .. } =
+            both.take().expect("not taken in the parent");
+        self.forked(pid, ChildClient { id: client, number, peer: accepted, killed: None });
         // The parent's copy, in the name of the listener; the child closes its own.
         self.calls.close(KeyOwner::Listener(id).into(), socket);
         if let Some(link) = ours {
@@ -271,6 +292,42 @@ impl<C: CallHooks> Processes<C> {
             self.relay.adopt(link, (Relay::new(protocol), AcceptedPeer::of_link()), id);
         }
         Ok(())
+    }
+
+    /// A child serves a client.
+    fn forked(&mut self, pid: Pid, client: ChildClient) {
+        let (addr, allow_silence) = (client.peer.addr, client.peer.allow_silence);
+        self.children.insert(pid, client);
+        let count = self.children.len();
+        if self.lifecycle.is_full(count) {
+            self.counters.full += 1;
+            self.lifecycle.admission.report_full(addr);
+        }
+        if !allow_silence {
+            let is_silent = |pid| is_silent(&self.children, &self.counted, pid);
+            self.silent.push(os::now(), pid, count, is_silent);
+        }
+    }
+
+    /// Kills the child of the oldest client that has never sent a byte, if the server is full and
+    /// its time is over. Returns when its time will be over, otherwise.
+    fn close_silent(&mut self) -> Option<Nanos> {
+        let closes = self.closing_silent.is_some_and(|pid| self.children.contains_key(&pid));
+        let timeout = self.lifecycle.limits.silent_timeout.filter(|_| !closes)?;
+        if !self.lifecycle.is_full(self.children.len()) {
+            return None;
+        }
+        let is_silent = |pid| is_silent(&self.children, &self.counted, pid);
+        let (opened, pid) = self.silent.oldest(is_silent)?;
+        if opened + timeout > os::now() {
+            return Some(opened + timeout);
+        }
+        self.closing_silent = Some(pid);
+        let client = self.children.get_mut(&pid)?;
+        client.killed = Some(CloseReason::Silent);
+        // The kernel closes its socket, which has no unread input: its peer receives the end.
+        let _ = self.kill(&self.children[&pid], || process::kill(pid));
+        None
     }
 
     // Ending.
@@ -300,11 +357,11 @@ impl<C: CallHooks> Processes<C> {
         if let Some(status) = self.calls.made((Call::Reap, AT_ONCE), whose, 0, reap, number)? {
             let client = self.children.remove(&pid).expect("a child is reaped once");
             let cut = self.lifecycle.stage() == Stage::Cutting;
-            if !status.success() && !cut {
+            let killed = client.killed.or(cut.then_some(CloseReason::Cut));
+            if !status.success() && killed.is_none() {
                 tracing::warn!(%pid, "a child died, and its connection with it: {status}");
             }
-            let died = CloseReason::Failed(libc::ECONNABORTED);
-            self.reaped(client, if cut { CloseReason::Cut } else { died });
+            self.reaped(client, killed.unwrap_or(CloseReason::Failed(libc::ECONNABORTED)));
             self.lifecycle.pause.end();
         }
         Ok(())
@@ -392,7 +449,7 @@ impl<C: CallHooks> Processes<C> {
         let mut counters = self.counted.close(client.id);
         if counters.closed == 0 {
             let bytes = [counters.received_bytes, counters.sent_bytes];
-            connection_log::closed(&mut counters, client.number, client.addr, bytes, reason);
+            connection_log::closed(&mut counters, client.number, client.peer.addr, bytes, reason);
         }
         self.counters += counters;
     }
@@ -415,6 +472,12 @@ impl<C: CallHooks> Drop for Processes<C> {
     fn drop(&mut self) {
         self.kill_all();
     }
+}
+
+/// Returns true if the client of a child has never sent a byte.
+fn is_silent(children: &HashMap<Pid, ChildClient>, counted: &SharedCounters, pid: Pid) -> bool {
+    let received = |client: &ChildClient| Counters::load(counted.of(client.id)).received_bytes;
+    children.get(&pid).is_some_and(|client| received(client) == 0)
 }
 
 /// A link between two processes: either end.

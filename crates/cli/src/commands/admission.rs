@@ -1,0 +1,72 @@
+//! The options of `serve` that limit its connections.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::number;
+use proactor::limits::Limits;
+use proactor::{Network, Rate};
+use proactor_report::units;
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+#[group(skip)]
+pub(super) struct AdmissionArgs {
+    /// Maximum number of concurrent connections; further ones wait in the backlog [default: 10000,
+    /// or fewer if `ulimit -Hn` is lower]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1, 1_000_000))]
+    pub(super) max_connections: Option<u32>,
+
+    /// At the maximum of connections, close those that have never sent a byte after this time,
+    /// oldest first; `off` closes none. Members of a chat, and other clients that may only listen,
+    /// are not closed
+    #[arg(long, value_name = "TIME|off", default_value = "60s")]
+    silent_timeout: TimeoutOrOff,
+
+    /// Maximum number of concurrent connections of one address, of IPv6 of one /64 network; further
+    /// ones are closed. Clients of a Unix socket have no address and no such limit
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1, 1_000_000))]
+    max_connections_per_address: Option<usize>,
+
+    /// Maximum number of connections accepted in a second, as 500/s, or in a minute, as 30/m, of
+    /// all listeners together; further ones wait in the backlog. As many as in a second may come at
+    /// once
+    #[arg(long, value_name = "RATE")]
+    accept_rate: Option<Rate>,
+
+    /// Maximum number of connections of one address in a second or a minute; further ones are
+    /// closed
+    #[arg(long, value_name = "RATE")]
+    accept_rate_per_address: Option<Rate>,
+
+    /// Networks without a limit per address, for example 10.0.0.0/8,2001:db8::/32; none is exempt
+    /// otherwise, 127.0.0.1 neither
+    #[arg(long, value_name = "NETWORK,…", value_delimiter = ',')]
+    exempt: Vec<Network>,
+}
+
+/// A time, or none.
+#[derive(Debug, Clone, Copy)]
+struct TimeoutOrOff(Option<Duration>);
+
+impl FromStr for TimeoutOrOff {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TimeoutOrOff, String> {
+        match text {
+            "off" => Ok(TimeoutOrOff(None)),
+            text => units::parse_positive_duration(text).map(Some).map(TimeoutOrOff),
+        }
+    }
+}
+
+impl AdmissionArgs {
+    /// Sets the limits, all but that of all connections.
+    pub(super) fn apply(&self, limits: &mut Limits) {
+        limits.silent_timeout = self.silent_timeout.0;
+        limits.connections_per_address = self.max_connections_per_address;
+        limits.accept_rate = self.accept_rate;
+        limits.accept_rate_per_address = self.accept_rate_per_address;
+        limits.exempt = self.exempt.clone();
+    }
+}
