@@ -114,6 +114,8 @@ mod peer_handle;
 #[doc(hidden)]
 pub mod peers;
 #[doc(hidden)]
+pub mod printable;
+#[doc(hidden)]
 pub mod proactor;
 #[doc(hidden)]
 pub mod protocol;

@@ -89,5 +89,5 @@ fn without_a_terminal_there_is_no_prompt_and_nothing_is_erased() {
     typed.console.flush();
     typed.console.show(b"[1] \x1b[2J\n");
     typed.console.say("said to 1 connection");
-    assert_eq!(typed.end(), "[1] \\x1b[2J\nsaid to 1 connection\n");
+    assert_eq!(typed.end(), "[1] \\u001b[2J\nsaid to 1 connection\n");
 }

@@ -1,13 +1,13 @@
 //! How a console shows what there is: tables of connections and counters, and what peers say.
 
 use std::borrow::Borrow;
-use std::fmt::Write;
 use std::iter;
 use std::time::Duration;
 
 use super::ListenerInfo;
 use crate::counters::Counters;
 use crate::keys::{ConnId, ListenerId};
+use crate::printable::push_escaped;
 
 /// A connection, as `list` shows it.
 #[derive(Debug, Clone)]
@@ -136,33 +136,13 @@ pub(super) fn stats(counters: &Counters) -> String {
     table("counted|>since the start", rows).trim_end().to_owned()
 }
 
-/// Writes lines of a client so that they have no effect on a terminal: bytes that are no text,
-/// control characters and bidirectional controls are escaped, as `\x1b` or `\u{202e}`.
+/// Writes lines of a client so that they have no effect on a terminal.
 pub(super) fn write_harmless(lines: &[u8], out: &mut String) {
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        for part in line.utf8_chunks() {
-            part.valid().chars().for_each(|letter| match letter {
-                '\t' => out.push(letter),
-                _ if letter.is_ascii_control() => write_escaped(letter as u8, out),
-                _ if letter.is_control() || is_bidi(letter) => out.extend(letter.escape_unicode()),
-                _ => out.push(letter),
-            });
-            part.invalid().iter().for_each(|&byte| write_escaped(byte, out));
-        }
+        push_escaped(line.strip_suffix(b"\r").unwrap_or(line), out);
         out.push('\n');
     }
-}
-
-fn write_escaped(byte: u8, out: &mut String) {
-    write!(out, "\\x{byte:02x}").expect("a string takes what is written");
-}
-
-/// Returns whether a character is a bidirectional control of Unicode, or a line separator.
-fn is_bidi(letter: char) -> bool {
-    let is_mark = matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}');
-    is_mark || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -177,14 +157,14 @@ mod tests {
 
     #[test]
     fn a_peer_cannot_do_anything_to_the_operators_terminal() {
-        assert_eq!(harmless(b"[1] \x1b[2J\x07\r\n"), "[1] \\x1b[2J\\x07\n");
+        assert_eq!(harmless(b"[1] \x1b[2J\x07\r\n"), "[1] \\u001b[2J\\u0007\n");
         assert_eq!(
             harmless("[1] a\u{202e}b\u{9b}c\u{2028}d\n".as_bytes()),
-            "[1] a\\u{202e}b\\u{9b}c\\u{2028}d\n"
+            "[1] a\\u202eb\\u009bc\\u2028d\n"
         );
         assert_eq!(harmless(b"[1] \xff\xfe\n"), "[1] \\xff\\xfe\n");
         assert_eq!(harmless("[1] grüße\t☺\n[2] b\n".as_bytes()), "[1] grüße\t☺\n[2] b\n");
-        assert_eq!(harmless(b"[1] a\rb\n"), "[1] a\\x0db\n");
+        assert_eq!(harmless(b"[1] a\rb\n"), "[1] a\\u000db\n");
     }
 
     #[test]

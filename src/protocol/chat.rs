@@ -66,8 +66,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_text_are_passed_on_unchanged() {
-        assert_eq!(messages([&b"\xff\xfe\0\n"[..]]), b"* 1 joined\n[1] \xff\xfe\0\n* 1 left\n");
+    fn bytes_that_are_not_text_are_passed_on_without_control_characters() {
+        let sent = messages([&b"\xff\xfe\0\n\x1b[2J\tyou\r\n"[..]]);
+        assert_eq!(sent, b"* 1 joined\n[1] \xff\xfe\n[1] [2J\tyou\n* 1 left\n");
     }
 
     proptest! {

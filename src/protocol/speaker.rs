@@ -1,6 +1,7 @@
 //! Lines that go to others than their peer: what chat and talk have in common.
 
 use crate::limits::CloseReason;
+use crate::printable::without_controls;
 
 use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG, wrapped};
 
@@ -9,8 +10,9 @@ use super::{Input, LINE_MAX, Needs, Outbox, Protocol, TOO_LONG, wrapped};
 /// `* 7 joined` and `* 7 left`.
 ///
 /// Lines are passed on whole, however they arrived; also a last line without a newline. Their bytes
-/// need not be text. A line longer than [`LINE_MAX`] is dropped, and the reply is a complaint. The
-/// line `quit` leaves.
+/// need not be text; peers get them without control characters other than TAB, which could have an
+/// effect on their terminals (the operator gets them, and the console escapes them). A line longer
+/// than [`LINE_MAX`] is dropped, and the reply is a complaint. The line `quit` leaves.
 #[derive(Debug, Clone)]
 pub struct Speaker<const TO_OPERATOR: bool> {
     me: u64,
@@ -78,7 +80,9 @@ impl<const TO_OPERATOR: bool> Speaker<TO_OPERATOR> {
             .map(<[u8]>::len)
             .sum();
         if before > 0 {
-            Self::send(wrapped(&self.label, &lines[..before], b"\n"), out);
+            let lines = &lines[..before];
+            let lines = if TO_OPERATOR { lines.into() } else { without_controls(lines) };
+            Self::send(wrapped(&self.label, &lines, b"\n"), out);
         }
         if before < lines.len() {
             self.leave(out);

@@ -439,7 +439,7 @@ fn talk_is_answered_by_number(model: Model) {
     server.assert_says(&["* 2 joined"]);
     first.say(b"hel");
     second.say(b"from \x1b[2Jafar\r\n\xff\n");
-    server.assert_says(&["[2] from \\x1b[2Jafar", "[2] \\xff"]);
+    server.assert_says(&["[2] from \\u001b[2Jafar", "[2] \\xff"]);
     first.say(b"lo\n");
     server.assert_says(&["[1] hello"]);
     server.type_in("2 to the second\n1 to the first\nsay to both\n");
