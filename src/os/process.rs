@@ -103,6 +103,14 @@ fn be_child(
     unsafe { libc::_exit(status.into()) }
 }
 
+/// What every child keeps; -1 for nothing.
+static KEPT: AtomicI32 = AtomicI32::new(-1);
+
+/// Lets every child that is forked from now on keep this descriptor, the pipe of the log.
+pub fn keep_in_children(fd: BorrowedFd<'static>) {
+    KEPT.store(fd.as_raw_fd(), Ordering::Release);
+}
+
 fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     SIGNALLED.store(-1, Ordering::Release);
     // Takes numbers alone. Where a filter denies it, the child outlives a parent that is killed, as
@@ -120,9 +128,10 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
 
 // Descriptors.
 
-/// Closes all descriptors but the standard streams and those of `keep`.
+/// Closes all descriptors but the standard streams, those of `keep` and the one that all keep.
 fn close_others(keep: &[RawFd]) {
-    let mut keep = keep.to_vec();
+    let kept = Some(KEPT.load(Ordering::Acquire)).filter(|&fd| fd > 2);
+    let mut keep: Vec<RawFd> = keep.iter().copied().chain(kept).collect();
     keep.sort_unstable();
     let mut from = 3;
     for fd in keep {

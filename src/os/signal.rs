@@ -3,8 +3,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use super::count_call;
 use crate::error::SendError;
@@ -106,7 +106,9 @@ impl ShutdownSignal {
 
     /// How often it was asked since this was last called; not at all, if it was only woken.
     pub fn take(&self) -> u64 {
-        self.0.event.take() % WAKE
+        let times = self.0.event.take() % WAKE;
+        answer_refused(); // After the event: a signal that comes now wakes the loop again.
+        times
     }
 
     /// Asks something of the connections, and wakes the loop, unless it is refused.
@@ -147,23 +149,32 @@ pub fn count_usr2() -> io::Result<()> {
     handle(libc::SIGUSR2, on_usr2)
 }
 
-/// Makes SIGUSR1 or SIGUSR2 print `line` on standard error instead of ending the process.
+/// A signal without a meaning that has come and was not answered: SIGUSR1, SIGUSR2.
+static UNANSWERED: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+
+/// Lets the log answer SIGUSR1 or SIGUSR2, instead of the end of the process. The loop that is
+/// asked to stop by [signals](ShutdownSignal::on_signals) writes the line: a handler could sleep
+/// in a write to a pipe that is not read.
 ///
 /// # Errors
 /// sigaction(2), never for these signals.
-pub fn refuse_signal(signal: libc::c_int, line: &'static str) -> io::Result<()> {
-    static LINES: [OnceLock<&str>; 2] = [const { OnceLock::new() }; 2];
-    fn line_of(signal: libc::c_int) -> &'static OnceLock<&'static str> {
-        &LINES[usize::from(signal == libc::SIGUSR2)]
+pub fn refuse_signal(signal: libc::c_int) -> io::Result<()> {
+    // Async-signal-safe: a store, a load, one write(2).
+    extern "C" fn on_refused(signal: libc::c_int) {
+        UNANSWERED[usize::from(signal == libc::SIGUSR2)].store(true, Ordering::Release);
+        add(SIGNALLED.load(Ordering::Acquire), WAKE);
     }
-    extern "C" fn print(signal: libc::c_int) {
-        let line = line_of(signal).get().map_or("", |line| line);
-        // SAFETY: `line` is readable for its length. write(2) is async-signal-safe, and so is
-        // OnceLock::get, an atomic load. As in `add`, no code reads errno after a handler.
-        unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    handle(signal, on_refused)
+}
+
+/// Logs an answer to each signal without a meaning that has come.
+fn answer_refused() {
+    if UNANSWERED[0].swap(false, Ordering::AcqRel) {
+        tracing::warn!("SIGUSR1 ignored: it has no meaning here");
     }
-    line_of(signal).get_or_init(|| line);
-    handle(signal, print)
+    if UNANSWERED[1].swap(false, Ordering::AcqRel) {
+        tracing::warn!("SIGUSR2 ignored: this server does not record; start it with --trace");
+    }
 }
 
 extern "C" fn on_usr2(_: libc::c_int) {

@@ -190,6 +190,15 @@ pub fn set_blocking(fd: BorrowedFd<'_>, blocks: bool) -> io::Result<()> {
     syscall!(fcntl(fd.as_raw_fd(), libc::F_SETFL, flags)).map(drop)
 }
 
+/// Asks for a pipe that holds so many bytes.
+///
+/// # Errors
+/// fcntl(2): `EPERM` if this user has too much in pipes.
+pub fn set_pipe_size(fd: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    // Numbers alone.
+    syscall!(fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes)).map(drop)
+}
+
 /// Closes a descriptor, as dropping it does, but counted.
 pub fn close(fd: OwnedFd) {
     count_call();

@@ -41,6 +41,7 @@ const TWICE: &[(&str, &str)] = &[
 
 /// The files in which `unsafe` may be.
 const UNSAFE: &[&str] = &[
+    "crates/cli/src/closed.rs",
     "crates/load/src/engine_uring.rs",
     "crates/models/src/coroutine/watched.rs",
     "crates/record/src/lost_file.rs",
@@ -390,6 +391,12 @@ fn protocols_do_no_io_and_loops_know_no_kernel() {
         ban(&["todo", "!"], "write it, or return an error that says what is missing");
         ban(&["unimplemented", "!"], "write it, or return an error that says what is missing");
         ban(&["dbg", "!"], "use `tracing`, or a test");
+        for print in ["print", "println", "eprint", "eprintln"] {
+            ban(
+                &[print, "!"],
+                "it panics where it cannot write, and waits: use the command's `note!`",
+            );
+        }
         ban(&["allow", "(", "dead_code"], "delete it");
         ban(&[".", "unwrap", "("], "use `expect` with the invariant that makes it hold, or `?`");
     }

@@ -26,7 +26,9 @@ use std::time::Duration;
 use anyhow::Context;
 use lines::{Labelled, Router, To};
 
-use crate::commands::output::{await_ready, note, print_error};
+use crate::commands::output::print_error;
+use crate::commands::stderr::note;
+use crate::commands::stream::await_ready;
 use proactor::address::Address;
 use proactor::os::ShutdownSignal;
 

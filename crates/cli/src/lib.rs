@@ -1,10 +1,11 @@
 //! The command line of Proactor: the commands `proactor` and `reactor`, the interactive client,
 //! and `explain`.
 #![deny(unsafe_code)]
-// The macros of std panic where the stream cannot be written.
+// The macros of std panic where the stream cannot be written, and sleep where it is not read.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod client;
+mod closed;
 pub mod commands;
 pub mod explain;
 

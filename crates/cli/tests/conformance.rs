@@ -872,7 +872,13 @@ fn descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end
     server.process.limit_descriptors(server.process.descriptors() + 20);
     // Not scarce for a ring that has a table of its own.
     serve_by_and_by(&server, 64);
-    server.drain();
+    let exit = server.drain();
+    // Of each kind one at once, and one for all others a minute later or at the end.
+    let shortages = ["cannot accept for now", "cannot fork for now"];
+    for shortage in shortages {
+        let lines = exit.stderr.lines().filter(|line| line.contains(shortage));
+        assert!(lines.count() <= 2, "{shortage}: {exit:?}");
+    }
 }
 
 /// Serves `clients` clients, each of which stays until a dozen are served. Returns how many had to

@@ -57,11 +57,12 @@ fn a_child_has_its_connection_and_nothing_else_of_its_parents() {
     client.ping();
     let both = eventually_children(&server, 2);
     let alone = both.iter().find(|child| child.0 != in_group[0].0).expect("another");
-    assert_eq!(alone.descriptors(), 3 + 1, "the standard streams, and a socket");
+    let streams = 3 + 1;
+    assert_eq!(alone.descriptors(), streams + 1, "the standard streams, the log, and a socket");
     // Its client, its line, what stops it and the handler's copy of that.
-    assert_eq!(in_group[0].descriptors(), 3 + 4);
+    assert_eq!(in_group[0].descriptors(), streams + 4);
     // The parent has its end of the line, and no client.
-    assert_eq!(server.process.descriptors(), before + 4 + 7 + 1);
+    assert_eq!(server.process.descriptors(), before + 5 + 8 + 1);
     drop((chatter, client));
     eventually_children(&server, 0);
     eventually("back to where it began", || (server.process.descriptors() == before).then_some(()));

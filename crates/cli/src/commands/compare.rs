@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::output::{self, Destination, GREEN, RED, note};
+use super::output::{self, Destination, GREEN, RED};
 use super::picks::{self, Pick, picked};
+use super::stderr::note;
 use super::{MessageArgs, SEED_MAX, number, run_on_cpu, stop_signal};
 use proactor::limits::Limits;
 use proactor::os;
@@ -134,7 +135,7 @@ impl CompareArgs {
         let bar = output::progress("compare {spinner} {elapsed}  {msg}");
         let mut printed = Instant::now();
         let comparison = proactor_compare::run(&plan, &start, &mut |progress| {
-            if io::stderr().is_terminal() {
+            if output::draws(&io::stderr()) {
                 // Only now, when this thread is pinned: the thread of the spinner must stay on the
                 // CPU of the client.
                 bar.enable_steady_tick(TICK);

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::io::{self, Write};
 
-use super::output::note;
+use anyhow::Context;
 use clap::ValueEnum;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::layer::{self, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, registry};
+
+use super::repeats::LineKind;
+use super::stderr::{self, Wording, note};
+use proactor::printable::escape;
+use proactor_report::units;
 
 /// The options of the log.
 #[derive(Debug, clap::Args)]
@@ -39,43 +44,92 @@ enum LogFormat {
 impl LogArgs {
     /// Starts the log of this process.
     pub(super) fn start(&self) {
-        // A line that stderr does not take is lost: reporting that would panic.
-        let text = tracing_subscriber::fmt().log_internal_errors(false).with_target(false);
-        match self.format {
-            LogFormat::Text => text.with_max_level(self.level).with_writer(io::stderr).init(),
-            LogFormat::Json => registry().with(self.level).with(JsonLog).init(),
-        }
+        registry().with(self.level).with(LogLayer(self.format)).init();
+    }
+
+    /// From now on no line of the log waits for standard error; see [`stderr::never_wait`].
+    ///
+    /// # Errors
+    /// Standard error cannot have a writer of its own.
+    pub(super) fn never_wait(&self, forks: bool) -> anyhow::Result<()> {
+        let wording = match self.format {
+            LogFormat::Text => Wording {
+                dropped: |count| text_line(Level::WARN, &dropped(count)),
+                repeated: |line, count| format!("{} repeated={count}\n", line.trim_end()),
+            },
+            LogFormat::Json => Wording {
+                dropped: |count| json_line("WARN", vec![("message", dropped(count).into())]),
+                repeated: |line, count| {
+                    let object = line.strip_suffix("}\n").unwrap_or(line);
+                    format!("{object},\"repeated\":{count}}}\n")
+                },
+            },
+        };
+        stderr::never_wait(forks, wording).context("cannot start the writer of the log")
     }
 
     /// Prints a message on stderr at every level, in the format of the log.
     pub(super) fn print(&self, message: &str) {
         match self.format {
             LogFormat::Text => note!("{message}"),
-            LogFormat::Json => print_line("INFO", vec![("message", message.into())]),
+            LogFormat::Json => {
+                stderr::write(&json_line("INFO", vec![("message", message.into())]));
+            }
         }
     }
 }
 
-/// Prints an event as a JSON object: its time, its level, its message and its other fields.
-struct JsonLog;
+fn dropped(count: u64) -> String {
+    format!("{} of the log could not be written", units::plural(count, "line"))
+}
 
-impl<S: Subscriber> Layer<S> for JsonLog {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut fields = Fields(Vec::new());
+/// Prints each event as a line of text, or as a JSON object: its time, its level, its message and
+/// its other fields. Warnings and errors that repeat are limited.
+struct LogLayer(LogFormat);
+
+impl<S: Subscriber> Layer<S> for LogLayer {
+    fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
+        let (mut fields, level) = (Fields(Vec::new()), *event.metadata().level());
         event.record(&mut fields);
-        print_line(event.metadata().level().as_str(), fields.0);
+        let message = fields.0.iter().find(|(name, _)| *name == "message");
+        let message = message.map(|(_, message)| message.to_string());
+        let line = match self.0 {
+            LogFormat::Text => text_line(level, &text_of(event)),
+            LogFormat::Json => json_line(level.as_str(), fields.0),
+        };
+        if level > Level::WARN {
+            return stderr::write(&line);
+        }
+        // The metadata is a static of the call.
+        let site = std::ptr::from_ref(event.metadata()).addr() as u64;
+        stderr::write_line(LineKind::new(site, &message), &line);
     }
 }
 
-/// Prints an object of the log, in one write.
-fn print_line(level: &str, fields: Vec<(&'static str, Value)>) {
+/// A String takes every text.
+const TAKES_ALL: &str = "a String takes every text";
+
+fn now() -> String {
     let mut time = String::new();
-    SystemTime.format_time(&mut Writer::new(&mut time)).expect("a String takes every text");
-    let head = [("time", Value::from(time)), ("level", level.to_lowercase().into())];
+    SystemTime.format_time(&mut Writer::new(&mut time)).expect(TAKES_ALL);
+    time
+}
+
+fn text_of(event: &Event<'_>) -> String {
+    let mut text = String::new();
+    DefaultFields::new().format_fields(Writer::new(&mut text), event).expect(TAKES_ALL);
+    text
+}
+
+fn text_line(level: Level, text: &str) -> String {
+    format!("{} {level:>5} {}\n", now(), escape(text).replace('\n', "\\n"))
+}
+
+fn json_line(level: &str, fields: Vec<(&'static str, Value)>) -> String {
+    let head = [("time", Value::from(now())), ("level", level.to_lowercase().into())];
     let line: BTreeMap<&str, Value> = head.into_iter().chain(fields).collect();
     let line = serde_json::to_string(&line).expect("text, numbers and booleans");
-    // A failure is ignored: it cannot be reported either.
-    let _ = io::stderr().write_all((line + "\n").as_bytes());
+    format!("{}\n", escape(&line))
 }
 
 /// Collects the fields of an event.

@@ -15,7 +15,10 @@ mod number;
 pub(crate) mod output;
 mod picks;
 mod record;
+mod repeats;
 mod serve;
+pub(crate) mod stderr;
+pub(crate) mod stream;
 mod trace;
 
 use std::io;
@@ -25,9 +28,9 @@ use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use number::number;
-use output::note;
 use proactor::os::{self, ShutdownSignal};
 use proactor_load::{DEPTH_MAX, LoadProtocol, LoadShape, SIZE_MAX};
+use stderr::note;
 
 /// An io_uring TCP server, and the tools to load, compare and inspect it.
 #[derive(Debug, Parser)]
@@ -79,12 +82,22 @@ pub fn reactor() -> ExitCode {
 fn run<T: Parser>(command: impl FnOnce(T) -> anyhow::Result<()>) -> ExitCode {
     // A failure leaves the default: such a write ends the process.
     let _ = proactor_record::sys::fail_large_writes();
+    let _at_end = FinishLog;
     let result = match T::try_parse() {
         Ok(args) => command(args),
         Err(message) if message.use_stderr() => exit(&message),
         Err(help) => output::print(&help.render().to_string()).map_err(anyhow::Error::from),
     };
     result.map_or_else(|error| report(&error), |()| ExitCode::SUCCESS)
+}
+
+/// Finishes the log at the end of the program, also at that of a panic.
+struct FinishLog;
+
+impl Drop for FinishLog {
+    fn drop(&mut self) {
+        stderr::finish();
+    }
 }
 
 /// Prints an error on one line. A closed standard output is not an error.
@@ -109,13 +122,16 @@ fn exit(message: &clap::Error) -> ! {
         Some(text) => output::print_error(text.trim_end()),
         None => note!("{}", text.trim_end()),
     }
+    stderr::finish();
     std::process::exit(message.exit_code())
 }
 
 /// Returns a signal that SIGINT, SIGTERM and SIGHUP set.
 fn stop_signal() -> anyhow::Result<ShutdownSignal> {
     let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
-    stop.context("cannot listen for signals")
+    let stop = stop.context("cannot listen for signals")?;
+    stream::stop_by(&stop);
+    Ok(stop)
 }
 
 /// Returns the width of the terminal: `COLUMNS`, or that of standard output.

@@ -2,79 +2,71 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, IsTerminal, StdoutLock, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
+use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::wrong_usage;
-use proactor::os;
-
-/// Prints a line on stderr, as `eprintln!`. A failure is ignored: it cannot be reported either.
-macro_rules! note {
-    ($($text:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
-}
-pub(crate) use note;
+use super::stream::{Stream, StreamWait};
+use super::{stderr, wrong_usage};
+use proactor::printable::escape;
 
 /// Prints an error on stderr, with a red `error:` on a terminal.
 pub(crate) fn print_error(error: &str) {
     let (red, plain) =
         if shows_colours(&io::stderr()) { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    note!("{red}error:{plain} {error}");
+    stderr::write(&format!("{red}error:{plain} {}\n", escape(error)));
 }
 
 /// Returns true if this stream is a terminal that shows colours (`NO_COLOR`, `TERM=dumb`).
 fn shows_colours(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
+    draws(stream) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Waits until a file is ready, has failed or is closed. Returns false after the timeout.
-pub(crate) fn await_ready(
-    file: &impl AsFd,
-    events: libc::c_short,
-    timeout: Option<Duration>,
-) -> io::Result<bool> {
-    let fd = file.as_fd().as_raw_fd();
-    loop {
-        let ready = os::poll(&mut [libc::pollfd { fd, events, revents: 0 }], timeout)? > 0;
-        // Without a timeout, nothing ready means that a signal interrupted the call.
-        if ready || timeout.is_some() {
-            return Ok(ready);
-        }
-    }
+/// Returns true if this stream is a terminal that knows escape sequences (`TERM=dumb`).
+pub(super) fn draws(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
-/// Returns a progress line on stderr; it prints nothing if that is not a terminal.
+/// Frames of a progress line per second.
+const FRAMES: u8 = 20;
+
+/// Returns a progress line on stderr; it prints nothing if that is not a terminal. One that is
+/// stopped (Ctrl-S) loses frames.
 pub(super) fn progress(template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is a constant");
-    ProgressBar::no_length().with_style(style)
+    let frames = Stream::duplicate(&io::stderr(), StreamWait::AtMost(Duration::ZERO));
+    let target = match frames {
+        Ok(frames) if draws(&io::stderr()) => {
+            ProgressDrawTarget::term(Term::read_write_pair(io::stdin(), frames), FRAMES)
+        }
+        _ => ProgressDrawTarget::hidden(),
+    };
+    ProgressBar::with_draw_target(None, target).with_style(style)
 }
 
-/// Standard output; its errors name it. It is flushed at each line end.
-pub(super) struct Stdout(StdoutLock<'static>);
-
-/// Locks standard output for the rest of the process.
-pub(super) fn stdout() -> Stdout {
-    Stdout(io::stdout().lock())
+/// Returns standard output.
+///
+/// # Errors
+/// It is closed, or no descriptor is left.
+pub(super) fn stdout() -> io::Result<Stream> {
+    Stream::stdout(StreamWait::of_result())
 }
 
-/// Prints a complete result.
+/// Prints a complete result. Characters that have an effect on a terminal are escaped.
 ///
 /// # Errors
 /// Standard output cannot be written.
 pub(super) fn print(text: &str) -> io::Result<()> {
-    let mut out = stdout();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    print_raw(&escape(text))
+}
+
+fn print_raw(text: &str) -> io::Result<()> {
+    stdout()?.write_all(text.as_bytes())
 }
 
 /// Prints a result as JSON.
@@ -101,38 +93,14 @@ pub(super) fn print_coloured(text: &str, words: &[(&str, u8)]) -> io::Result<()>
     let colour = |text: String, &(word, colour): &(&str, u8)| {
         text.replace(word, &format!("\x1b[{colour}m{word}\x1b[0m"))
     };
-    print(&words.iter().fold(text.to_owned(), colour))
-}
-
-impl AsFd for Stdout {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Write for Stdout {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(named)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush().map_err(named)
-    }
-}
-
-/// Adds the name of the stream to an error. The kind stays, so that a broken pipe is recognised.
-fn named(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::Interrupted => error,
-        kind => io::Error::new(kind, format!("cannot write to standard output: {error}")),
-    }
+    print_raw(&words.iter().fold(escape(text).into_owned(), colour))
 }
 
 /// The destination of a result: a file, or standard output for `-`. A file is opened before the
 /// result is made, so that an unwritable path fails before the work and not after it.
 pub(super) struct Destination {
     /// `None` for standard output.
-    file: Option<File>,
+    file: Option<Stream>,
     path: PathBuf,
 }
 
@@ -144,6 +112,8 @@ impl Destination {
     pub(super) fn open(path: &Path) -> anyhow::Result<Destination> {
         let file = (!is_stdout(path)).then(|| File::create(path)).transpose();
         let file = file.with_context(|| cannot_write(path))?;
+        // It may be a pipe.
+        let file = file.map(|file| Stream::new(file, StreamWait::of_result()));
         Ok(Destination { file, path: path.to_owned() })
     }
 
@@ -152,7 +122,7 @@ impl Destination {
     /// # Errors
     /// The write fails; the error names the destination.
     pub(super) fn write(self, text: &str) -> anyhow::Result<()> {
-        let Some(mut file) = self.file else { return Ok(print(text)?) };
+        let Some(mut file) = self.file else { return Ok(print_raw(text)?) };
         file.write_all(text.as_bytes()).with_context(|| cannot_write(&self.path))
     }
 }

@@ -5,14 +5,18 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use anyhow::{Context, ensure};
 
-use super::output::{cannot_write, is_stdout, stdout};
+use super::output::{cannot_write, is_stdout};
+use super::stream::{Stream, StreamWait};
 use super::trace::follow_to_end;
 use super::{number, wrong_usage};
 use proactor::os::process::{self, Alone};
+use proactor::os::shared::SharedNumbers;
 use proactor::{Model, os};
 use proactor_record::sys;
 use proactor_trace::kernel::{KernelRecorder, sidecar_path};
@@ -68,13 +72,12 @@ impl RecordArgs {
     /// # Errors
     /// sigaction(2), never for these signals.
     pub(super) fn handle_signals(&self) -> io::Result<()> {
-        os::refuse_signal(libc::SIGUSR1, "SIGUSR1 ignored: it has no meaning here\n")?;
-        if self.trace.is_some() {
-            proactor_record::survive_lost_files()?;
-            return os::count_usr2();
+        os::refuse_signal(libc::SIGUSR1)?;
+        if self.trace.is_none() {
+            return os::refuse_signal(libc::SIGUSR2);
         }
-        let line = "SIGUSR2 ignored: this server does not record; start it with --trace\n";
-        os::refuse_signal(libc::SIGUSR2, line)
+        proactor_record::survive_lost_files()?;
+        os::count_usr2()
     }
 
     /// Creates the trace file, if there is a recording.
@@ -151,8 +154,12 @@ pub(super) struct TraceOutput {
     printer: Option<Printer>,
 }
 
-/// Waits for the end of the printing, which is that of the recorder.
+/// Waits for the end of the printing, which is that of the recorder: from then on, the printer does
+/// not wait long for a reader.
 type Printer = Box<dyn FnOnce()>;
+
+/// A number that becomes one when the recording has ended, also for a child process.
+type RecordingEnd = Arc<SharedNumbers>;
 
 impl TraceOutput {
     /// Starts the printer for this model, if the trace is printed. Its failure is not a failure of
@@ -161,7 +168,15 @@ impl TraceOutput {
         let Some((live, to_stdout)) = self.live.take() else { return };
         let start = if model.info().forks() { print_in_child } else { print_in_thread };
         let warn = |error: &io::Error| tracing::warn!("cannot print the trace: {error}");
-        self.printer = start(live, to_stdout).inspect_err(warn).ok();
+        let started = SharedNumbers::map(1).map(Arc::new).and_then(|end| {
+            let wait = start(live, to_stdout, end.clone())?;
+            let finish = move || {
+                end[0].store(1, Ordering::Release);
+                wait();
+            };
+            Ok(Box::new(finish) as Printer)
+        });
+        self.printer = started.inspect_err(warn).ok();
     }
 
     /// Waits until everything is printed and recorded.
@@ -173,17 +188,17 @@ impl TraceOutput {
     }
 }
 
-fn print_in_thread(live: File, to_stdout: bool) -> io::Result<Printer> {
+fn print_in_thread(live: File, to_stdout: bool, end: RecordingEnd) -> io::Result<Printer> {
     let thread = thread::Builder::new().name("trace".to_owned());
-    let thread = thread.spawn(move || print(live, to_stdout))?;
+    let thread = thread.spawn(move || print(live, to_stdout, end))?;
     Ok(Box::new(move || assert!(thread.join().is_ok(), "the printer does not panic")))
 }
 
 /// Prints in a child process, because a server with a second thread cannot fork. It ends with its
 /// parent.
-fn print_in_child(live: File, to_stdout: bool) -> io::Result<Printer> {
+fn print_in_child(live: File, to_stdout: bool, end: RecordingEnd) -> io::Result<Printer> {
     let keep = [live.as_raw_fd()];
-    let child = move |_| u8::from(!print(live, to_stdout));
+    let child = move |_| u8::from(!print(live, to_stdout, end));
     let child = process::fork(&Alone::check()?, &keep, child)?;
     Ok(Box::new(move || match process::wait(child) {
         // A printer that failed has reported the reason.
@@ -194,10 +209,14 @@ fn print_in_child(live: File, to_stdout: bool) -> io::Result<Printer> {
 }
 
 /// Prints a trace to its end. Reports a failure, and returns false then.
-fn print(live: File, to_stdout: bool) -> bool {
+fn print(live: File, to_stdout: bool, end: RecordingEnd) -> bool {
+    let (waits, all) = (StreamWait::UntilSet(end), Filter::default());
     let print = |follow| match to_stdout {
-        true => follow_to_end(follow, &Filter::default(), false, &mut stdout()),
-        false => follow_to_end(follow, &Filter::default(), false, &mut io::stderr()),
+        true => follow_to_end(follow, &all, false, &mut Stream::stdout(waits)?),
+        false => {
+            let mut stderr = Stream::duplicate(&io::stderr(), waits)?;
+            follow_to_end(follow, &all, false, &mut stderr)
+        }
     };
     let printed = Follow::new(live, false).map_err(anyhow::Error::from).and_then(print);
     printed.inspect_err(|error| warn_incomplete(&format!("{error:#}"))).is_ok()

@@ -1,6 +1,5 @@
 //! `proactor serve`, and the whole of `reactor`.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -11,6 +10,8 @@ use anyhow::{Context, bail};
 
 use super::admission::AdmissionArgs;
 use super::output::{self, Destination};
+use super::stderr::note;
+use super::stream::{self, Stream, StreamWait};
 use super::{limits, record};
 use super::{log, number, run_on_cpu, stop_signal, wrong_usage};
 use crate::parse_protocol;
@@ -20,6 +21,7 @@ use proactor::console::{Console, ListenerInfo};
 use proactor::limits::{Ended, Limits};
 use proactor::memory_plan::MemoryPlan;
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
+use proactor::printable::escape;
 use proactor::ring::kernel::{self, Version};
 use proactor::{Model, os};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
@@ -147,6 +149,7 @@ impl ServeArgs {
         }
         let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
+        stream::bound_waits();
         let (listeners, infos) = self.listen()?;
         // Now, so that a server that cannot listen empties no file.
         let stats = self.stats.as_deref().map(Destination::open).transpose()?;
@@ -154,6 +157,7 @@ impl ServeArgs {
         let console = console.map(|_| open_console(infos.clone())).transpose();
         let console = console.context("cannot open the console")?;
         let (trace, mut trace_output) = self.record.prepare(model)?;
+        self.log.never_wait(model.info().forks())?;
         let service = Service { listeners, stop, console, trace };
         let served = serve(prepared, service, || {
             trace_output.start(model);
@@ -298,21 +302,24 @@ impl ServeArgs {
 
 /// Opens the standard streams as a console. It prompts if both are terminals.
 fn open_console(listeners: Vec<ListenerInfo>) -> io::Result<Console> {
-    let (input, output) = (io::stdin(), io::stdout());
-    let prompts = input.is_terminal() && output.is_terminal();
-    let output = File::from(output.as_fd().try_clone_to_owned()?);
+    let (input, stdout) = (io::stdin(), io::stdout());
+    let prompts = input.is_terminal() && output::draws(&stdout);
+    let output = Stream::duplicate(&stdout, StreamWait::Forever)?;
     Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, listeners)
 }
 
-/// Prints one line for each listener. A closed output does not stop the server.
+/// Prints one line for each listener. An output that is closed or full does not stop the server.
 fn announce_listeners(listeners: &[ListenerInfo], model: Model, on_stderr: bool) {
     let line =
         |it: &ListenerInfo| format!("listening on {} ({model}, {})\n", it.address, it.protocol);
     let text: String = listeners.iter().map(line).collect();
-    let _ = match on_stderr {
-        true => io::stderr().write_all(text.as_bytes()),
-        false => output::print(&text),
-    };
+    if on_stderr {
+        return note!("{}", text.trim_end());
+    }
+    let out = Stream::stdout(StreamWait::AtMost(Duration::ZERO));
+    if let Err(error) = out.and_then(|mut out| out.write_all(escape(&text).as_bytes())) {
+        tracing::warn!(%error, "the lines \"listening on\" are not complete");
+    }
 }
 
 fn buffer_size(text: &str) -> Result<usize, String> {

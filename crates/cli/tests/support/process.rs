@@ -26,6 +26,9 @@ impl Holdings {
     }
 }
 
+/// The name of the thread, or child process, that writes the log.
+const LOG_WRITER: &str = "log";
+
 /// A process of ours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Process(pub(crate) u32);
@@ -49,10 +52,12 @@ impl Process {
     /// What it holds now.
     pub(crate) fn holdings(self) -> Holdings {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).expect("the server runs");
-        // The kernel's own, which work for a ring, go when they like.
+        // The kernel's own, which work for a ring, go when they like; that of the log comes so.
         let own = tasks.filter(|task| {
             let comm = task.as_ref().map(|task| fs::read_to_string(task.path().join("comm")));
-            comm.is_ok_and(|comm| comm.is_ok_and(|comm| !comm.starts_with("iou-")))
+            comm.is_ok_and(|comm| {
+                comm.is_ok_and(|comm| !comm.starts_with("iou-") && comm.trim() != LOG_WRITER)
+            })
         });
         let (threads, children) = (own.count(), self.children().len());
         Holdings { descriptors: self.descriptors(), threads, children }
@@ -82,17 +87,27 @@ impl Process {
         self.status("Threads:").parse().expect("a number")
     }
 
-    /// Its children, those that have ended and were not waited for included.
+    /// Its children, those that have ended and were not waited for included; without the writer of
+    /// the log.
     pub(crate) fn children(self) -> Vec<Process> {
+        self.all_children().filter(|(_, name)| name != LOG_WRITER).map(|(child, _)| child).collect()
+    }
+
+    /// Whether it has a child that writes the log.
+    pub(crate) fn has_log_writer(self) -> bool {
+        self.all_children().any(|(_, name)| name == LOG_WRITER)
+    }
+
+    fn all_children(self) -> impl Iterator<Item = (Process, String)> {
         let processes = fs::read_dir("/proc").expect("/proc is mounted");
         let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let children = pids.filter(|&pid| {
+        pids.filter_map(move |pid: u32| {
             // `pid (name) state parent …`; one that has just ended has no parent.
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
-            parent == Some(&*self.0.to_string())
-        });
-        children.map(Process).collect()
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (name, rest) = stat.split_once(" (")?.1.rsplit_once(") ")?;
+            let is_child = rest.split(' ').nth(1) == Some(&*self.0.to_string());
+            is_child.then(|| (Process(pid), name.to_owned()))
+        })
     }
 
     /// Whether a signal has stopped it.

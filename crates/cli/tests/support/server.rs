@@ -111,6 +111,12 @@ impl Launch {
         self
     }
 
+    /// With this to write its log to, which is not read.
+    pub(crate) fn stderr(mut self, stderr: impl Into<Stdio>) -> Launch {
+        self.command.stderr(stderr);
+        self
+    }
+
     /// Reads the standard output only until the addresses are known. Then it is closed, or stays
     /// open and unread.
     pub(crate) fn unheard(mut self, closed: bool) -> Launch {
@@ -220,11 +226,16 @@ impl Launch {
     pub(crate) fn try_start(self) -> Result<Server, Exit> {
         let listeners = self.listeners.max(1);
         let mut server = self.spawn();
+        let forks = server.command.contains("--model process");
         for _ in 0..listeners {
             match server.line() {
                 Some(line) => server.listening.push(Listening::parse(line)),
                 None => return Err(server.wait()),
             }
+        }
+        if forks {
+            // Its name, which it sets by itself, distinguishes it from the other children.
+            super::eventually("a log", || server.process.has_log_writer().then_some(()));
         }
         Ok(server)
     }
@@ -238,7 +249,7 @@ impl Launch {
         let mut child =
             self.command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.line));
         let stdout = child.stdout.take().expect("stdout is a pipe");
-        let mut stderr = child.stderr.take().expect("stderr is a pipe");
+        let stderr = child.stderr.take();
         let (said, lines) = channel();
         let (most, close) = self.reads.unwrap_or((usize::MAX, true));
         let mut stdout = BufReader::new(stdout);
@@ -253,7 +264,8 @@ impl Launch {
         });
         let complaints = std::thread::spawn(move || {
             let mut text = Vec::new();
-            stderr.read_to_end(&mut text).expect("stderr is readable");
+            let read = stderr.map_or(Ok(0), |mut stderr| stderr.read_to_end(&mut text));
+            read.expect("stderr is readable");
             String::from_utf8_lossy(&text).into_owned()
         });
         Server {

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::commands::output::{self, await_ready, note};
-use crate::commands::{number, stop_signal};
+use crate::commands::stderr::note;
+use crate::commands::stream::await_ready;
+use crate::commands::{number, output, stop_signal};
 use proactor::os::ShutdownSignal;
 use proactor_report::units;
 use proactor_trace::kernel::{Instance, Tracepoint};

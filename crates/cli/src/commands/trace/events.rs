@@ -10,7 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::Selection;
-use crate::commands::output::{await_ready, note, stdout};
+use crate::commands::output::stdout;
+use crate::commands::stderr::note;
+use crate::commands::stream::await_ready;
+use proactor::printable::escape;
 use proactor_trace::kernel::KernelEvent;
 use proactor_trace::{Event, Filter, Follow, Header, Trace, json_header};
 
@@ -55,7 +58,7 @@ impl ShowArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let trace = super::open(&self.file)?;
         let (header, filter) = (&trace.header, self.selection.filter());
-        let mut out = BufWriter::new(stdout());
+        let mut out = BufWriter::new(stdout()?);
         writeln!(out, "{}", head(header, trace.lost(), &trace.remarks, self.json))?;
         // The kernel events are merged in, in the order of time.
         let sidecar = super::views::sidecar(&self.file, &trace)?;
@@ -115,7 +118,7 @@ impl FollowArgs {
         };
         let follow = Follow::new(file, self.now);
         let follow = follow.with_context(|| format!("cannot follow {source}"))?;
-        follow_to_end(follow, &self.selection.filter(), self.json, &mut stdout())
+        follow_to_end(follow, &self.selection.filter(), self.json, &mut stdout()?)
     }
 }
 
@@ -148,10 +151,10 @@ pub(in crate::commands) fn follow_to_end(
 /// Formats what precedes the events.
 fn head(header: &Header, lost: u64, remarks: &[String], json: bool) -> String {
     match json {
-        true => json_header(header, lost, remarks).to_string(),
+        true => escape(&json_header(header, lost, remarks).to_string()).into_owned(),
         false => {
             let title = proactor_trace::title(header, lost);
-            format!("{title}\n{}", proactor_trace::heading())
+            format!("{}\n{}", escape(&title), proactor_trace::heading())
         }
     }
 }

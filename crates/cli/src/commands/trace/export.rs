@@ -9,7 +9,8 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 
 use super::TimeRange;
-use crate::commands::output::{is_stdout, note, stdout};
+use crate::commands::output::{is_stdout, stdout};
+use crate::commands::stderr::note;
 use crate::commands::{number, wrong_usage};
 use proactor_report::units;
 use proactor_trace::export::{PAGE_ROWS, PERFETTO_TRACKS, jsonl, page, perfetto};
@@ -69,7 +70,7 @@ impl ExportArgs {
             _ if format == ExportFormat::Perfetto && io::stdout().is_terminal() => {
                 bail!("standard output is a terminal: name a file with -o, or redirect it")
             }
-            _ => self.write(&trace, format, stdout())?,
+            _ => self.write(&trace, format, stdout()?)?,
         };
         notes.iter().for_each(|note| note!("note: {note}"));
         Ok(())

@@ -15,7 +15,8 @@ use serde::Serialize;
 
 pub(super) use events::follow_to_end;
 
-use super::output::{self, RED, YELLOW, note};
+use super::output::{self, RED, YELLOW};
+use super::stderr::note;
 use super::{number, wrong_usage};
 use proactor_record::Errno;
 use proactor_report::units;

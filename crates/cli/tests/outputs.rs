@@ -1,0 +1,505 @@
+//! Standard output and standard error that do not take what is written: no server waits for them,
+//! and no command panics.
+
+#[allow(dead_code, reason = "each test crate uses its part")]
+mod support;
+
+use std::fs::File;
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus, Output, Stdio};
+
+use proactor::Model;
+use proactor_models::ALL;
+
+use support::server::{PROACTOR, REACTOR};
+use support::{Address, Client, Launch, Options, Process, eventually, io_uring_refused};
+
+/// What is wrong with a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    /// The device /dev/full: a full disk.
+    Full,
+    /// A stream that was closed before.
+    Closed,
+    /// A pipe whose reader has ended.
+    ReaderGone,
+    /// A full pipe that is not read.
+    Unread,
+    /// The same, and another process has made it non-blocking.
+    UnreadNonblocking,
+    /// A terminal whose window was closed.
+    TerminalGone,
+    /// A terminal that is stopped (Ctrl-S).
+    TerminalStopped,
+}
+
+use Wrong::*;
+
+const EACH: [Wrong; 7] =
+    [Full, Closed, ReaderGone, Unread, UnreadNonblocking, TerminalGone, TerminalStopped];
+
+/// A stream to write to, and what keeps it in its state.
+struct BadStream {
+    /// `None` if it is closed.
+    stream: Option<OwnedFd>,
+    _keeps: Option<OwnedFd>,
+}
+
+impl Wrong {
+    fn stream(self) -> BadStream {
+        let open = |stream: OwnedFd| BadStream { stream: Some(stream), _keeps: None };
+        match self {
+            Full => open(File::options().write(true).open("/dev/full").expect("full(4)").into()),
+            Closed => BadStream { stream: None, _keeps: None },
+            ReaderGone => open(std::io::pipe().expect("a pipe").1.into()),
+            Unread | UnreadNonblocking => {
+                let (reader, stream) = full_pipe(self == UnreadNonblocking);
+                BadStream { stream: Some(stream), _keeps: Some(reader.into()) }
+            }
+            TerminalGone => open(terminal().1),
+            TerminalStopped => {
+                let (master, slave) = terminal();
+                // SAFETY: takes numbers alone.
+                assert_eq!(unsafe { libc::tcflow(slave.as_raw_fd(), libc::TCOOFF) }, 0);
+                BadStream { stream: Some(slave), _keeps: Some(master) }
+            }
+        }
+    }
+
+    /// Whether a write would wait.
+    fn waits(self) -> bool {
+        matches!(self, Unread | UnreadNonblocking | TerminalStopped)
+    }
+}
+
+/// Returns a pipe that takes nothing more until it is read. Writers wait, unless it is
+/// `nonblocking`.
+fn full_pipe(nonblocking: bool) -> (PipeReader, OwnedFd) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    // The flag is of the open file: the pipe is opened again, so that `writer` has it not.
+    let again = File::options()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(format!("/proc/self/fd/{}", writer.as_raw_fd()));
+    let mut again = again.expect("a pipe can be opened");
+    for piece in [&[b'x'; 4096][..], b"x"] {
+        while again.write(piece).is_ok() {}
+    }
+    (reader, if nonblocking { again.into() } else { writer.into() })
+}
+
+/// Returns both ends of a new terminal.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let (mut master, mut slave) = (-1, -1);
+    let (name, mode, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
+    // SAFETY: both numbers are written to during the call; name, mode and size are not given.
+    let answer = unsafe { libc::openpty(&mut master, &mut slave, name, mode, size) };
+    assert_eq!(answer, 0, "openpty: {}", std::io::Error::last_os_error());
+    // SAFETY: the kernel has just given us these descriptors.
+    unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) }
+}
+
+/// Makes this one the standard stream of that number.
+fn set_stream(command: &mut Command, number: i32, bad: &BadStream) {
+    let stream = bad.stream.as_ref().map(|stream| stream.try_clone().expect("a descriptor"));
+    let stream = stream.map(Stdio::from);
+    let is_closed = stream.is_none();
+    let stream = stream.unwrap_or_else(Stdio::null);
+    match number {
+        1 => command.stdout(stream),
+        _ => command.stderr(stream),
+    };
+    if is_closed {
+        // SAFETY: close(2) is async-signal-safe, and the descriptor is one that exec would pass on.
+        unsafe {
+            command.pre_exec(move || {
+                libc::close(number);
+                Ok(())
+            })
+        };
+    }
+}
+
+/// Waits for an end; sends SIGTERM as long as there is none, if the command `waits`.
+fn end_of(mut child: std::process::Child, waits: bool, what: &str) -> ExitStatus {
+    let mut asked = 0;
+    eventually(what, || {
+        asked += 1;
+        if waits && asked % 100 == 0 {
+            Process(child.id()).signal(libc::SIGTERM);
+        }
+        child.try_wait().expect("a child can be asked")
+    })
+}
+
+// Servers.
+
+fn models() -> impl Iterator<Item = Model> {
+    ALL.into_iter().filter(|model| *model != Model::URING || io_uring_refused().is_none())
+}
+
+/// Serves ten clients with these streams, and ends. Returns the status.
+fn serve_ten(model: Model, args: &[&str], stdout: &BadStream, stderr: &BadStream) -> ExitStatus {
+    let folder = tempfile::tempdir().expect("a folder");
+    let address = format!("unix:{}", folder.path().join("socket").display());
+    let mut command = Command::new(PROACTOR);
+    command.args(["serve", "--model", model.name(), "--listen", &address]).args(args);
+    // A line for each accept and each close, and a warning.
+    command.args(["--log", "debug", "--max-connections", "999999"]).stdin(Stdio::null());
+    set_stream(&mut command, 1, stdout);
+    set_stream(&mut command, 2, stderr);
+    let server = command.spawn().expect("it runs");
+    for _ in 0..10 {
+        let client = eventually("it serves", || {
+            Client::try_connect(&Address::parse(&address), Options::default()).ok()
+        });
+        client.ping();
+        client.finish();
+        client.hear_end();
+    }
+    Process(server.id()).signal(libc::SIGTERM);
+    end_of(server, false, "the end after SIGTERM")
+}
+
+fn every_model_serves(wrong: Wrong) {
+    for model in models() {
+        let (stdout, stderr) = (wrong.stream(), wrong.stream());
+        let status = serve_ten(model, &[], &stdout, &stderr);
+        assert_eq!(status.code(), Some(0), "{model}, {wrong:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_stops_no_server() {
+    every_model_serves(Full);
+}
+
+#[test]
+fn closed_streams_stop_no_server() {
+    every_model_serves(Closed);
+}
+
+#[test]
+fn readers_that_have_ended_stop_no_server() {
+    every_model_serves(ReaderGone);
+}
+
+#[test]
+fn pipes_that_are_not_read_stop_no_server() {
+    every_model_serves(Unread);
+}
+
+#[test]
+fn pipes_that_are_full_and_do_not_block_stop_no_server() {
+    every_model_serves(UnreadNonblocking);
+}
+
+#[test]
+fn a_terminal_that_is_gone_stops_no_server() {
+    every_model_serves(TerminalGone);
+}
+
+#[test]
+fn a_terminal_that_is_stopped_stops_no_server() {
+    every_model_serves(TerminalStopped);
+}
+
+/// The statistics and a printed recording, on streams that are wrong in each way at once.
+fn results_delay_no_end(model: &str) {
+    let model = proactor_models::find(model).expect("a model");
+    let results = |wrong: Wrong| {
+        let (stdout, stderr) = (wrong.stream(), wrong.stream());
+        let status = serve_ten(model, &["--stats=-"], &stdout, &stderr);
+        let expected = Some(if wrong == ReaderGone { 0 } else { 1 });
+        assert_eq!(status.code(), expected, "{model}, {wrong:?}");
+        // The status of a server is not that of its recording.
+        for trace in ["--trace", "--trace=-"] {
+            let status = serve_ten(model, &[trace], &stdout, &stderr);
+            assert_eq!(status.code(), Some(0), "{model}, {trace}, {wrong:?}");
+        }
+    };
+    std::thread::scope(|scope| EACH.map(|wrong| drop(scope.spawn(move || results(wrong)))));
+}
+
+#[test]
+fn results_that_are_not_taken_delay_no_end_of_a_loop() {
+    results_delay_no_end("epoll");
+}
+
+#[test]
+fn results_that_are_not_taken_delay_no_end_of_threads() {
+    results_delay_no_end("thread");
+}
+
+#[test]
+fn results_that_are_not_taken_delay_no_end_of_processes() {
+    results_delay_no_end("process");
+}
+
+#[test]
+fn the_line_after_those_that_were_dropped_says_how_many() {
+    /// More lines than wait in the pipe: one for each accept, and one for each close.
+    const CLIENTS: usize = 8000;
+    let (mut reader, full) = full_pipe(false);
+    let log = ["--log", "debug", "--listen", "127.0.0.1:0"];
+    let server = Launch::new(REACTOR, &log).stderr(full).start();
+    for _ in 0..CLIENTS {
+        let client = Client::connect(server.address());
+        client.finish();
+        client.hear_end();
+    }
+    let read = std::thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).map(|_| text)
+    });
+    assert_eq!(server.terminate().code(), Some(0));
+    let text = read.join().expect("no panic").expect("UTF-8");
+    let note = " lines of the log could not be written";
+    let dropped = text.lines().filter_map(|line| {
+        let (_, count) = line.strip_suffix(note)?.split_once(" WARN ")?;
+        Some(count.replace(',', "").parse::<usize>().expect("a number"))
+    });
+    let dropped: usize = dropped.sum();
+    let written = text.lines().filter(|line| line.contains("accepted connection=")).count()
+        + text.lines().filter(|line| line.contains("closed connection=")).count();
+    assert!(dropped > 0 && dropped + written == 2 * CLIENTS, "{dropped} + {written}");
+}
+
+#[test]
+fn children_that_cannot_write_their_log_serve_on_and_are_counted() {
+    let (mut reader, full) = full_pipe(false);
+    let log = ["--model", "process", "--protocol", "chat", "--log", "debug"];
+    let server = Launch::new(REACTOR, &log).args(&["--listen", "127.0.0.1:0"]).stderr(full).start();
+    let [one, other] = [(); 2].map(|()| Client::connect(server.address()));
+    one.hear(b"* 2 joined\n");
+    for _ in 0..100 {
+        Client::connect(server.address()).say(b"x\nquit\n");
+    }
+    one.say(b"last\n");
+    let mut heard = String::new();
+    while !heard.contains("[1] last\n") {
+        let mut bytes = [0; 4096];
+        let n = other.hear_some(&mut bytes).expect("a line");
+        heard += str::from_utf8(&bytes[..n]).expect("UTF-8");
+    }
+    drop((one, other));
+    let read = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).map(|_| text)
+    });
+    assert_eq!(server.terminate().code(), Some(0));
+    let text = read.join().expect("no panic").expect("a pipe");
+    assert!(text.len() > 65_536 && text.ends_with(b"\n"), "it was read to its end");
+}
+
+#[test]
+fn a_log_that_repeats_itself_is_short_and_says_how_often() {
+    for format in ["text", "json"] {
+        let args = ["--model", "process", "--log-format", format, "--listen", "127.0.0.1:0"];
+        let server = Launch::new(REACTOR, &args).start();
+        for _ in 0..50 {
+            let client = Client::connect(server.address());
+            client.ping();
+            let [child] = server.process.children()[..] else { panic!("one child") };
+            child.signal(libc::SIGKILL);
+            let _ = client.hear_all();
+            eventually("it is reaped", || server.process.children().is_empty().then_some(()));
+        }
+        let exit = server.terminate();
+        let died = exit.stderr.lines().filter(|line| line.contains("a child died"));
+        let [first, last] = died.collect::<Vec<_>>()[..] else { panic!("{exit:?}") };
+        assert!(!first.contains("repeated"), "{exit:?}");
+        let count = if format == "json" { "\"repeated\":49}" } else { " repeated=49" };
+        assert!(last.ends_with(count), "{exit:?}");
+    }
+}
+
+// Other commands.
+
+/// A recording and an address where nothing listens, as arguments.
+struct Files {
+    _folder: tempfile::TempDir,
+    trace: String,
+    out: String,
+    none: String,
+}
+
+impl Files {
+    fn new() -> Files {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+        let (trace, out, none) = (path("run.trace"), path("out.jsonl"), path("none"));
+        let args = ["--model", "epoll", "--trace", &trace, "--listen", "127.0.0.1:0"];
+        let server = Launch::new(REACTOR, &args).start();
+        let client = Client::connect(server.address());
+        (0..500).for_each(|_| client.ping());
+        drop(client);
+        assert_eq!(server.terminate().code(), Some(0));
+        Files { _folder: folder, trace, out, none }
+    }
+
+    /// Commands whose product is their output.
+    fn products(&self) -> Vec<Vec<&str>> {
+        let trace = &*self.trace;
+        let mut commands = vec![
+            vec!["--help"],
+            vec!["--version"],
+            vec!["serve", "--help"],
+            vec!["models"],
+            vec!["models", "--json"],
+            vec!["explain", "--models", "epoll", "--runs", "1"],
+            vec!["explain", "--models", "epoll", "--runs", "1", "--json"],
+            vec!["explain", "--models", "epoll", "--runs", "1", "--svg", "-"],
+            vec!["explain", "--models", "epoll", "--runs", "1", "--html=-"],
+            vec!["trace", "export", trace, "--format", "jsonl"],
+            vec!["trace", "export", trace, "--format", "html"],
+            vec!["trace", "export", trace, "--format", "perfetto", "-o", "-"],
+            vec!["trace", "diff", trace, trace],
+        ];
+        for view in ["show", "follow", "summary", "conn", "doctor"] {
+            commands.push(vec!["trace", view, trace]);
+            commands.push(vec!["trace", view, trace, "--json"]);
+        }
+        commands
+    }
+}
+
+fn run(args: &[&str], number: i32, bad: &BadStream, waits: bool) -> Output {
+    let mut command = Command::new(PROACTOR);
+    command.args(args).stdin(Stdio::null());
+    // Not read before the end: it is short.
+    let mut other = tempfile::tempfile().expect("a file");
+    let its = other.try_clone().expect("a descriptor");
+    if number == 1 {
+        command.stderr(its)
+    } else {
+        command.stdout(its)
+    };
+    set_stream(&mut command, number, bad);
+    let child = command.spawn().expect("it runs");
+    let status = end_of(child, waits, &format!("{args:?}"));
+    let mut text = Vec::new();
+    std::io::Seek::rewind(&mut other).expect("a file");
+    other.read_to_end(&mut text).expect("a file");
+    match number {
+        1 => Output { status, stdout: Vec::new(), stderr: text },
+        _ => Output { status, stdout: text, stderr: Vec::new() },
+    }
+}
+
+#[test]
+fn a_result_that_is_not_taken_is_a_failure_that_names_standard_output() {
+    let files = Files::new();
+    for args in files.products() {
+        let is_refused = args.contains(&"perfetto");
+        for wrong in EACH.into_iter().filter(|wrong| !wrong.waits()) {
+            let output = run(&args, 1, &wrong.stream(), false);
+            let (code, stderr) = (output.status.code(), String::from_utf8_lossy(&output.stderr));
+            assert!(!stderr.contains("panicked"), "{args:?}, {wrong:?}: {stderr}");
+            match wrong {
+                ReaderGone => assert_eq!((code, &*stderr), (Some(0), ""), "{args:?}"),
+                TerminalGone if is_refused => assert_eq!(code, Some(1), "{args:?}: {stderr}"),
+                _ => {
+                    let begins = "error: cannot write to standard output: ";
+                    assert_eq!(code, Some(1), "{args:?}, {wrong:?}: {stderr}");
+                    assert!(stderr.starts_with(begins), "{args:?}, {wrong:?}: {stderr}");
+                    assert_eq!(stderr.lines().count(), 1, "{args:?}, {wrong:?}: {stderr}");
+                }
+            }
+        }
+        for wrong in EACH.into_iter().filter(|wrong| wrong.waits()) {
+            // It waits for a reader, and SIGTERM ends that.
+            let output = run(&args, 1, &wrong.stream(), true);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(!stderr.contains("panicked"), "{args:?}, {wrong:?}: {stderr}");
+            assert_ne!(output.status.code(), Some(0), "{args:?}, {wrong:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn an_output_that_does_not_block_gets_every_byte() {
+    let files = Files::new();
+    for args in files.products().into_iter().filter(|args| args[0] != "explain") {
+        let expected = Command::new(PROACTOR).args(&args).output().expect("it runs");
+        let (mut reader, stream) = full_pipe(true);
+        let mut command = Command::new(PROACTOR);
+        let child = command.args(&args).stdout(stream).stderr(Stdio::piped()).spawn();
+        drop(command);
+        let child = child.expect("it runs");
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).expect("a pipe");
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), expected.status.code(), "{args:?}: {output:?}");
+        let bytes = &bytes[bytes.iter().position(|&byte| byte != b'x').unwrap_or(0)..];
+        assert!(bytes == expected.stdout, "{args:?}: {} bytes", bytes.len());
+    }
+}
+
+#[test]
+fn a_message_that_is_not_taken_changes_no_command() {
+    let files = Files::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let server = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let (trace, none, out) = (&*files.trace, &*files.none, &*files.out);
+    let absent = format!("unix:{none}");
+    let commands: [&[&str]; 25] = [
+        &[],
+        &["serve", "--fnord"],
+        &["serve", "--listen", &format!("{absent}/none")],
+        &["serve", "--listen", &server],
+        &["connect", "-v", &server],
+        &["connect", "-v", &server, &absent],
+        &["load", &absent],
+        &["load", &server, "-c", "1", "--duration", "50ms"],
+        &["compare", "--server-cpu", "65535"],
+        &["compare", "--models", "epoll", "--rounds", "0"],
+        &["compare", "--models", "poll", "--baseline", "poll", "--rounds", "1", "--idle", "0"],
+        &["explain", "--models", "epoll,-epoll"],
+        &["models", "--fnord"],
+        &["trace"],
+        &["trace", "show", none],
+        &["trace", "show", trace, "--since", "1h"],
+        &["trace", "follow", none],
+        &["trace", "summary", none],
+        &["trace", "conn", trace, "c7"],
+        &["trace", "doctor", none],
+        &["trace", "diff", trace, none],
+        &["trace", "export", trace, "-o", out],
+        &["trace", "export", trace, "-o", out, "--format", "html", "--connections", "0"],
+        &["trace", "delays", trace],
+        &["trace", "attach", "4194304"],
+    ];
+    for args in commands {
+        let heard = Command::new(PROACTOR).args(args).stdin(Stdio::null()).output();
+        let heard = heard.expect("it runs");
+        let finishes = heard.status.success();
+        assert!(finishes || !heard.stderr.is_empty(), "{args:?} has no message: {heard:?}");
+        for wrong in EACH {
+            let output = run(args, 2, &wrong.stream(), false);
+            assert_eq!(output.status, heard.status, "{args:?}, {wrong:?}");
+        }
+    }
+}
+
+#[test]
+fn a_load_and_a_connection_end_by_a_signal_while_their_output_is_not_read() {
+    let server = Launch::new(REACTOR, &["--listen", "127.0.0.1:0"]).start();
+    let address = server.address().to_string();
+    let commands: [&[&str]; 4] = [
+        &["load", &address, "-c", "1", "--duration", "50ms"],
+        &["load", &address, "-c", "1", "--duration", "50ms", "--json"],
+        &["connect", &address, "--parts", "hello"],
+        &["compare", "--models", "poll", "--baseline", "poll", "--rounds", "1", "--idle", "0"],
+    ];
+    for args in commands {
+        for wrong in EACH.into_iter().filter(|wrong| wrong.waits()) {
+            run(args, 1, &wrong.stream(), true);
+        }
+    }
+    server.drain();
+}
