@@ -19,6 +19,7 @@ use crate::limits::Limits;
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
+use crate::refusal::Refusal;
 use crate::ring::kernel::{Capability, Kernel, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
@@ -43,6 +44,8 @@ pub struct EngineOptions {
     pub kernel: Option<Version>,
     /// If true, a ring permits only the operations of a server, where the kernel can restrict it.
     pub restrict: bool,
+    /// Why no ring may be tried: a trial in another process was killed.
+    pub ring_refused: Option<Refusal>,
     /// How long a busy-polling model sleeps after a pass that did nothing; without it, never.
     pub idle_sleep: Option<Duration>,
 }
@@ -54,6 +57,7 @@ impl Default for EngineOptions {
             buffers: BUFFERS.to_vec(),
             kernel: None,
             restrict: true,
+            ring_refused: None,
             idle_sleep: Some(Duration::from_millis(1)),
         }
     }
@@ -292,8 +296,7 @@ impl fmt::Debug for PreparedModel {
 /// # Errors
 /// The model is refused; without a name, all of them are.
 pub fn set_up(model: Option<Model>, options: &EngineOptions) -> io::Result<PreparedModel> {
-    let set_up_one =
-        |model: Model| (model.0.set_up)(model, options).map_err(|e| refused(model, &e));
+    let set_up_one = |model: Model| (model.0.set_up)(model, options).map_err(|e| refused(model, e));
     let Some(model) = model else {
         let (prepared, reason) = first(&Model::AUTO, set_up_one)?;
         return Ok(PreparedModel { reason, ..prepared });
@@ -315,9 +318,9 @@ fn first<T>(models: &[Model], make: impl Fn(Model) -> io::Result<T>) -> io::Resu
 
 /// Names the model that is refused, and the way out where one is known; a ring's refusal, which is
 /// no error of a call, does so itself.
-fn refused(model: Model, error: &io::Error) -> io::Error {
+fn refused(model: Model, error: io::Error) -> io::Error {
     let way_out = match error.raw_os_error() {
-        None if model == Model::URING => return io::Error::new(error.kind(), error.to_string()),
+        None if model == Model::URING => return error,
         Some(libc::EMFILE) => " (raise `ulimit -n`)",
         Some(libc::ENOSYS | libc::EPERM) => " (most likely a sandbox)",
         _ => "",
@@ -328,6 +331,7 @@ fn refused(model: Model, error: &io::Error) -> io::Error {
 /// Sets up the loop of completions.
 fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
     let EngineOptions { limits, buffers, kernel: ceiling, restrict, .. } = options.clone();
+    options.ring_refused.clone().map_or(Ok(()), Err)?;
     let mut kernel = Kernel::detect()?;
     if !restrict {
         kernel = kernel.without(Capability::Restrictions);
@@ -386,7 +390,7 @@ mod tests {
         let made = first(&Model::AUTO, |model| {
             let found = refusals.iter().find(|(refuser, _)| *refuser == model);
             found.map_or(Ok(model), |&(_, errno)| {
-                Err(refused(model, &io::Error::from_raw_os_error(errno)))
+                Err(refused(model, io::Error::from_raw_os_error(errno)))
             })
         });
         match made {

@@ -37,6 +37,7 @@ macro_rules! syscall {
 
 // After the macro, which they use.
 mod accept;
+pub mod cgroup;
 mod child;
 mod clock;
 mod io_signals;
@@ -125,6 +126,18 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     // `set` is read during the call.
     syscall!(sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set))?;
     Ok(())
+}
+
+/// Returns the version of Landlock that this kernel and its configuration provide.
+///
+/// # Errors
+/// `ENOSYS` without it, `EOPNOTSUPP` if it is disabled at boot; a filter may deny the call.
+pub fn landlock_version() -> io::Result<u32> {
+    const VERSION: libc::c_uint = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // No ruleset is made: the call takes no memory.
+    let version = syscall!(syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION))?;
+    Ok(version as u32)
 }
 
 /// The CPUs that the calling thread may use, in order; none if the kernel does not say.

@@ -83,6 +83,12 @@ impl Refusal {
         Refusal::conclude(call, error, Evidence::read())
     }
 
+    /// Returns the refusal that is in an error of a set-up, or that of the set-up.
+    pub fn of_set_up(error: &io::Error) -> Refusal {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>());
+        inner.cloned().unwrap_or_else(|| Refusal::of("set-up", error))
+    }
+
     /// Returns the refusal of a trial that a signal has ended.
     pub fn killed(signal: i32) -> Refusal {
         let (cause, error) = match signal {
@@ -125,7 +131,7 @@ impl std::error::Error for Refusal {}
 
 impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> io::Error {
-        io::Error::new(refusal.kind, refusal.to_string())
+        io::Error::new(refusal.kind, refusal)
     }
 }
 

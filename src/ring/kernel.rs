@@ -63,6 +63,30 @@ pub enum Capability {
     NoIowait,
 }
 
+impl Capability {
+    /// Returns the kernel's name for it, without `IORING_`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Capability::FastPoll => "FEAT_FAST_POLL",
+            Capability::Restrictions => "REGISTER_RESTRICTIONS",
+            Capability::ExtArg => "FEAT_EXT_ARG",
+            Capability::Shutdown => "OP_SHUTDOWN",
+            Capability::CqeSkip => "FEAT_CQE_SKIP",
+            Capability::SubmitAll => "SETUP_SUBMIT_ALL",
+            Capability::CoopTaskrun => "SETUP_COOP_TASKRUN",
+            Capability::CancelAny => "ASYNC_CANCEL_ANY",
+            Capability::MultishotAccept => "ACCEPT_MULTISHOT",
+            Capability::BufferRing => "REGISTER_PBUF_RING",
+            Capability::MultishotRecv => "RECV_MULTISHOT",
+            Capability::SingleIssuer => "SETUP_SINGLE_ISSUER",
+            Capability::DeferTaskrun => "SETUP_DEFER_TASKRUN",
+            Capability::NoSqArray => "SETUP_NO_SQARRAY",
+            Capability::Direct => "FILE_INDEX_ALLOC",
+            Capability::NoIowait => "ENTER_NO_IOWAIT",
+        }
+    }
+}
+
 /// The capabilities that each release of Linux brought.
 pub const SINCE: [(Version, &[Capability]); 11] = {
     use Capability::*;
@@ -139,6 +163,25 @@ impl Kernel {
     /// Whether it is there.
     pub fn has(self, capability: Capability) -> bool {
         self.0 & 1 << capability as u8 != 0
+    }
+
+    /// Returns the newest version of which all capabilities are there, and those of all before it.
+    pub fn tier(self) -> Version {
+        let has_all = |(_, brought): &&(Version, &[Capability])| {
+            brought.iter().all(|&capability| self.has(capability))
+        };
+        SINCE.iter().take_while(has_all).last().map_or(OLDEST_VERSION, |(version, _)| *version)
+    }
+
+    /// Returns why a server does not use a capability that is there; `None` if it does.
+    pub fn unused(self, capability: Capability) -> Option<&'static str> {
+        match capability {
+            Capability::CoopTaskrun if self.has(Capability::DeferTaskrun) => {
+                Some("SETUP_DEFER_TASKRUN replaces it")
+            }
+            Capability::MultishotAccept => Some("it brings no address of a peer"),
+            _ => None,
+        }
     }
 
     /// Only what kernels up to `ceiling` had.
@@ -404,6 +447,15 @@ mod tests {
         assert!(!lowered("6.12").has(Capability::Direct));
         assert_eq!(lowered("99.0"), ALL);
         assert!(ALL.lowered_to(Version { major: 5, minor: 5 }).is_err());
+    }
+
+    #[test]
+    fn a_tier_is_the_newest_version_of_which_nothing_is_absent() {
+        let tier = |kernel: Kernel| kernel.tier().to_string();
+        assert_eq!(tier(Kernel::OLDEST), "5.6");
+        assert_eq!(tier(ALL), SINCE[SINCE.len() - 1].0.to_string());
+        assert_eq!(tier(ALL.lowered_to("6.1".parse().unwrap()).unwrap()), "6.1");
+        assert_eq!(tier(ALL.without(Capability::CqeSkip)), "5.11");
     }
 
     #[test]

@@ -118,7 +118,8 @@ fn every_option_of_every_command_is_in_the_documents() {
         .chain(files)
         .map(|path| fs::read_to_string(path).expect("it is text"))
         .collect();
-    let commands = ["serve", "connect", "load", "compare", "explain", "models"].map(|it| vec![it]);
+    let commands = ["serve", "connect", "load", "compare", "explain", "models", "check"];
+    let commands = commands.map(|it| vec![it]);
     let views = ["show", "follow", "summary", "conn", "doctor", "diff", "export"];
     let views = views.into_iter().chain(["delays", "attach"]).map(|view| vec!["trace", view]);
     for command in commands.into_iter().chain(views) {

@@ -7,9 +7,10 @@ mod support;
 use std::fs;
 use std::process::Command;
 
+use serde_json::{Value, json};
 use support::seccomp::Filter;
 use support::server::{Exit, PROACTOR, Server};
-use support::{Client, Launch, io_uring_refused, kernel, skip};
+use support::{Client, Launch, Random, eventually, io_uring_refused, kernel, skip};
 
 const CALLS: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
 const ERRORS: [(&str, i32); 4] = [
@@ -59,10 +60,71 @@ fn whichever_call_is_denied_the_server_names_it_and_serves_without_io_uring() {
             let start = format!("io_uring is refused: {call}: {name}, most likely ");
             assert!(reason.starts_with(&start), "{call} {name}: {reason}");
             assert!(reason.contains("seccomp filter (Seccomp: 2"), "{call} {name}: {reason}");
-            let exit = serve(&["--model", "uring"]).filtered(filter).run();
+            let exit = serve(&["--model", "uring"]).filtered(filter.clone()).run();
             assert_eq!(refuses(&exit), reason, "the same sentence");
+            let checked = check(filter);
+            assert_eq!(checked["verdict"], reason, "the same sentence");
+            let refusal = &checked["io_uring"]["refusal"];
+            assert_eq!((&refusal["call"], &refusal["error"]), (&json!(call), &json!(name)));
+            assert!(["seccomp", "memlock"].map(Value::from).contains(&refusal["cause"]));
         }
     }
+}
+
+/// Returns what `check` says under a filter that leaves no io_uring.
+fn check(filter: Filter) -> Value {
+    let exit = Launch::new(PROACTOR, &["check", "--json"]).filtered(filter).run();
+    assert_eq!(exit.code(), Some(1), "{exit:?}");
+    assert_eq!(only_line(&exit), "error: io_uring cannot be used here");
+    let checked: Value = serde_json::from_str(&exit.stdout.join("\n")).expect("JSON");
+    assert_eq!(checked["schema"], "proactor.check/1");
+    assert_eq!(checked["io_uring"]["usable"], false);
+    checked
+}
+
+#[test]
+fn a_filter_that_kills_leaves_a_server_and_is_named() {
+    if let Some(reason) = io_uring_refused() {
+        return skip(&reason);
+    }
+    for call in CALLS {
+        let filter = Filter::killing(&[call]);
+        let reason = falls_back(serve(&[]).filtered(filter.clone()).start());
+        let start =
+            "io_uring is refused: a trial in a child process: killed by SIGSYS, most likely";
+        assert!(reason.starts_with(start), "{call}: {reason}");
+        let exit = serve(&["--model", "uring"]).filtered(filter.clone()).run();
+        assert_eq!(refuses(&exit), reason, "the same sentence");
+        let checked = check(filter);
+        assert_eq!(checked["verdict"], reason, "the same sentence");
+        assert_eq!(checked["io_uring"]["refusal"]["cause"], "seccomp");
+        assert!(!checked["io_uring"]["refusal"]["remedies"].as_array().expect("texts").is_empty());
+    }
+}
+
+#[test]
+fn check_says_which_features_there_are_and_what_limits_a_server() {
+    if let Some(reason) = io_uring_refused() {
+        return skip(&reason);
+    }
+    let exit = Launch::new(PROACTOR, &["check", "--json"]).descriptors(100).run();
+    assert_eq!((exit.code(), &*exit.stderr), (Some(0), ""), "{exit:?}");
+    let checked: Value = serde_json::from_str(&exit.stdout.join("\n")).expect("JSON");
+    let ring = &checked["io_uring"];
+    let verdict = checked["verdict"].as_str().expect("a text");
+    let tier = ring["tier"].as_str().expect("a version");
+    assert!(verdict.starts_with(&format!("io_uring: used, tier {tier}: ")), "{verdict}");
+    let capabilities = ring["capabilities"].as_array().expect("capabilities");
+    assert!(capabilities.iter().any(|it| it["name"] == "RECV_MULTISHOT"), "{checked}");
+    assert!(capabilities.iter().all(|it| it["present"] == true || it["used"] == false));
+    let limits = checked["limits"].as_array().expect("limits");
+    let descriptors = limits.iter().find(|it| it["name"] == "descriptors").expect("a limit");
+    assert_eq!(descriptors["value"], 100.0);
+    assert!(descriptors["problem"].is_string() && descriptors["fix"].is_string(), "{checked}");
+    let text = Launch::new(PROACTOR, &["check"]).descriptors(100).run().stdout;
+    assert_eq!(text[0], verdict);
+    let line = text.iter().find(|line| line.contains("fewer than 10,000 connections"));
+    assert!(line.is_some(), "{text:?}");
 }
 
 #[test]
@@ -202,7 +264,82 @@ fn a_model_that_cannot_make_threads_or_processes_refuses_before_it_listens() {
     for (model, calls) in denied {
         let filter = Filter::denying(&calls, libc::EPERM);
         let exit = serve(&["--model", model]).filtered(filter).run();
-        let refusal = refuses(&exit);
-        assert!(refusal.starts_with(&format!("{model} is refused: ")), "{refusal}");
+        assert_eq!((exit.code(), exit.stdout.len()), (Some(1), 0), "{exit:?}");
+        // A child that cannot be waited for may still say that its parent has ended.
+        let refusal = format!("error: {model} is refused: ");
+        assert!(exit.stderr.lines().any(|line| line.starts_with(&refusal)), "{exit:?}");
+    }
+}
+
+// The profile that permits io_uring.
+
+/// Returns a profile as `check` writes it.
+fn profile(format: &str) -> String {
+    let args = ["check", &format!("--seccomp-profile={format}")];
+    let exit = Launch::new(PROACTOR, &args).run();
+    assert_eq!((exit.code(), &*exit.stderr), (Some(0), ""), "{exit:?}");
+    exit.stdout.join("\n")
+}
+
+/// Serves and records an echo and a chat, and drains.
+fn serves_all(model: &str, filter: Filter) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let trace = format!("--trace={}", dir.path().join("run").display());
+    let path = format!("unix:{}=chat", dir.path().join("chat").display());
+    let args = ["--model", model, "--stats", &trace, "--log", "info", "--listen", &path];
+    let server = serve(&args).filtered(filter).start();
+    let client = Client::connect(server.address());
+    let bytes = Random::of_test().bytes(1 << 20);
+    client.converse(&bytes, &bytes, &mut Random::of_test());
+    drop(client);
+    let chat = &server.listening[1].address;
+    if proactor_models::find(model) != Some(proactor_models::BLOCKING) {
+        let [one, other] = [(); 2].map(|()| Client::connect(chat));
+        eventually("a line reaches the other", || {
+            other.say(b"hello\n");
+            let heard = one.hear_now(4096).unwrap_or_default();
+            String::from_utf8_lossy(&heard).contains("] hello\n").then_some(())
+        });
+    }
+    let word = if model == "uring" { "io_uring" } else { model };
+    assert_eq!(server.listening[0].model, word);
+    let exit = server.drain();
+    assert!(!exit.stderr.contains("WARN"), "{exit:?}");
+}
+
+#[test]
+fn every_model_serves_and_records_under_exactly_the_profile() {
+    let profile = profile("oci");
+    for kills in [true, false] {
+        let filter = Filter::of_profile(&profile, kills);
+        for model in proactor_models::ALL.map(proactor::Model::name) {
+            if let Some(reason) = io_uring_refused().filter(|_| model == "uring") {
+                skip(&reason);
+                continue;
+            }
+            serves_all(model, filter.clone());
+        }
+    }
+}
+
+#[test]
+fn both_formats_of_the_profile_have_the_same_calls() {
+    let oci: Value = serde_json::from_str(&profile("oci")).expect("JSON");
+    let names = oci["syscalls"][0]["names"].as_array().expect("names");
+    let names: Vec<&str> = names.iter().map(|name| name.as_str().expect("a name")).collect();
+    let systemd = profile("systemd");
+    let lines = systemd.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
+    assert_eq!(lines.flat_map(str::split_whitespace).collect::<Vec<_>>(), names);
+    let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(distinct.len(), names.len(), "no name is listed twice");
+    let none = ["ptrace", "mount", "bpf", "unshare", "setns", "keyctl", "process_vm_readv"];
+    assert!(none.iter().all(|name| !names.contains(name)));
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let unit = dir.path().join("proactor.service");
+    fs::write(&unit, format!("{systemd}\nExecStart=/bin/true\n")).expect("space");
+    match Command::new("systemd-analyze").arg("verify").arg(&unit).output() {
+        Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stderr), ""),
+        Err(_) => skip("no systemd-analyze"),
     }
 }

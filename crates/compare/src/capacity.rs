@@ -2,7 +2,7 @@
 //! and its reason is clearer than a connection that is never served.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::process_tree::parse_number;
 use proactor::model::Ability;
@@ -56,7 +56,7 @@ fn too_few_tasks(kind: &str, needed: u64, (left, limit): (u64, String)) -> Optio
 
 /// Returns how many more threads and processes can be created, and the name of the limit: the
 /// narrowest one that can be read.
-fn tasks_left() -> Option<(u64, String)> {
+pub fn tasks_left() -> Option<(u64, String)> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let number = |path: &Path| read(path)?.trim().parse::<u64>().ok();
     let all = parse_all_tasks(&read(Path::new("/proc/loadavg"))?)?;
@@ -65,8 +65,8 @@ fn tasks_left() -> Option<(u64, String)> {
         let max = number(&Path::new("/proc/sys/kernel").join(name));
         limits.extend(max.map(|max| (max.saturating_sub(all), format!("kernel.{name}"))));
     }
-    for dir in cgroups(&read(Path::new("/proc/self/cgroup")).unwrap_or_default()) {
-        let left = number(&dir.join("pids.max")).zip(number(&dir.join("pids.current")));
+    for (dir, max) in os::cgroup::values("pids", "pids.max", "pids.max") {
+        let left = max.parse::<u64>().ok().zip(number(&dir.join("pids.current")));
         let name = || format!("pids.max of the cgroup {}", dir.display());
         limits.extend(left.map(|(max, now)| (max.saturating_sub(now), name())));
     }
@@ -82,23 +82,6 @@ fn tasks_left() -> Option<(u64, String)> {
 /// Parses the number of threads in `0.20 0.18 0.12 1/80 11206`: 80.
 fn parse_all_tasks(loadavg: &str) -> Option<u64> {
     loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
-}
-
-/// Returns the directories that may contain a limit of processes for this process: its cgroup and
-/// the ancestors, of cgroup v2 or of the v1 controller `pids`.
-fn cgroups(own: &str) -> Vec<PathBuf> {
-    let mut dirs = Vec::new();
-    for line in own.lines() {
-        let [_, names, path] = line.splitn(3, ':').collect::<Vec<_>>()[..] else { continue };
-        let root = match names {
-            "" => "/sys/fs/cgroup",
-            _ if names.split(',').any(|name| name == "pids") => "/sys/fs/cgroup/pids",
-            _ => continue,
-        };
-        let below = Path::new(path.trim_start_matches('/'));
-        dirs.extend(below.ancestors().map(|dir| Path::new(root).join(dir)));
-    }
-    dirs
 }
 
 #[cfg(test)]
@@ -142,17 +125,5 @@ mod tests {
         let unlimited = "Max processes  unlimited  unlimited  processes";
         assert_eq!(parse_number(unlimited, "Max processes"), None);
         assert_eq!(parse_number("Name:\tx\nUid:\t0\t1\t0\t0\n", "Uid:"), Some(0));
-        let dirs = cgroups("8:cpu:/\n7:pids:/a\n0::/b/c\n");
-        let dirs: Vec<_> = dirs.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
-        assert_eq!(
-            dirs,
-            [
-                "/sys/fs/cgroup/pids/a",
-                "/sys/fs/cgroup/pids/",
-                "/sys/fs/cgroup/b/c",
-                "/sys/fs/cgroup/b",
-                "/sys/fs/cgroup/"
-            ]
-        );
     }
 }

@@ -33,6 +33,7 @@ pub mod verdict;
 
 use anyhow::Context;
 
+pub use capacity::tasks_left;
 use environment::Environment;
 use plan::ComparisonPlan;
 use proactor::os;

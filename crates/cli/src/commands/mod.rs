@@ -3,6 +3,7 @@
 //! Exit status: 0 for success, 1 for a failure, 2 for wrong usage. An error is one line on stderr.
 
 mod admission;
+mod check;
 mod compare;
 mod connect;
 mod explain;
@@ -49,6 +50,7 @@ enum ProactorCommand {
     Compare(compare::CompareArgs),
     Explain(explain::ExplainArgs),
     Models(models::ModelsArgs),
+    Check(check::CheckArgs),
     Trace(trace::TraceArgs),
 }
 
@@ -69,6 +71,7 @@ pub fn proactor() -> ExitCode {
         ProactorCommand::Compare(compare) => compare.run(),
         ProactorCommand::Explain(explain) => explain.run(),
         ProactorCommand::Models(models) => models.run(),
+        ProactorCommand::Check(check) => check.run(),
         ProactorCommand::Trace(trace) => trace.run(),
     })
 }

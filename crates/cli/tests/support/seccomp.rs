@@ -26,14 +26,41 @@ impl Filter {
         Filter::compile(otherwise, "allow".into(), calls)
     }
 
+    /// The filter that a container engine makes of an OCI profile: calls that this architecture
+    /// lacks are passed over. With `kills`, what is not permitted kills the process, so that none
+    /// is missed.
+    pub(crate) fn of_profile(profile: &str, kills: bool) -> Filter {
+        let profile: Value = serde_json::from_str(profile).expect("JSON");
+        assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+        let errno = profile["defaultErrnoRet"].as_i64().expect("a number") as i32;
+        let [rule] = &profile["syscalls"].as_array().expect("rules")[..] else {
+            panic!("one rule")
+        };
+        assert_eq!(rule["action"], "SCMP_ACT_ALLOW");
+        let names = rule["names"].as_array().expect("names").iter();
+        let names = names.map(|name| name.as_str().expect("a name"));
+        let known: Vec<&str> = names.filter(|name| Filter::is_known(name)).collect();
+        assert!(known.len() > 60, "{known:?}");
+        Filter::permitting(&known, (!kills).then_some(errno))
+    }
+
+    fn is_known(call: &str) -> bool {
+        let allow = json!("allow");
+        Filter::try_compile(json!({ "errno": 1 }), allow, &[call]).is_some()
+    }
+
     fn compile(others: Value, named: Value, calls: &[&str]) -> Filter {
+        Filter::try_compile(others, named, calls).expect("calls that exist")
+    }
+
+    fn try_compile(others: Value, named: Value, calls: &[&str]) -> Option<Filter> {
         let rules: Vec<Value> = calls.iter().map(|call| json!({ "syscall": call })).collect();
         let rules = json!({ "mismatch_action": others, "match_action": named, "filter": rules });
         let text = json!({ "all": rules }).to_string();
         let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a known processor");
         let compiled = seccompiler::compile_from_json(text.as_bytes(), arch);
-        let mut compiled: HashMap<String, BpfProgram> = compiled.expect("calls that exist");
-        Filter(compiled.remove("all").expect("it was compiled"))
+        let mut compiled: HashMap<String, BpfProgram> = compiled.ok()?;
+        compiled.remove("all").map(Filter)
     }
 
     /// Installs the filter in this process, for good. Async-signal-safe. Returns -1 if it fails.
