@@ -85,8 +85,14 @@ pub(super) fn write_line(kind: LineKind, text: &str) {
 fn write_directly(text: &str) {
     static IS_TAKEN: AtomicBool = AtomicBool::new(true);
     let wait = if IS_TAKEN.load(Ordering::Relaxed) { AWAIT_END } else { Duration::ZERO };
-    let stream = Stream::duplicate(&io::stderr(), StreamWait::AtMost(wait));
-    let written = stream.and_then(|mut stream| stream.write_all(text.as_bytes()));
+    let written = match Stream::duplicate(&io::stderr(), StreamWait::AtMost(wait)) {
+        Ok(mut stream) => stream.write_all(text.as_bytes()),
+        // No descriptor is left, which is what most such texts say: one write, once there is space.
+        Err(_) => match await_ready(&io::stderr(), libc::POLLOUT, Some(wait)) {
+            Ok(true) => io::stderr().write_all(text.as_bytes()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        },
+    };
     IS_TAKEN.store(written.is_ok(), Ordering::Relaxed);
 }
 
@@ -97,6 +103,7 @@ fn write_directly(text: &str) {
 /// # Errors
 /// There can be no pipe or no child.
 pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
+    let alone = forks.then(Alone::check).transpose()?;
     let (reader, pipe) = io::pipe()?;
     os::set_blocking(pipe.as_fd(), false)?;
     let _ = os::set_pipe_size(pipe.as_fd(), PIPE_SIZE);
@@ -108,14 +115,20 @@ pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
     let log = LogPipe { pipe, dropped, has_writer: AtomicBool::new(forks), writer };
     let log = LOG.get_or_init(|| log);
     panic::set_hook(Box::new(print_panic));
-    if forks {
+    if let Some(alone) = alone {
         process::keep_in_children(log.pipe.as_fd());
         let mut writer = lock(&log.writer).take();
-        process::fork(&Alone::check()?, &keep, |_| {
+        let forked = process::fork(&alone, &keep, |_| {
             let _ = std::fs::write("/proc/self/comm", THREAD); // It is a name for ps(1) alone.
             writer.iter_mut().for_each(|it| it.run(StreamWait::Forever, false, &log.dropped));
             0
-        })?;
+        });
+        if forked.is_err() {
+            // The error itself is written by a thread, or at once.
+            *lock(&log.writer) = writer;
+            log.has_writer.store(false, Ordering::Release);
+        }
+        forked?;
     }
     Ok(())
 }
