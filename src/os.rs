@@ -60,7 +60,7 @@ pub use signal::{EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrup
 pub(crate) use socket::{PeerName, canonical, empty_msghdr};
 pub use socket::{
     accept, close, peer_addr, read, recv, send, set_blocking, set_pipe_size, set_receive_timeout,
-    set_send_timeout, shutdown, unsent,
+    set_send_timeout, shutdown, unsent, write,
 };
 
 // Time.

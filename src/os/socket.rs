@@ -136,6 +136,16 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(n as usize)
 }
 
+/// Writes to whatever it is, blocking if that does.
+///
+/// # Errors
+/// write(2).
+pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    // `bytes` is readable for its length.
+    let n = syscall!(write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()))?;
+    Ok(n as usize)
+}
+
 /// Shuts a direction down, or both: then every thread that sleeps in a call on it wakes, and no
 /// thread will sleep on it again.
 ///

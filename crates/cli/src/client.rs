@@ -14,12 +14,12 @@
 mod lines;
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -28,13 +28,12 @@ use lines::{Labelled, Router, To};
 
 use crate::commands::output::print_error;
 use crate::commands::stderr::note;
-use crate::commands::stream::await_ready;
+use crate::commands::stream::{Stream, await_ready};
 use proactor::address::Address;
 use proactor::os::ShutdownSignal;
 
 /// The failures of the client itself.
 const NO_INPUT: &str = "cannot read standard input";
-const NO_OUTPUT: &str = "cannot write to standard output";
 
 /// Maximum bytes of one read, from the input or from a server.
 const READ_MAX: usize = 64 << 10;
@@ -69,14 +68,15 @@ type Block = Option<Arc<[u8]>>;
 pub(crate) fn run(
     addresses: &[Address],
     script: Script,
-    output: File,
+    output: Stream<io::Stdout>,
     stop: ShutdownSignal,
     verbose: bool,
 ) -> anyhow::Result<bool> {
     let (notices, received) = channel::<Notice>();
     let several = addresses.len() > 1;
     let labels = (1..=addresses.len()).filter(|_| several).map(Labelled::new).collect();
-    let output = Arc::new(ClientOutput { file: output, labels: Mutex::new(labels) });
+    let shows = io::stdout().is_terminal().then_some(0);
+    let output = Arc::new(Mutex::new(ClientOutput { stream: output, labels, shows }));
     let to = notices.clone();
     spawn(move || {
         let stopped = await_ready(&stop, libc::POLLIN, None).map(|_| None);
@@ -126,7 +126,7 @@ fn spawn<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> io::Res
 fn queue_script(
     script: Script,
     queues: &[SyncSender<Block>],
-    output: &ClientOutput,
+    output: &Mutex<ClientOutput>,
     all_resolved: &Receiver<()>,
 ) -> anyhow::Result<()> {
     match script {
@@ -148,7 +148,7 @@ fn queue_script(
                 // Nothing is waited for: the pause is what the user asked for.
                 thread::sleep(pause);
                 // The bytes received in the pause are the reply, even without a newline.
-                (0..queues.len()).try_for_each(|at| output.finish(at)).context(NO_OUTPUT)?;
+                (0..queues.len()).try_for_each(|at| lock(output).finish(at))?;
             }
         }
     }
@@ -176,7 +176,7 @@ struct ServerConnection {
     verbose: bool,
     /// Wakes the sender when the server has closed its side.
     queue: SyncSender<Block>,
-    output: Arc<ClientOutput>,
+    output: Arc<Mutex<ClientOutput>>,
 }
 
 impl ServerConnection {
@@ -197,7 +197,7 @@ impl ServerConnection {
             note!("connected to {address} ({number})");
         }
         drop(connecting);
-        let ended = self.exchange(ends, blocks).context(NO_OUTPUT)?;
+        let ended = self.exchange(ends, blocks)?;
         match &ended {
             Err(error) => print_error(&format!("the connection to {address} broke: {error}")),
             Ok(()) if self.verbose => note!("{address} ({number}) closed the connection"),
@@ -224,7 +224,7 @@ impl ServerConnection {
         let received = loop {
             match retry(&receiver, libc::POLLIN, || (&receiver).read(&mut buffer)) {
                 Ok(0) => break Ok(()),
-                Ok(length) => self.output.print(self.at, &buffer[..length])?,
+                Ok(length) => lock(&self.output).print(self.at, &buffer[..length])?,
                 Err(error) => break Err(error),
             }
         };
@@ -234,7 +234,7 @@ impl ServerConnection {
         }
         // The error of the sender is known only if it has ended.
         let ended = received.and_then(|()| sender.join().expect("the sender does not panic"));
-        self.output.finish(self.at)?;
+        lock(&self.output).finish(self.at)?;
         Ok(ended)
     }
 }
@@ -264,36 +264,50 @@ fn send(
     Ok(())
 }
 
-/// The output, shared by all connections.
+/// The output, shared by all connections. Locked during a write, so that lines stay whole.
 struct ClientOutput {
-    file: File,
-    /// Adds the number of the server to its lines; empty with one server. Locked during a write, so
-    /// that lines stay whole.
-    labels: Mutex<Vec<Labelled>>,
+    stream: Stream<io::Stdout>,
+    /// Adds the number of the server to its lines; empty with one server.
+    labels: Vec<Labelled>,
+    /// The last byte on a terminal, where control characters are shown as `\x1b`; `None` if the
+    /// output is no terminal, and gets every byte unchanged.
+    shows: Option<u8>,
+}
+
+fn lock(output: &Mutex<ClientOutput>) -> MutexGuard<'_, ClientOutput> {
+    output.lock().expect("no thread panics")
 }
 
 impl ClientOutput {
     /// Prints received bytes: the lines that they complete, if there are several servers.
-    fn print(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
-        let mut labels = self.labels.lock().expect("no thread panics");
-        match labels.get_mut(at) {
-            Some(labelled) => self.write(&labelled.push(bytes)),
+    fn print(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        match self.labels.get_mut(at).map(|labelled| labelled.push(bytes)) {
+            Some(lines) => self.write(&lines),
             None => self.write(bytes),
         }
     }
 
     /// Prints the last line of a server, which has no end.
-    fn finish(&self, at: usize) -> io::Result<()> {
-        let mut labels = self.labels.lock().expect("no thread panics");
-        labels.get_mut(at).map_or(Ok(()), |labelled| self.write(&labelled.finish()))
+    fn finish(&mut self, at: usize) -> io::Result<()> {
+        let last = self.labels.get_mut(at).map(Labelled::finish);
+        last.map_or(Ok(()), |line| self.write(&line))
     }
 
-    fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let length = retry(&self.file, libc::POLLOUT, || (&self.file).write(bytes))?;
-            bytes = &bytes[length..];
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(last) = &mut self.shows else { return self.stream.write_all(bytes) };
+        let mut text = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            match (std::mem::replace(last, byte), byte) {
+                (_, b'\r') => {} // Of a line's end, or back to its begin.
+                (_, b'\t' | b'\n') => text.push(byte),
+                // UTF-8 has the control characters from U+0080 in two bytes.
+                (_, 0..b' ' | 0x7f) | (0xc2, 0x80..=0x9f) => {
+                    text.extend(format!("\\x{byte:02x}").bytes());
+                }
+                _ => text.push(byte),
+            }
         }
-        Ok(())
+        self.stream.write_all(&text)
     }
 }
 

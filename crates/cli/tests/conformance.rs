@@ -176,6 +176,7 @@ conformance!({
     a_slow_reader_loses_no_line needs Crowd,
     a_line_too_long_is_answered_and_goes_no_further needs Crowd,
     the_last_line_needs_no_newline needs Crowd,
+    control_characters_reach_no_other_client needs Crowd,
     each_listener_is_a_group_of_its_own needs Crowd,
     every_leave_is_announced_however_it_happens needs Crowd,
     // Other protocols.
@@ -1138,6 +1139,16 @@ fn the_last_line_needs_no_newline(model: Model) {
     speaker.hear_end();
     listener.hear(b"[1] and last\n* 1 left\n");
     drop(listener);
+    server.drain();
+}
+
+fn control_characters_reach_no_other_client(model: Model) {
+    let server = model.serve("chat").start();
+    let [speaker, listener] =
+        group(server.address(), &[Options::default(); 2]).try_into().expect("two of them");
+    speaker.say("\x1b[2Jgr\u{9b}üße\x07\0\tyou\r\n".as_bytes());
+    listener.hear("[1] [2Jgrüße\tyou\n".as_bytes());
+    drop((speaker, listener));
     server.drain();
 }
 

@@ -503,3 +503,131 @@ fn a_load_and_a_connection_end_by_a_signal_while_their_output_is_not_read() {
     }
     server.drain();
 }
+
+#[test]
+fn dash_is_standard_output_and_no_recording() {
+    let files = Files::new();
+    let trace = &*files.trace;
+    // As in a folder with a file of that name, which is another one.
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(trace, folder.path().join("-")).expect("a copy");
+    let run = |args: &[&str]| {
+        let mut command = Command::new(PROACTOR);
+        command.args(args).current_dir(folder.path()).stdin(Stdio::null());
+        command.output().expect("it runs")
+    };
+    let outputs: [&[&str]; 4] = [
+        &["explain", "--models", "epoll", "--runs", "1", "--html=-"],
+        &["explain", "--models", "epoll", "--runs", "1", "--svg", "-"],
+        &["compare", "--models", "poll", "--baseline", "poll", "--rounds", "1", "--json", "-"],
+        &["trace", "export", trace, "--format", "html", "-o", "-"],
+    ];
+    for args in outputs {
+        let output = run(args);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{args:?}: {output:?}");
+    }
+    let views = ["show", "follow", "summary", "conn", "doctor", "delays"];
+    let mut inputs: Vec<Vec<&str>> = views.map(|view| vec!["trace", view, "-"]).into();
+    inputs.push(vec!["trace", "diff", "-", trace]);
+    inputs.push(vec!["trace", "diff", trace, "-"]);
+    inputs.push(vec!["trace", "export", "-", "--format", "html"]);
+    for args in inputs {
+        let output = run(&args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        assert!(stderr.starts_with("error: `-` is not a file"), "{args:?}: {stderr}");
+    }
+    assert!(run(&["trace", "summary", "./-"]).status.success());
+    let entries = std::fs::read_dir(folder.path()).expect("a folder");
+    assert_eq!(entries.count(), 1, "no command has made a file");
+}
+
+// Terminals.
+
+/// What a command prints at a terminal of this kind, with standard error there too.
+fn at_terminal(kind: &str, command: &mut Command) -> String {
+    let (master, slave) = terminal();
+    let end = || Stdio::from(slave.try_clone().expect("a descriptor"));
+    command.env("TERM", kind).env_remove("NO_COLOR").stdin(Stdio::null());
+    let mut child = command.stdout(end()).stderr(end()).spawn().expect("it runs");
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    drop(slave);
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    // A read fails when no process has the terminal any more.
+    while let Ok(n @ 1..) = File::from(master.try_clone().expect("a descriptor")).read(&mut piece) {
+        bytes.extend_from_slice(&piece[..n]);
+    }
+    child.wait().expect("a child is waited for once");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn a_terminal_without_escape_sequences_gets_none() {
+    let files = Files::new();
+    let server = Launch::new(REACTOR, &["--listen", "127.0.0.1:0"]).start();
+    let address = server.address().to_string();
+    let commands: [&[&str]; 7] = [
+        &["explain", "--models", "epoll", "--runs", "20"],
+        &["load", &address, "-c", "1", "--duration", "200ms"],
+        &["compare", "--models", "poll", "--baseline", "poll", "--rounds", "1", "--idle", "0"],
+        &["models"],
+        &["trace", "doctor", &files.trace],
+        &["trace", "show", &files.none],
+        &["serve", "--console", "--fnord"],
+    ];
+    let mut sequences = 0;
+    for args in commands {
+        let plain = at_terminal("dumb", Command::new(PROACTOR).args(args));
+        assert!(!plain.is_empty() && !plain.contains('\x1b'), "{args:?}: {plain:?}");
+        let able = at_terminal("xterm", Command::new(PROACTOR).args(args));
+        sequences += usize::from(able.contains('\x1b'));
+    }
+    assert!(sequences >= 4, "others get some");
+    server.drain();
+}
+
+#[test]
+fn text_of_others_has_no_effect_on_a_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The name of a process is that of its file.
+    let program = folder.path().join("a\x1b[31mb");
+    std::fs::copy(REACTOR, &program).expect("a copy");
+    let program = program.to_str().expect("UTF-8");
+    let server = Launch::new(program, &["--listen", "127.0.0.1:0"]).start();
+    let (address, pid) = (server.address().to_string(), server.process.0.to_string());
+    let path = "no\u{9b}31m\x1b[2J\u{202e}file";
+    let commands: [&[&str]; 5] = [
+        &["serve", "--listen", &address],
+        &["trace", "attach", &pid, "--for", "10ms"],
+        &["trace", "show", path],
+        &["load", &format!("unix:{path}")],
+        &["serve", path],
+    ];
+    for args in commands {
+        let text = at_terminal("dumb", Command::new(PROACTOR).args(args));
+        assert!(!text.contains(['\x1b', '\u{9b}', '\u{202e}']), "{args:?}: {text:?}");
+        assert!(text.contains("error: "), "{args:?}: {text:?}");
+    }
+    server.drain();
+}
+
+#[test]
+fn what_a_server_sends_has_no_effect_on_the_terminal_of_a_client() {
+    let sent = "a\x1b[2Jb\x07\u{9b}31mgrüße\tc\r\n";
+    let listen = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
+    let server = Launch::new(REACTOR, &listen).start();
+    let [one, other] = [0, 1].map(|at| server.listening[at].address.to_string());
+    let connect = |addresses: &[&str]| {
+        let mut command = Command::new(PROACTOR);
+        command.arg("connect").args(addresses).args(["--parts", sent]);
+        command
+    };
+    let shown = "a\\x1b[2Jb\\x07\u{fffd}\\x9b31mgrüße\tc\r\n";
+    assert_eq!(at_terminal("xterm", &mut connect(&[&one])), shown);
+    let text = at_terminal("xterm", &mut connect(&[&one, &other]));
+    assert!(text.contains(&format!("[2] {shown}")) && !text.contains('\x1b'), "{text:?}");
+    // Another output gets every byte.
+    let output = connect(&[&one]).output().expect("it runs");
+    assert_eq!(output.stdout, sent.as_bytes());
+    server.drain();
+}

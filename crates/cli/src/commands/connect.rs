@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::stop_signal;
+use super::stream::{Stream, StreamWait};
 use crate::client::{self, Script};
 use proactor::address::Address;
 use proactor_report::units;
@@ -49,7 +50,7 @@ impl ConnectArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let file = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
         // Unlike the streams of std, these are not buffered.
-        let output = file(io::stdout().as_fd()).context("cannot write to standard output")?;
+        let output = Stream::stdout(StreamWait::Forever)?;
         let verbose = self.verbose || self.parts.is_none() && io::stdin().is_terminal();
         let script = match self.parts {
             Some(Parts(parts)) => Script::Parts(parts, self.pause),

@@ -85,6 +85,7 @@ pub fn reactor() -> ExitCode {
 fn run<T: Parser>(command: impl FnOnce(T) -> anyhow::Result<()>) -> ExitCode {
     // A failure leaves the default: such a write ends the process.
     let _ = proactor_record::sys::fail_large_writes();
+    std::panic::set_hook(Box::new(stderr::print_panic));
     let _at_end = FinishLog;
     let result = match T::try_parse() {
         Ok(args) => command(args),

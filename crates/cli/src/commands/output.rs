@@ -39,12 +39,10 @@ const FRAMES: u8 = 20;
 /// stopped (Ctrl-S) loses frames.
 pub(super) fn progress(template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is a constant");
-    let frames = Stream::duplicate(&io::stderr(), StreamWait::AtMost(Duration::ZERO));
-    let target = match frames {
-        Ok(frames) if draws(&io::stderr()) => {
-            ProgressDrawTarget::term(Term::read_write_pair(io::stdin(), frames), FRAMES)
-        }
-        _ => ProgressDrawTarget::hidden(),
+    let frames = Stream::new(io::stderr(), StreamWait::AtMost(Duration::ZERO));
+    let target = match draws(&io::stderr()) {
+        true => ProgressDrawTarget::term(Term::read_write_pair(io::stdin(), frames), FRAMES),
+        false => ProgressDrawTarget::hidden(),
     };
     ProgressBar::with_draw_target(None, target).with_style(style)
 }
@@ -52,8 +50,8 @@ pub(super) fn progress(template: &str) -> ProgressBar {
 /// Returns standard output.
 ///
 /// # Errors
-/// It is closed, or no descriptor is left.
-pub(super) fn stdout() -> io::Result<Stream> {
+/// It is closed.
+pub(super) fn stdout() -> io::Result<Stream<io::Stdout>> {
     Stream::stdout(StreamWait::of_result())
 }
 
@@ -100,7 +98,7 @@ pub(super) fn print_coloured(text: &str, words: &[(&str, u8)]) -> io::Result<()>
 /// result is made, so that an unwritable path fails before the work and not after it.
 pub(super) struct Destination {
     /// `None` for standard output.
-    file: Option<Stream>,
+    file: Option<Stream<File>>,
     path: PathBuf,
 }
 

@@ -213,10 +213,7 @@ fn print(live: File, to_stdout: bool, end: RecordingEnd) -> bool {
     let (waits, all) = (StreamWait::UntilSet(end), Filter::default());
     let print = |follow| match to_stdout {
         true => follow_to_end(follow, &all, false, &mut Stream::stdout(waits)?),
-        false => {
-            let mut stderr = Stream::duplicate(&io::stderr(), waits)?;
-            follow_to_end(follow, &all, false, &mut stderr)
-        }
+        false => follow_to_end(follow, &all, false, &mut Stream::new(io::stderr(), waits)),
     };
     let printed = Follow::new(live, false).map_err(anyhow::Error::from).and_then(print);
     printed.inspect_err(|error| warn_incomplete(&format!("{error:#}"))).is_ok()

@@ -306,7 +306,7 @@ impl ServeArgs {
 fn open_console(listeners: Vec<ListenerInfo>) -> io::Result<Console> {
     let (input, stdout) = (io::stdin(), io::stdout());
     let prompts = input.is_terminal() && output::draws(&stdout);
-    let output = Stream::duplicate(&stdout, StreamWait::Forever)?;
+    let output = Stream::new(io::stdout(), StreamWait::Forever);
     Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, listeners)
 }
 

@@ -85,14 +85,8 @@ pub(super) fn write_line(kind: LineKind, text: &str) {
 fn write_directly(text: &str) {
     static IS_TAKEN: AtomicBool = AtomicBool::new(true);
     let wait = if IS_TAKEN.load(Ordering::Relaxed) { AWAIT_END } else { Duration::ZERO };
-    let written = match Stream::duplicate(&io::stderr(), StreamWait::AtMost(wait)) {
-        Ok(mut stream) => stream.write_all(text.as_bytes()),
-        // No descriptor is left, which is what most such texts say: one write, once there is space.
-        Err(_) => match await_ready(&io::stderr(), libc::POLLOUT, Some(wait)) {
-            Ok(true) => io::stderr().write_all(text.as_bytes()),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
-        },
-    };
+    let mut stderr = Stream::new(io::stderr(), StreamWait::AtMost(wait));
+    let written = stderr.write_all(text.as_bytes());
     IS_TAKEN.store(written.is_ok(), Ordering::Relaxed);
 }
 
@@ -107,14 +101,12 @@ pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
     let (reader, pipe) = io::pipe()?;
     os::set_blocking(pipe.as_fd(), false)?;
     let _ = os::set_pipe_size(pipe.as_fd(), PIPE_SIZE);
-    let stderr = Stream::duplicate(&io::stderr(), StreamWait::Forever)?;
-    let keep = [reader.as_raw_fd(), stderr.as_fd().as_raw_fd()];
-    let pending = BufReader::new(reader);
+    let stderr = Stream::new(io::stderr(), StreamWait::Forever);
+    let (keep, pending) = ([reader.as_raw_fd()], BufReader::new(reader));
     let writer = LogWriter { pending, stderr, repeats: Repeats::default(), wording };
     let (dropped, writer) = (SharedNumbers::map(1)?, Mutex::new(Some(writer)));
     let log = LogPipe { pipe, dropped, has_writer: AtomicBool::new(forks), writer };
     let log = LOG.get_or_init(|| log);
-    panic::set_hook(Box::new(print_panic));
     if let Some(alone) = alone {
         process::keep_in_children(log.pipe.as_fd());
         let mut writer = lock(&log.writer).take();
@@ -133,8 +125,9 @@ pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
     Ok(())
 }
 
-/// A panic of a protocol ends one connection: its message must not hold up the others.
-fn print_panic(info: &panic::PanicHookInfo<'_>) {
+/// Prints the message of a panic. That of a protocol ends one connection, and must not hold up the
+/// others.
+pub(super) fn print_panic(info: &panic::PanicHookInfo<'_>) {
     let backtrace = std::backtrace::Backtrace::capture();
     let thread = thread::current();
     let mut text = format!("thread '{}' {info}\n", thread.name().unwrap_or("<unnamed>"));
@@ -145,14 +138,15 @@ fn print_panic(info: &panic::PanicHookInfo<'_>) {
     write_line(LineKind::new(PANICS, &place), &text);
 }
 
-/// Writes what is left, for a bounded time. What comes later is lost.
+/// Writes what is left, for a bounded time. The writer ends.
 pub(super) fn finish() {
     let Some(log) = LOG.get() else { return };
     let deadline = Instant::now() + AWAIT_END;
     let left = || deadline.saturating_duration_since(Instant::now());
     // The end waits for space as the others do not.
-    while log.send(END, b"").is_err() && !left().is_zero() {
-        if await_ready(&log.pipe, libc::POLLOUT, Some(left())).is_err() {
+    while let Err(error) = log.send(END, b"") {
+        let waits = error.kind() == io::ErrorKind::WouldBlock && !left().is_zero();
+        if !waits || await_ready(&log.pipe, libc::POLLOUT, Some(left())).is_err() {
             return;
         }
     }
@@ -181,8 +175,11 @@ impl LogPipe {
         // A longer text, as a backtrace, is no line that could be left out.
         let kind = if text.len() > TEXT_MAX { UNIQUE } else { kind };
         let sent = text.as_bytes().chunks(TEXT_MAX).try_for_each(|part| self.send(kind, part));
-        if sent.is_err() {
-            self.dropped[0].fetch_add(1, Ordering::Relaxed);
+        match sent.map_err(|error| error.kind()) {
+            // The writer has ended, or was killed.
+            Err(io::ErrorKind::BrokenPipe) => write_directly(text),
+            Err(_) => _ = self.dropped[0].fetch_add(1, Ordering::Relaxed),
+            Ok(()) => {}
         }
         if !self.has_writer.swap(true, Ordering::AcqRel) && self.start().is_err() {
             // There can be no thread for now: what standard error takes at once is written here.
@@ -217,7 +214,7 @@ impl LogPipe {
 /// Takes the lines from the pipe, and writes them to standard error.
 struct LogWriter {
     pending: BufReader<PipeReader>,
-    stderr: Stream,
+    stderr: Stream<io::Stderr>,
     repeats: Repeats,
     wording: Wording,
 }

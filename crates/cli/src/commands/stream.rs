@@ -4,7 +4,6 @@
 //! block (node and ssh make such) is waited for, and one that blocks is written to in pieces that a
 //! pipe takes at once when it is ready for writing.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,39 +51,33 @@ impl StreamWait {
     }
 }
 
-/// A stream that is written to without a buffer.
+/// A stream that is written to without a buffer: a file, or a standard stream.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    file: File,
+pub(crate) struct Stream<F> {
+    file: F,
     /// What its errors begin with.
     cannot: &'static str,
     pub(super) wait: StreamWait,
 }
 
-impl Stream {
-    /// Writes to this file.
-    pub(super) fn new(file: File, wait: StreamWait) -> Stream {
-        Stream { file, cannot: "", wait }
-    }
-
+impl Stream<io::Stdout> {
     /// Writes to standard output; its errors name it.
     ///
     /// # Errors
-    /// It is closed, or no descriptor is left.
-    pub(super) fn stdout(wait: StreamWait) -> io::Result<Stream> {
+    /// It is closed.
+    pub(crate) fn stdout(wait: StreamWait) -> io::Result<Stream<io::Stdout>> {
         let cannot = "cannot write to standard output: ";
-        if stdout_was_closed() {
-            return Err(named(cannot, &io::Error::other("it is closed")));
+        match stdout_was_closed() {
+            true => Err(named(cannot, &io::Error::other("it is closed"))),
+            false => Ok(Stream { file: io::stdout(), cannot, wait }),
         }
-        Ok(Stream { cannot, ..Stream::duplicate(&io::stdout(), wait)? })
     }
+}
 
-    /// Writes to a duplicate of a standard stream.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub(super) fn duplicate(stream: &impl AsFd, wait: StreamWait) -> io::Result<Stream> {
-        Ok(Stream::new(stream.as_fd().try_clone_to_owned()?.into(), wait))
+impl<F: AsFd> Stream<F> {
+    /// Writes to this file.
+    pub(super) fn new(file: F, wait: StreamWait) -> Stream<F> {
+        Stream { file, cannot: "", wait }
     }
 
     /// Returns true if nothing but the reader ends a wait: then the write itself may sleep.
@@ -103,7 +96,7 @@ impl Stream {
             _ => None,
         };
         let stop = STOP.get().filter(|_| matches!(self.wait, StreamWait::UntilStopped));
-        let fd = self.file.as_raw_fd();
+        let fd = self.as_raw_fd();
         // A negative descriptor is left out.
         let stop = stop.map_or(-1, |stop| stop.as_fd().as_raw_fd());
         loop {
@@ -127,11 +120,11 @@ impl Stream {
     }
 }
 
-impl Write for Stream {
+impl<F: AsFd> Write for Stream<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let piece = if self.may_sleep() { bytes } else { piece(bytes) };
         loop {
-            let written = self.await_takes().and_then(|()| self.file.write(piece));
+            let written = self.await_takes().and_then(|()| os::write(self.as_fd(), piece));
             match written {
                 // Another process has taken the space: it is waited for again, if at all.
                 Err(error)
@@ -153,13 +146,13 @@ fn named(cannot: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{cannot}{error}"))
 }
 
-impl AsRawFd for Stream {
+impl<F: AsFd> AsRawFd for Stream<F> {
     fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.as_fd().as_raw_fd()
     }
 }
 
-impl AsFd for Stream {
+impl<F: AsFd> AsFd for Stream<F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }

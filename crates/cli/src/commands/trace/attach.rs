@@ -54,6 +54,7 @@ impl AttachArgs {
         let begin = Instant::now();
         let watched = self.watch(&mut attached, &mut instance, &stop);
         attached.watched = begin.elapsed();
+        stop.take(); // Another signal ends the wait for a reader.
         // The summary is printed even if the output of the live lines failed.
         attached.lost = instance.lost().context("cannot read the number of lost events")?;
         drop(instance);

@@ -112,6 +112,7 @@ impl ShowArgs {
 impl FollowArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let source = &self.source;
+        super::refuse_stdin(Path::new(source))?;
         let file = match source.parse() {
             Ok(pid) if !Path::new(source).exists() => proactor_trace::open_process(pid)?,
             _ => File::open(source).with_context(|| format!("cannot read {source}"))?,

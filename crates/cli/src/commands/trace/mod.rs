@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -120,8 +120,15 @@ impl TraceArgs {
     }
 }
 
+/// Fails for `-`: a recording is read from a file, and not from its begin to its end.
+fn refuse_stdin(path: &Path) -> anyhow::Result<()> {
+    ensure!(!output::is_stdout(path), "`-` is not a file: name that of the recording (or `./-`)");
+    Ok(())
+}
+
 /// Reads a trace from a file.
 fn read(path: &Path) -> anyhow::Result<Trace> {
+    refuse_stdin(path)?;
     Trace::open(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
