@@ -43,7 +43,7 @@ fn echoes(c: &mut Criterion) {
             let service = Service { listeners, stop, console: None, trace: None };
             // A ring is set up on the thread that serves.
             let server = thread::spawn(move || {
-                proactor_models::serve(set_up(Some(model), &options)?, service, || ())
+                proactor_models::serve(set_up(Some(model), &options)?, service, || Ok(()))
             });
             let options = LoadOptions {
                 shape: proactor_load::LoadShape { connections, size: 64, depth: 1 },

@@ -1,19 +1,21 @@
 //! Addresses to listen on and to connect to: TCP over IPv4 and IPv6, and Unix sockets.
 
+mod socket_file;
+
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::os::canonical;
+pub use socket_file::{FileAccess, SocketFile};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// An address as a user writes it: `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, or
@@ -42,12 +44,18 @@ impl Address {
     /// same port, also for port 0. An address of a name that this machine does not have is left
     /// out: `localhost` is often `::1` too where IPv6 is switched off.
     ///
+    /// The file of a Unix socket has its access before a client can connect.
+    ///
     /// `all` is every address of the server: `[::]` takes the connections of IPv4 too, as Linux
     /// does by default, unless `0.0.0.0` with the same port is among them.
     ///
     /// # Errors
     /// Those of [`listen`](Address::listen), for any of the addresses.
-    pub fn listen_all(&self, all: &[&Address]) -> io::Result<Vec<BoundSocket>> {
+    pub fn listen_all(
+        &self,
+        all: &[&Address],
+        access: &FileAccess,
+    ) -> io::Result<Vec<BoundSocket>> {
         /// How often a free port is selected: another process may have it at another address.
         const PORTS: usize = 16;
         let both = |it: &SocketAddr| {
@@ -56,7 +64,7 @@ impl Address {
         };
         let Address::Name(_, found) = self else {
             let only_v6 = self.each().first().is_some_and(|it| !both(it));
-            return self.listen_retrying(only_v6).map(|socket| vec![socket]);
+            return self.listen_retrying(only_v6, access).map(|socket| vec![socket]);
         };
         for _ in 1..PORTS {
             match listen_each(found, both) {
@@ -80,17 +88,20 @@ impl Address {
     /// `EADDRINUSE`, with the process that listens there if it is known; `EACCES`, `EADDRNOTAVAIL`
     /// and others.
     pub fn listen(&self) -> io::Result<BoundSocket> {
+        let access = FileAccess::default();
         let (first, mut others) = match self {
             Address::Name(_, found) => (&Address::Tcp(found[0]), found[1..].iter()),
             one => (one, [].iter()),
         };
-        let bound = first.listen_retrying(false);
+        let bound = first.listen_retrying(false, &access);
         bound.or_else(|error| {
-            others.find_map(|it| Address::Tcp(*it).listen_retrying(false).ok()).ok_or(error)
+            others
+                .find_map(|it| Address::Tcp(*it).listen_retrying(false, &access).ok())
+                .ok_or(error)
         })
     }
 
-    fn listen_retrying(&self, only_v6: bool) -> io::Result<BoundSocket> {
+    fn listen_retrying(&self, only_v6: bool, access: &FileAccess) -> io::Result<BoundSocket> {
         let (begin, is_tcp) = (Instant::now(), matches!(self, Address::Tcp(_)));
         let is_releasing = || begin.elapsed() < RELEASE_TIME && self.owner().is_none();
         // Each try at a path would connect to what listens there.
@@ -98,7 +109,7 @@ impl Address {
             std::thread::sleep(RELEASE_TIME / 25);
         }
         let error = loop {
-            match self.try_listen(only_v6) {
+            match self.try_listen(only_v6, access) {
                 Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error),
                 Err(_) if is_tcp && is_releasing() => std::thread::sleep(RELEASE_TIME / 25),
                 Err(error) => break error,
@@ -155,6 +166,11 @@ impl Address {
         Ok(socket.into())
     }
 
+    /// Returns true if no other machine can connect: a loopback address, or a Unix socket.
+    pub fn is_local(&self) -> bool {
+        self.each().iter().all(|address| address.ip().to_canonical().is_loopback())
+    }
+
     /// Returns the IP addresses: one, or those of a name; none of a Unix socket.
     fn each(&self) -> &[SocketAddr] {
         match self {
@@ -189,8 +205,8 @@ impl Address {
         })
     }
 
-    fn try_listen(&self, only_v6: bool) -> io::Result<BoundSocket> {
-        let socket = self.socket()?;
+    fn try_listen(&self, only_v6: bool, access: &FileAccess) -> io::Result<BoundSocket> {
+        let (socket, name) = (self.socket()?, self.to_sockaddr()?);
         let file = match self {
             Address::Tcp(_) | Address::Name(..) => {
                 socket.set_reuse_address(true)?;
@@ -203,40 +219,22 @@ impl Address {
             Address::Unix(path) if path.as_os_str().as_bytes().starts_with(b"@") => None,
             Address::Unix(path) => Some(path),
         };
-        file.map_or(Ok(()), |path| self.remove_if_dead(path))?;
-        socket.bind(&self.to_sockaddr()?)?;
-        let file = file.map(|path| pin(path).map(|file| SocketFile { path: path.clone(), file }));
-        let file = file.transpose()?;
-        socket.listen(LISTEN_BACKLOG)?;
+        let (bind, listen) = (|| socket.bind(&name), || socket.listen(LISTEN_BACKLOG));
+        let file = match file {
+            Some(path) => Some(SocketFile::make(path, access, || self.is_dead(), bind, listen)?),
+            None => bind().and_then(|()| listen()).map(|()| None)?,
+        };
         Ok(BoundSocket { address: Address::of_listener(socket.as_fd()), fd: socket.into(), file })
     }
 
-    /// Removes the file of a Unix socket without a listener. Any other file is an error, and stays.
-    fn remove_if_dead(&self, path: &Path) -> io::Result<()> {
-        let refused = |what| Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
-        let refused_link = |target: PathBuf, what| {
-            refused(format!("the file is a symbolic link to {}, {what}", target.display()))
-        };
-        match fs::metadata(path) {
-            Ok(meta) if meta.file_type().is_socket() => {}
-            Ok(_) => return refused("the file exists and is no socket".to_owned()),
-            Err(_) => match fs::read_link(path) {
-                Ok(target) => return refused_link(target, "which does not exist"),
-                // Most likely there is no file; bind reports other errors.
-                Err(_) => return Ok(()),
-            },
-        }
-        let (probe, file) = (self.socket()?, pin(path)?);
+    /// Returns true if nothing listens at the path of a Unix socket: asked by a connection that
+    /// waits for nothing.
+    fn is_dead(&self) -> io::Result<bool> {
+        let probe = self.socket()?;
         probe.set_nonblocking(true)?;
-        match probe.connect(&self.to_sockaddr()?) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            // It listens, also if its queue is full: `WouldBlock`. Bind reports that it is in use.
-            _ => return Ok(()),
-        }
-        match fs::read_link(path) {
-            Ok(target) => refused_link(target, "a socket without a listener"),
-            Err(_) => remove_same(path, &file),
-        }
+        // It listens, also if its queue is full: `WouldBlock`.
+        let answer = probe.connect(&self.to_sockaddr()?).map_err(|error| error.kind());
+        Ok(answer == Err(io::ErrorKind::ConnectionRefused))
     }
 
     /// Returns the process that listens here, as `nginx (pid 4711)`; `None` if there is none, or if
@@ -299,7 +297,7 @@ fn listen_each(
             _ => {}
         }
         let only_v6 = !both(&address);
-        match Address::Tcp(address).listen_retrying(only_v6) {
+        match Address::Tcp(address).listen_retrying(only_v6, &FileAccess::default()) {
             Ok(socket) => bound.push(socket),
             Err(error) if is_missing(&error) => missing = Some(error),
             Err(error) => {
@@ -345,35 +343,6 @@ pub struct BoundSocket {
     pub address: Address,
     /// Removes the file of a Unix socket when it is dropped.
     pub file: Option<SocketFile>,
-}
-
-/// The file of a Unix socket, removed on drop if it is still the one at its path.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = remove_same(&self.path, &self.file); // There is nothing else to be done.
-    }
-}
-
-/// Opens the file of a socket, or a symbolic link to it, as a file and not as a socket. While it is
-/// open, no other file has its inode number.
-fn pin(path: &Path) -> io::Result<File> {
-    let flags = libc::O_PATH | libc::O_NOFOLLOW;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
-}
-
-/// Removes the file at `path` if it is `file`: another process may have removed or replaced it.
-fn remove_same(path: &Path, file: &File) -> io::Result<()> {
-    let id = |file: fs::Metadata| (file.dev(), file.ino());
-    match id(file.metadata()?) == id(fs::symlink_metadata(path)?) {
-        true => fs::remove_file(path),
-        false => Ok(()),
-    }
 }
 
 impl TryFrom<&str> for Address {
@@ -517,13 +486,13 @@ mod tests {
     fn a_server_listens_on_all_addresses_of_a_name_on_one_port() {
         // TEST-NET-1 is on no machine.
         let name = name(&["192.0.2.1:0", "127.0.0.1:0", "127.0.0.2:0"]);
-        let bound = name.listen_all(&[&name]).unwrap();
+        let bound = name.listen_all(&[&name], &FileAccess::default()).unwrap();
         let port = bound[0].address.each()[0].port();
         let addresses: Vec<_> = bound.iter().map(|socket| socket.address.to_string()).collect();
         assert_eq!(addresses, ["127.0.0.1", "127.0.0.2"].map(|ip| format!("{ip}:{port}")));
         bound.iter().for_each(|socket| drop(socket.address.connect(SECONDS).unwrap()));
         let taken = super::tests::name(&["127.0.0.3:0", &format!("127.0.0.2:{port}")]);
-        let error = taken.listen_all(&[&taken]).unwrap_err().to_string();
+        let error = taken.listen_all(&[&taken], &FileAccess::default()).unwrap_err().to_string();
         assert!(error.contains(&format!("127.0.0.2:{port}: ")), "{error}");
     }
 
@@ -545,15 +514,16 @@ mod tests {
     #[test]
     fn every_address_of_ipv6_takes_ipv4_unless_another_listener_has_it() {
         let any: Address = "[::]:0".parse().unwrap();
-        let Ok(mut bound) = any.listen_all(&[&any]) else { return };
+        let Ok(mut bound) = any.listen_all(&[&any], &FileAccess::default()) else { return };
         let port = bound.pop().unwrap().address.each()[0].port();
         let [any, v4] = [format!("[::]:{port}"), format!("0.0.0.0:{port}")]
             .map(|text| text.parse::<Address>().unwrap());
         let client: Address = format!("127.0.0.1:{port}").parse().unwrap();
-        let alone = any.listen_all(&[&any]).unwrap();
+        let alone = any.listen_all(&[&any], &FileAccess::default()).unwrap();
         assert!(client.connect(SECONDS).is_ok());
         drop(alone);
-        let _both = [&any, &v4].map(|it| it.listen_all(&[&any, &v4]).unwrap());
+        let _both =
+            [&any, &v4].map(|it| it.listen_all(&[&any, &v4], &FileAccess::default()).unwrap());
         let mapped: Address = "[::ffff:127.0.0.1]:0".parse().unwrap();
         let listener = std::net::TcpListener::from(mapped.listen().unwrap().fd);
         let port = listener.local_addr().unwrap().port();

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use crate::address::{Address, BoundSocket};
+use crate::address::{Address, BoundSocket, FileAccess};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::model::Model;
@@ -145,7 +145,7 @@ impl Builder {
                 Place::Address(address) => {
                     let address = address?;
                     let failed = |source| Error::Listen { address: address.to_string(), source };
-                    address.listen_all(&all).map_err(failed)?
+                    address.listen_all(&all, &FileAccess::default()).map_err(failed)?
                 }
                 Place::Socket(fd) => {
                     vec![BoundSocket { address: Address::of_listener(fd.as_fd()), fd, file: None }]

@@ -132,6 +132,9 @@ pub mod selector;
 mod server;
 #[doc(hidden)]
 pub mod silent;
+#[cfg(test)]
+#[path = "../tests/skip/mod.rs"]
+mod skip;
 pub mod testing;
 #[doc(hidden)]
 pub mod traced;

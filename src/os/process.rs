@@ -126,6 +126,13 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets the name of this process that ps(1) shows. Not through `/proc`: there it belongs to root
+/// once the process has changed its user.
+pub fn set_name(name: &std::ffi::CStr) {
+    // The name ends with a zero, and is read during the call.
+    let _ = syscall!(prctl(libc::PR_SET_NAME, name.as_ptr()));
+}
+
 // Descriptors.
 
 /// Closes all descriptors but the standard streams, those of `keep` and the one that all keep.

@@ -449,10 +449,6 @@ impl fmt::Debug for Uring {
 const _: () = assert!(size_of::<cqueue::Entry>() == size_of::<Cqe>());
 
 #[cfg(test)]
-#[path = "../../tests/skip/mod.rs"]
-mod skip;
-
-#[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
     use std::ptr::null_mut;
@@ -461,6 +457,7 @@ mod tests {
 
     use super::*;
     use crate::buffer::{Chunk, SendQueue};
+    use crate::skip;
 
     /// A ring for one connection of this kernel, without what is in `missing`.
     fn ring(missing: &[Capability]) -> Result<Uring, String> {

@@ -43,6 +43,7 @@ const TWICE: &[(&str, &str)] = &[
 const UNSAFE: &[&str] = &[
     "crates/cli/src/closed.rs",
     "crates/load/src/engine_uring.rs",
+    "crates/lockdown/src/rings.rs",
     "crates/models/src/coroutine/watched.rs",
     "crates/record/src/lost_file.rs",
     "crates/record/src/shm_log.rs",

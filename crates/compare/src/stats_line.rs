@@ -17,6 +17,9 @@ pub struct ServerStats {
     /// What the model used: the ring's flags, the selector's trigger.
     #[serde(default)]
     pub detail: String,
+    /// What the server gave up before it served.
+    #[serde(default)]
+    pub lock_down: Vec<String>,
     /// The server's counters: an object with one number for each.
     #[serde(with = "by_name")]
     pub counters: Counters,

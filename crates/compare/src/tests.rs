@@ -50,6 +50,7 @@ fn outcome(spec: ParticipantSpec, calls: u64) -> Outcome {
         schema: STATS_SCHEMA.to_owned(),
         model: String::new(),
         detail: "its own description".to_owned(),
+        lock_down: Vec::new(),
         counters,
     };
     Outcome { stats: Some(stats), messages: 100_000, ..Outcome::new(spec) }

@@ -200,18 +200,18 @@ pub struct Service {
 /// Serves until stopped. `ready` is called once everything is set up and connections are accepted.
 ///
 /// # Errors
-/// The engine cannot be built after all, or the kernel fails it as a whole.
+/// The engine cannot be built after all, `ready` fails, or the kernel fails it as a whole.
 pub fn serve(
     prepared: PreparedModel,
     service: Service,
-    ready: impl FnOnce(),
+    ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<(Ended, Counters)> {
     let Service { listeners, stop, console, trace } = service;
     let mut engine = (prepared.build)(stop, trace)?;
     // The files of Unix sockets are removed when the server has ended.
     let _files = engine::listen_all(&mut *engine, listeners)?;
     console.map_or(Ok(()), |console| engine.set_console(console))?;
-    ready();
+    ready()?;
     Ok((engine.run(None)?, engine.counters()))
 }
 

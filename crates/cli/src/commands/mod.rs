@@ -10,6 +10,7 @@ mod explain;
 pub(crate) mod explain_options;
 mod limits;
 mod load;
+mod lock_down;
 mod log;
 mod models;
 mod number;
@@ -44,7 +45,7 @@ struct ProactorCli {
 
 #[derive(Debug, Subcommand)]
 enum ProactorCommand {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     Connect(connect::ConnectArgs),
     Load(load::LoadArgs),
     Compare(compare::CompareArgs),

@@ -66,6 +66,11 @@ impl RecordArgs {
         self.trace.as_ref()?.as_deref()
     }
 
+    /// Returns true if kernel events are recorded too.
+    pub(super) fn kernel_events(&self) -> bool {
+        self.kernel_events
+    }
+
     /// From now on SIGUSR2 stops and starts the recording, what has no meaning says so, and a
     /// recording that cannot be written stops alone, without the server.
     ///

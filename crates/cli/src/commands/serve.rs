@@ -14,7 +14,7 @@ use super::output::{self, Destination};
 use super::stderr::note;
 use super::stream::{self, Stream, StreamWait};
 use super::{limits, record};
-use super::{log, number, run_on_cpu, stop_signal, wrong_usage};
+use super::{lock_down, log, number, run_on_cpu, stop_signal, wrong_usage};
 use crate::parse_protocol;
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
@@ -98,6 +98,9 @@ pub(super) struct ServeArgs {
     cpu: Option<usize>,
 
     #[command(flatten)]
+    lock_down: lock_down::LockDownArgs,
+
+    #[command(flatten)]
     record: record::RecordArgs,
 
     /// At the end, write the counters as one line of JSON to FILE; - and no FILE are standard
@@ -111,6 +114,9 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     admission: AdmissionArgs,
 }
+
+/// The listeners, and what an operator reads of them.
+type Opened = (Vec<Listening>, Vec<ListenerInfo>);
 
 /// An address to listen on, and its protocol if it has its own.
 #[derive(Debug, Clone)]
@@ -144,6 +150,9 @@ impl ServeArgs {
         let console = self.wants_console();
         let results = [("--stats", self.stats.as_deref()), ("--trace", self.record.path())];
         let stdout_is_taken = output::check_destinations(&results);
+        self.lock_down.check_kernel_events(self.record.kernel_events());
+        self.lock_down.check_files(self.listen.iter().map(|listen| &listen.address));
+        let early = self.listen_as_root()?;
         let (prepared, options) = self.set_up(asked, console)?;
         if self.limits {
             return limits::print(prepared.model, &options, self.json);
@@ -151,24 +160,33 @@ impl ServeArgs {
         let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
         stream::bound_waits();
-        let (listeners, infos) = self.listen()?;
+        let (listeners, infos) = early.map_or_else(|| self.listen(), Ok)?;
         // Now, so that a server that cannot listen empties no file.
         let stats = self.stats.as_deref().map(Destination::open).transpose()?;
+        let (trace, mut trace_output) = self.record.prepare(model)?;
+        let (files, restricted) = (socket_files(&listeners), prepared.restricted);
+        let mut lock_down = || self.lock_down.apply(model, restricted, &files);
+        // A thread of before would keep what is given up. A model that forks has none, and looks
+        // at /proc until it serves.
+        let locked = (!model.info().forks()).then(&mut lock_down).transpose()?;
         let attended = console.is_some();
         let console = console.map(|_| open_console(infos.clone())).transpose();
         let console = console.context("cannot open the console")?;
-        let (trace, mut trace_output) = self.record.prepare(model)?;
         self.log.never_wait(model.info().forks())?;
         let service = Service { listeners, stop, console, trace };
+        let mut in_force = Vec::new();
         let served = serve(prepared, service, || {
             trace_output.start(model);
+            in_force = locked.map_or_else(lock_down, Ok).map_err(io::Error::other)?;
             announce_listeners(&infos, model, stdout_is_taken);
+            Ok(())
         });
         trace_output.finish();
         let (ended, counters) = served.with_context(|| format!("{model} failed"))?;
         if let Some(to) = stats {
             let (schema, model) = (STATS_SCHEMA.to_owned(), model.name().to_owned());
-            let counted = ServerStats { schema, model, detail, counters };
+            let lock_down = in_force;
+            let counted = ServerStats { schema, model, detail, lock_down, counters };
             to.write(&(serde_json::to_string(&counted)? + "\n"))?;
         }
         if counters.cut > 0 {
@@ -219,7 +237,7 @@ impl ServeArgs {
             limits,
             buffers,
             kernel: self.kernel,
-            restrict: true,
+            restrict: self.lock_down.restricts_rings(),
             ring_refused: asked.is_none_or(|model| model == Model::URING).then(killed).flatten(),
             idle_sleep: self.idle_sleep,
         };
@@ -249,15 +267,28 @@ impl ServeArgs {
         }
     }
 
+    /// Opens the listeners and becomes the user of `--user`, if there is one, before a ring is made
+    /// or a file is opened.
+    fn listen_as_root(&self) -> anyhow::Result<Option<Opened>> {
+        let Some(user) = self.lock_down.user().filter(|_| !self.limits) else { return Ok(None) };
+        let opened = self.listen()?;
+        user.assume()?;
+        Ok(Some(opened))
+    }
+
     /// Opens the listeners of the command line. Returns them, and what an operator reads of them.
-    fn listen(&self) -> anyhow::Result<(Vec<Listening>, Vec<ListenerInfo>)> {
+    fn listen(&self) -> anyhow::Result<Opened> {
         let all: Vec<&Address> = self.listen.iter().map(|listen| &listen.address).collect();
+        let access = self.lock_down.file_access();
         let mut opened = (Vec::new(), Vec::new());
         for Listen { address, protocol } in &self.listen {
             let protocol = protocol.as_ref().unwrap_or(&self.protocol);
-            let sockets = address.listen_all(&all);
+            let sockets = address.listen_all(&all, &access);
             for socket in sockets.with_context(|| format!("cannot listen on {address}"))? {
                 let (address, name) = (socket.address.to_string(), protocol.to_string());
+                if !socket.address.is_local() {
+                    self.log.print(&format!("{address} can be reached from other machines"));
+                }
                 opened.0.push((socket, protocol.factory.clone()));
                 opened.1.push(ListenerInfo { address, protocol: name });
             }
@@ -308,6 +339,16 @@ fn open_console(listeners: Vec<ListenerInfo>) -> io::Result<Console> {
     let prompts = input.is_terminal() && output::draws(&stdout);
     let output = Stream::new(io::stdout(), StreamWait::Forever);
     Console::new(input.as_fd().try_clone_to_owned()?, output, prompts, listeners)
+}
+
+/// Returns the files of Unix sockets, which are removed at the end.
+fn socket_files(listeners: &[Listening]) -> Vec<PathBuf> {
+    let with_file = listeners.iter().filter(|(socket, _)| socket.file.is_some());
+    let path = |(socket, _): &Listening| match &socket.address {
+        Address::Unix(path) => Some(path.clone()),
+        _ => None,
+    };
+    with_file.filter_map(path).collect()
 }
 
 /// Prints one line for each listener. An output that is closed or full does not stop the server.

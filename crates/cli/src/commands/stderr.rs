@@ -12,6 +12,7 @@
 //! What the pipe or standard error does not take is dropped, and the next line is preceded by one
 //! that says how many were.
 
+use std::ffi::CStr;
 use std::io::{self, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +38,7 @@ macro_rules! note {
 pub(crate) use note;
 
 /// The name of the thread, or child, that writes.
-const THREAD: &str = "log";
+const THREAD: &CStr = c"log";
 
 /// The kind of a line that is never left out.
 const UNIQUE: LineKind = LineKind { site: 0, message: 0 };
@@ -111,7 +112,7 @@ pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
         process::keep_in_children(log.pipe.as_fd());
         let mut writer = lock(&log.writer).take();
         let forked = process::fork(&alone, &keep, |_| {
-            let _ = std::fs::write("/proc/self/comm", THREAD); // It is a name for ps(1) alone.
+            process::set_name(THREAD);
             writer.iter_mut().for_each(|it| it.run(StreamWait::Forever, false, &log.dropped));
             0
         });
@@ -207,7 +208,7 @@ impl LogPipe {
             writer.iter_mut().for_each(|it| it.run(StreamWait::Forever, false, &self.dropped));
             *writer = None;
         };
-        thread::Builder::new().name(THREAD.to_owned()).spawn(run).map(drop)
+        thread::Builder::new().name(THREAD.to_string_lossy().into()).spawn(run).map(drop)
     }
 }
 

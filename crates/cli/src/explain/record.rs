@@ -116,7 +116,7 @@ impl RecordedServer<'_> {
             recorder.probe.begin(&calls)?;
         }
         let service = Service { listeners, stop, console: None, trace };
-        proactor_models::serve(prepared, service, || ()).map(drop)
+        proactor_models::serve(prepared, service, || Ok(())).map(drop)
     }
 
     /// Sends the messages: on one connection, then on several at once if the model serves several.

@@ -149,6 +149,15 @@ impl Launch {
         self.before_exec(move || unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) })
     }
 
+    /// As a user without privileges, if the test has any.
+    pub(crate) fn unprivileged(mut self) -> Launch {
+        // SAFETY: geteuid(2) touches no memory and cannot fail.
+        if unsafe { libc::geteuid() } == 0 {
+            self.command.uid(65_534).gid(65_534);
+        }
+        self
+    }
+
     /// As the leader of a group of processes, as a shell would start it.
     pub(crate) fn in_a_group_of_its_own(mut self) -> Launch {
         self.command.process_group(0);
@@ -245,7 +254,8 @@ impl Launch {
         self.spawn().wait()
     }
 
-    fn spawn(mut self) -> Server {
+    /// Starts it, and does not wait.
+    pub(crate) fn spawn(mut self) -> Server {
         let mut child =
             self.command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.line));
         let stdout = child.stdout.take().expect("stdout is a pipe");
