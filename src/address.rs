@@ -33,7 +33,7 @@ pub enum Address {
 }
 
 /// Maximum connections in the accept queue; the kernel lowers it to `net.core.somaxconn`.
-const LISTEN_BACKLOG: i32 = 4096;
+pub const LISTEN_BACKLOG: i32 = 4096;
 
 /// How long a killed server may keep its address. The kernel frees a ring some milliseconds after
 /// its process, and until then an accept in flight holds the listener.

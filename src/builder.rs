@@ -113,10 +113,10 @@ impl Builder {
         self
     }
 
-    /// Whether [`run`](Server::run) drains on SIGTERM, SIGINT and SIGHUP, and ends at once on a
-    /// second one. It unblocks them. SIGINT stays ignored if it is, and so does SIGHUP, which also
-    /// keeps a handler of the program. The default is true; [`start`](Server::start) never touches
-    /// signals.
+    /// Whether [`run`](Server::run) drains on SIGTERM, SIGINT, SIGQUIT and SIGHUP, and ends at
+    /// once on a second one. It unblocks them. SIGINT stays ignored if it is, and so does SIGHUP,
+    /// which also keeps a handler of the program. The default is true; [`start`](Server::start)
+    /// never touches signals.
     #[must_use]
     pub fn signals(mut self, handled: bool) -> Builder {
         self.signals = handled;

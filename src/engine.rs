@@ -1,15 +1,15 @@
 //! What a server needs of the I/O model that drives it.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use crate::address::{BoundSocket, SocketFile};
+use crate::address::{BoundSocket, LISTEN_BACKLOG, SocketFile};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
 use crate::keys::ListenerId;
 use crate::lifecycle;
 use crate::limits::Ended;
-use crate::os::EventFd;
+use crate::os::{self, EventFd};
 use crate::peer::{Factory, WorkerFactory};
 use crate::protocol::Protocol;
 
@@ -80,6 +80,39 @@ pub struct Listener<F, S> {
     pub state: S,
     /// True once an accept has failed for good: the engine closes the socket.
     pub failed: bool,
+    /// How many connections are still accepted, once the server drains: those that waited then.
+    pub left: Option<usize>,
+}
+
+impl<F, S> Listener<F, S> {
+    /// Returns a listener of which the engine knows nothing yet.
+    pub fn new(id: ListenerId, fd: OwnedFd, factory: F) -> Listener<F, S>
+    where
+        S: Default,
+    {
+        Listener { id, fd: Some(fd), factory, state: S::default(), failed: false, left: None }
+    }
+
+    /// Returns true while it accepts connections: the engine closes the socket after that.
+    pub fn listens(&self) -> bool {
+        !self.failed && self.left != Some(0)
+    }
+
+    /// The server drains: the connections that wait now are accepted, and no more.
+    pub fn accept_last(&mut self) {
+        let waiting = |fd: &OwnedFd| os::waiting(fd.as_fd(), LISTEN_BACKLOG as usize);
+        self.left = self.fd.as_ref().map(waiting);
+    }
+
+    /// Counts a connection that it has accepted.
+    pub fn accepted(&mut self) {
+        self.left = self.left.map(|left| left.saturating_sub(1));
+    }
+
+    /// No connection waits. If the server drains, it accepts no more.
+    pub fn none_waits(&mut self) {
+        self.left = self.left.and(Some(0));
+    }
 }
 
 /// Ends the listener with this number, whose accepts fail with `error` for good.
@@ -94,6 +127,9 @@ pub fn end_listener<P, S>(
     // Several accepts of a ring are in flight, and each of them fails.
     if std::mem::replace(&mut listeners[id.index()].failed, true) {
         return Ok(());
+    }
+    if listeners[id.index()].left.is_some() {
+        return Ok(()); // The server drains, and has other work to finish.
     }
     let others = listeners.iter().any(|listener| !listener.failed);
     lifecycle::listener_failed(listeners[id.index()].factory.listener(), error, others)

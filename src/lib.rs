@@ -29,9 +29,9 @@
 //!
 //! 1. [`Builder`] says what the server will be, and opens nothing.
 //! 2. [`Builder::bind`] opens the sockets: the [`Server`] knows its addresses.
-//! 3. [`Server::run`] serves in the calling thread and drains on SIGINT, SIGTERM and SIGHUP.
-//!    [`Server::start`] serves in a thread of its own and touches no signals; the [`Running`]
-//!    server is drained and joined, or stopped when it is dropped.
+//! 3. [`Server::run`] serves in the calling thread and drains on SIGINT, SIGTERM, SIGQUIT and
+//!    SIGHUP. [`Server::start`] serves in a thread of its own and touches no signals; the
+//!    [`Running`] server is drained and joined, or stopped when it is dropped.
 //!
 //! # A protocol
 //!

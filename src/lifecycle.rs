@@ -33,7 +33,8 @@ const RATE_PAUSE: Duration = Duration::from_millis(10);
 pub enum Stage {
     /// It accepts and serves.
     Serving,
-    /// It accepts no more; every connection is sent what it is owed, and ends.
+    /// What has arrived is accepted and received, no more; every connection is sent what it is
+    /// owed, and ends.
     Draining,
     /// The deadline has passed: every connection was broken.
     Cutting,
@@ -46,7 +47,7 @@ pub enum Accepting {
     Now,
     /// It is at its limit, or pauses.
     Later,
-    /// It drains, and accepts no more.
+    /// It cuts, and accepts no more.
     Never,
 }
 
@@ -189,8 +190,11 @@ impl Lifecycle {
     }
 
     /// Returns true if the server accepts another connection beside so many.
+    /// While it drains, it accepts those that its listeners
+    /// [still accept](crate::engine::Listener::left).
     pub fn accepts(&self, connections: usize) -> bool {
-        self.is_serving() && self.has_capacity(connections) && self.pause.until().is_none()
+        let cuts = self.stage == Stage::Cutting;
+        !cuts && self.has_capacity(connections) && self.pause.until().is_none()
     }
 
     /// Returns whether the server accepts another connection beside so many.
@@ -198,7 +202,7 @@ impl Lifecycle {
     pub fn accepting(&self, connections: usize) -> Accepting {
         match self.accepts(connections) {
             true => Accepting::Now,
-            false if self.is_serving() => Accepting::Later,
+            false if self.stage != Stage::Cutting => Accepting::Later,
             false => Accepting::Never,
         }
     }

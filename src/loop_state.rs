@@ -11,7 +11,7 @@ use crate::console::{Console, SocketInfo};
 use crate::counters::{Counters, LiveCounters};
 use crate::engine::{self, Listener};
 use crate::keys::{ConnId, ListenerId};
-use crate::lifecycle::{Accepting, Lifecycle};
+use crate::lifecycle::{Accepting, Lifecycle, Stage};
 use crate::limits::{CloseReason, Ended, Limits};
 use crate::os::{self, AcceptFailure, Clock, ShutdownSignal};
 use crate::peer::{AcceptedPeer, Factory, Made, WorkerFactory};
@@ -40,6 +40,8 @@ pub struct LoopState<P, D, L> {
     closing_silent: Option<ConnId>,
     /// When the next one is closed, if the server is full until then.
     silent_until: Option<Nanos>,
+    /// True once the drain has begun here.
+    drains: bool,
     /// System calls that this thread had made before.
     calls_before: u64,
 }
@@ -57,6 +59,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
             accepting: Accepting::Later,
             closing_silent: None,
             silent_until: None,
+            drains: false,
             calls_before: os::calls(),
         }
     }
@@ -65,8 +68,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     pub fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: &Factory<P>) {
         debug_assert_eq!(id.index(), self.listeners.len(), "in the order of their numbers");
         let factory = WorkerFactory::new(factory, fd.as_fd());
-        let state = L::default();
-        self.listeners.push(Listener { id, fd: Some(fd), factory, state, failed: false });
+        self.listeners.push(Listener::new(id, fd, factory));
         self.listeners_changed = true;
     }
 
@@ -153,8 +155,8 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     #[inline]
     pub fn run_timers(&mut self) {
         self.peers.run_timers(|| self.clock.now());
-        if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(self.clock.now()) {
-            self.peers.cut();
+        if self.lifecycle.next_timer().is_some() {
+            self.advance_lifecycle();
         }
         self.silent_until = None;
         if self.lifecycle.is_full(self.peers.len()) {
@@ -178,6 +180,15 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         }
     }
 
+    /// Ends a pause of the accepts that is over; goes on with a drain.
+    #[cold]
+    fn advance_lifecycle(&mut self) {
+        if self.lifecycle.run_timers(self.clock.now()) {
+            self.peers.cut();
+        }
+        self.advance_drain();
+    }
+
     /// Returns when the next timer expires.
     #[inline]
     pub fn next_timer(&self) -> Option<Nanos> {
@@ -195,16 +206,35 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         ControlFlow::Continue(())
     }
 
-    /// Starts to drain, if it does not drain already.
+    /// Starts to drain, if it does not drain already: in the next iteration, when all accepts that
+    /// have completed are known.
     pub fn drain(&mut self) {
-        if self.lifecycle.drain(self.peers.len(), self.clock.now()) {
-            self.peers.finish_all();
-        }
+        self.lifecycle.drain(self.peers.len(), self.clock.now());
     }
 
-    /// Returns true if the server drains and no connection is left.
+    /// Goes on with a drain, if there is one. At its begin, the listeners accept what waits, and
+    /// each connection takes its [last input](crate::peers::LAST_INPUT).
+    pub fn advance_drain(&mut self) {
+        if self.lifecycle.is_serving() {
+            return;
+        }
+        if !std::mem::replace(&mut self.drains, true) {
+            self.listeners.iter_mut().for_each(Listener::accept_last);
+            self.listeners_changed = true;
+            self.peers.take_last_input();
+        }
+        self.peers.finish_taken();
+    }
+
+    /// Returns true if the server drains, accepts no more and has no connection left.
     pub fn is_drained(&self) -> bool {
-        !self.lifecycle.is_serving() && self.peers.is_empty()
+        self.drains && self.peers.is_empty() && !self.accepts_more()
+    }
+
+    /// Returns true while a listener accepts connections, unless they are all cut.
+    pub fn accepts_more(&self) -> bool {
+        let cuts = self.lifecycle.stage() == Stage::Cutting;
+        !cuts && self.listeners.iter().any(Listener::listens)
     }
 
     /// Prints the messages to the operator, and runs the commands that were read. `look` returns

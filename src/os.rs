@@ -56,11 +56,14 @@ pub use proactor_record::sys::memory_file;
 pub use readiness::{
     FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,
 };
-pub use signal::{EventFd, ShutdownSignal, allow_interrupts, count_usr2, interrupt, refuse_signal};
+pub use signal::{
+    EventFd, ShutdownSignal, allow_interrupts, count_usr2, ignore_stray_signals, interrupt,
+    refuse_signal,
+};
 pub(crate) use socket::{PeerName, canonical, empty_msghdr};
 pub use socket::{
     accept, close, peer_addr, read, recv, send, set_blocking, set_pipe_size, set_receive_timeout,
-    set_send_timeout, shutdown, unsent, write,
+    set_send_timeout, shutdown, unsent, waiting, write,
 };
 
 // Time.

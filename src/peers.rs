@@ -20,6 +20,7 @@
 
 mod buffers;
 mod groups;
+mod last_input;
 mod operator;
 mod posted;
 mod ready;
@@ -40,10 +41,12 @@ use crate::protocol::{Message, Protocol};
 use crate::silent::SilentQueue;
 use buffers::BufferWaiters;
 use groups::Groups;
+use last_input::{LastInput, LastInputs};
 use ready::ReadyList;
 use timers::{TimerEntry, Timers};
 
 pub use crate::connection::LINGER;
+pub use last_input::LAST_INPUT;
 
 /// A connection that another one waits for is evicted after it has taken none of its bytes for this
 /// time, at the latest after twice this time.
@@ -80,6 +83,8 @@ pub struct PeerEntry<P, D> {
     accepted: AcceptedPeer,
     /// When it was opened.
     opened: Nanos,
+    /// Its last input, once the server drains.
+    last: LastInput,
     /// True if, since the last look for slow readers, it took some of its bytes or was owed none.
     progressed: bool,
 }
@@ -108,6 +113,7 @@ pub struct Peers<P, D> {
     silent: SilentQueue<ConnId>,
     /// The number of the connection that was opened last.
     last_number: u64,
+    last_inputs: LastInputs,
     /// Its messages are delivered before every return; the capacity is kept.
     context: Context,
     max_input: usize,
@@ -143,6 +149,7 @@ impl<P: Protocol, D> Peers<P, D> {
             timers: Timers::default(),
             silent: SilentQueue::default(),
             last_number: 0,
+            last_inputs: LastInputs::default(),
             context: Context::new(max_input, clock),
             max_input,
             has_operator: false,
@@ -178,6 +185,7 @@ impl<P: Protocol, D> Peers<P, D> {
             timer: TimerEntry::default(),
             accepted,
             opened,
+            last: LastInput::default(),
             progressed: false,
         });
         if !may_be_silent {
@@ -260,6 +268,7 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         self.buffers.count -= usize::from(peer.waits_for_buffer);
         self.timers.remove(id, peer.timer);
+        self.last_inputs.forget(peer.last);
         accepted.shared.iter().for_each(|shared| _ = shared.close());
         let counts = self.groups.at(listener);
         counts.talkers -= usize::from(peer.talks);
@@ -278,11 +287,6 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Gives the next connection this number; the following ones count on from it.
     pub fn number_from(&mut self, number: u64) {
         self.last_number = number - 1;
-    }
-
-    /// Starts to drain every connection.
-    pub fn finish_all(&mut self) {
-        self.ids(None).into_iter().for_each(|id| self.finish(id));
     }
 
     /// Drains a connection: it sends what it is owed, and ends.

@@ -88,6 +88,8 @@ enum RecvState {
     InFlight {
         preferred: Size,
     },
+    /// In flight, and completes without waiting.
+    AtOnce,
     Cancelling,
 }
 
@@ -217,8 +219,10 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     fn received(&mut self, conn: ConnId, outcome: Recv, more: bool) {
+        let mut at_once = false;
         self.update(conn, |flight| {
             debug_assert!(flight.recv != RecvState::Idle, "one receive is in flight");
+            at_once = flight.recv == RecvState::AtOnce;
             if !more {
                 flight.recv = RecvState::Idle;
             }
@@ -227,7 +231,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             Recv::Data(chunk) => self.state.peers.received(conn, chunk),
             Recv::End => self.state.peers.ended(conn),
             Recv::NoBuffer => self.state.peers.wait_for_buffer(conn),
-            Recv::Cancelled => self.state.peers.mark(conn),
+            Recv::Nothing if at_once => self.state.peers.last_input_taken(conn),
+            Recv::Nothing | Recv::Cancelled => self.state.peers.mark(conn),
             Recv::Failed(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
@@ -256,6 +261,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         // A connection that waits for a buffer may get the one that a send with `skip_success` is
         // about to free.
         if self.state.peers.has_marked()
+            || self.state.peers.has_taken()
             || (self.unconfirmed_sends && self.state.peers.has_buffer_waiters())
         {
             return Wait::No;
@@ -277,6 +283,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             if resumed.out_of_buffers {
                 self.state.peers.wait_for_buffer(conn);
             }
+            if resumed.last_input_taken {
+                self.state.peers.last_input_taken(conn);
+            }
         }
         Ok(())
     }
@@ -293,7 +302,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
     fn is_drained(&self) -> bool {
         let mut accepts = self.state.listeners.iter().flat_map(|listener| &listener.state);
-        self.state.is_drained() && accepts.all(AcceptState::is_idle) && self.refused.is_empty()
+        let rests = self.backlog.is_empty() && self.refused.is_empty();
+        self.state.is_drained() && rests && accepts.all(AcceptState::is_idle)
     }
 
     fn update(&mut self, conn: ConnId, change: impl FnOnce(&mut Flight)) {
@@ -346,6 +356,8 @@ struct Resumed {
     unconfirmed_sends: bool,
     /// The connection wants to receive, and there is no buffer.
     out_of_buffers: bool,
+    /// The connection has received all that it may of its last input.
+    last_input_taken: bool,
 }
 
 /// Submits the difference between what a connection wants and what it has in flight.
@@ -355,6 +367,8 @@ fn resume<R: Ring, P: Protocol>(
 ) -> io::Result<Resumed> {
     let mut resumed = Resumed::default();
     let ReadyPeer { id: conn, peer, wants_recv, any_size } = ready;
+    let at_once = peer.takes_last_input();
+    let enough = at_once && peer.has_taken_enough();
     let (connection, flight) = (&peer.connection, &mut peer.driver);
     let socket = flight.socket;
 
@@ -379,14 +393,18 @@ fn resume<R: Ring, P: Protocol>(
     let preferred = ring.pool().clamp(connection.recv_size());
     match flight.recv {
         RecvState::Idle if wants_recv && flight.cancels > 0 => {} // Resumed when that completes.
+        RecvState::Idle if wants_recv && enough => resumed.last_input_taken = true,
         RecvState::Idle if wants_recv => match ring.buffer_for(preferred, any_size) {
             Some(size) => {
-                flight.recv = RecvState::InFlight { preferred };
-                ring.submit(Op::Recv { conn, socket, size })?;
+                flight.recv = match at_once {
+                    true => RecvState::AtOnce,
+                    false => RecvState::InFlight { preferred },
+                };
+                ring.submit(Op::Recv { conn, socket, size, at_once })?;
             }
             None => resumed.out_of_buffers = true,
         },
-        RecvState::InFlight { preferred: size } if !wants_recv || size != preferred => {
+        RecvState::InFlight { preferred: size } if !wants_recv || size != preferred || at_once => {
             flight.recv = RecvState::Cancelling;
             flight.cancels += 1;
             ring.submit(Op::Cancel { target: CancelTarget::Recv(conn) })?;

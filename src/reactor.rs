@@ -149,6 +149,9 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         if flow.is_break() {
             return Ok(flow);
         }
+        if !self.state.lifecycle.is_serving() {
+            self.look_for_last();
+        }
         if self.may_accept() {
             self.accept()?;
         }
@@ -237,6 +240,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     fn timeout(&self, clock: impl FnOnce() -> Nanos) -> Option<Duration> {
         let busy = self.state.is_drained()
             || self.state.peers.has_marked()
+            || self.state.peers.has_taken()
             || self.may_accept()
             || self.console_input.readable;
         if busy {
@@ -249,6 +253,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// want something new. One that is marked after all passes is resumed in the next iteration,
     /// which does not sleep: first the selector reports the others that are ready.
     fn resume_ready(&mut self) {
+        let drains = !self.state.lifecycle.is_serving();
         for _ in 0..PASSES {
             if !self.state.peers.has_marked() {
                 return;
@@ -256,6 +261,9 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
             self.state.peers.begin();
             while let Some(ready) = self.state.peers.next_ready() {
                 let (conn, wants_recv) = (ready.id, ready.wants_recv);
+                if drains && wants_recv && ready.peer.takes_last_input() {
+                    self.receive_last(conn);
+                }
                 self.resume(conn, wants_recv);
             }
             if self.state.peers.has_buffer_waiters() {
@@ -315,6 +323,18 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
             Err(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
+        }
+    }
+
+    /// Receives once, though no report may have come, and notes whether that was all of the
+    /// connection's last input.
+    #[cold]
+    fn receive_last(&mut self, conn: ConnId) {
+        self.state.peers.get_mut(conn).expect("it is resumed").driver.readable = true;
+        self.receive(conn);
+        let Some(peer) = self.state.peers.get_mut(conn) else { return };
+        if !peer.driver.readable || peer.has_taken_enough() {
+            self.state.peers.last_input_taken(conn);
         }
     }
 

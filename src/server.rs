@@ -46,7 +46,8 @@ impl Server {
         &self.addrs
     }
 
-    /// Serves in this thread until the server is stopped, by default by SIGINT, SIGTERM or SIGHUP.
+    /// Serves in this thread until the server is stopped, by default by SIGINT, SIGTERM, SIGQUIT or
+    /// SIGHUP.
     ///
     /// # Errors
     /// No model works here, it cannot provide what a protocol needs, or the kernel fails it; or no

@@ -24,7 +24,7 @@ use proactor::lifecycle::ACCEPT_PAUSE;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::peer::{Factory, Peer};
-use proactor::peers::{LINGER, SOFT};
+use proactor::peers::{LAST_INPUT, LINGER, SOFT};
 use proactor::proactor::Proactor;
 use proactor::protocol::{Chat, Echo, Input, Outbox, Protocol, Upper};
 use proactor::ring::Ring;
@@ -900,6 +900,73 @@ scenario!(
         let most = limits.drain + Duration::from_millis(100);
         assert!(limits.drain <= took && took < most, "it took {took:?}");
         assert!(world.server.counters().cut >= 3);
+        world.leave(counts);
+    }
+);
+
+// What is in a socket, in the accept queue or above the limit when the server is asked to stop, and
+// no more of a flood than the last input.
+scenario!(
+    a_drain_answers_every_request_that_had_arrived,
+    0.25,
+    &[Fault::Late, Fault::DataAfterCancel, Fault::NoBuffers],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice);
+        let mut limits = limits(dice.between(2, 20));
+        limits.silent_timeout = None;
+        let mut world = World::new(setup, SMALL, limits, |_| Echo);
+        let early = world.connect_many(dice.below(10));
+        world.iterate(dice.below(30));
+        let late = world.connect_many(dice.below(10));
+        let clients: Vec<ClientId> = early.into_iter().chain(late).collect();
+        let requests: Vec<Vec<u8>> =
+            clients.iter().map(|_| speech(dice, dice.clone().between(1, 150))).collect();
+        for (&id, request) in clients.iter().zip(&requests) {
+            world.client_mut(id).send(request);
+            world.client_mut(id).send_all();
+        }
+        let flood = world.connect(Reads::AtOnce);
+        let (asked, endless) = (world.now(), vec![b'x'; 2 * LAST_INPUT as usize]);
+        world.client_mut(flood).send(&endless);
+        world.ask_to_stop();
+        // Those that come later delay nothing.
+        world.connect_many(dice.below(10));
+        assert_eq!(world.run_to_end(), Ended::Drained);
+        assert!(world.now().since(asked) < LINGER, "{:?}", world.now().since(asked));
+        for (&id, request) in clients.iter().zip(&requests) {
+            assert_received(world.client(id), request);
+        }
+        let answered = world.client(flood).received().len();
+        // What came before the server knew that it is asked, and the last receive, come on top.
+        assert!(answered <= LAST_INPUT as usize + 65_536 + 2048, "{answered} of a flood");
+        assert_eq!(world.server.counters().cut, 0);
+        world.leave(counts);
+    }
+);
+
+scenario!(
+    a_last_listener_that_fails_during_a_drain_ends_no_connection,
+    0.1,
+    &[],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice).with(Fault::NoMemory, 0);
+        let mut world = World::new(setup, SMALL, limits(4), |_| Echo);
+        let sent = speech(dice, 3000);
+        let served: Vec<_> = (0..4).map(|_| world.connect(Reads::Never)).collect();
+        world.until("they are served", |world| world.server.connections() == 4);
+        served.iter().for_each(|&id| world.client_mut(id).send(&sent));
+        world.until("all is received", |world| {
+            served.iter().all(|&id| world.client(id).taken() == sent.len())
+        });
+        // They wait for a connection to close, and their listener fails meanwhile.
+        world.connect_many(3);
+        world.ask_to_stop();
+        world.iterate(dice.below(6));
+        world.sim().shut_down(LISTENER);
+        served.iter().for_each(|&id| world.client_mut(id).set_reads(Reads::AtOnce));
+        assert_eq!(world.run_to_end(), Ended::Drained);
+        served.iter().for_each(|&id| assert_received(world.client(id), &sent));
+        assert_eq!(world.server.counters().cut, 0);
         world.leave(counts);
     }
 );

@@ -57,8 +57,8 @@ impl Pid {
 
 /// Forks. `child` runs in the new process, which keeps its standard streams and the descriptors of
 /// `keep`, and ends with the status that is answered (101 after a panic, 1 if it could not be set
-/// up). It is killed when the parent ends, however that comes about; it ignores SIGINT
-/// and SIGHUP, which a terminal sends to all, and of other signals takes none before
+/// up). It is killed when the parent ends, however that comes about; it ignores SIGINT,
+/// SIGQUIT and SIGHUP, which a terminal sends to all, and of other signals takes none before
 /// [`Signals::deliver`].
 ///
 /// `child` must not use a descriptor that is not kept: it is closed, whatever value owns it.
@@ -120,8 +120,9 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     if std::os::unix::process::parent_id() != parent {
         return Err(io::Error::other("its parent has died"));
     }
-    dispose(libc::SIGINT, libc::SIG_IGN, 0)?;
-    dispose(libc::SIGHUP, libc::SIG_IGN, 0)?;
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        dispose(signal, libc::SIG_IGN, 0)?;
+    }
     close_others(keep);
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 use super::count_call;
 use crate::error::SendError;
@@ -77,10 +77,11 @@ impl ShutdownSignal {
         Ok(ShutdownSignal(Arc::new(reached)))
     }
 
-    /// From now on SIGTERM, SIGINT and SIGHUP ask this one to stop. Of several, the last is asked.
-    /// SIGINT stays ignored if it is, as in the background of a script; SIGHUP keeps any other
-    /// disposition than the default, as that of nohup(1). A signal that was blocked by the parent
-    /// is unblocked in this thread: call it before there are others.
+    /// From now on SIGTERM, SIGINT, SIGQUIT, SIGHUP and SIGXCPU ask this one to stop. Of several,
+    /// the last is asked. SIGINT and SIGQUIT stay ignored if they are, as in the background of a
+    /// script; SIGHUP and SIGXCPU keep any other disposition than the default, as that of nohup(1).
+    /// A signal that was blocked by the parent is unblocked in this thread: call it before there
+    /// are others.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -89,12 +90,16 @@ impl ShutdownSignal {
         let fd = self.0.event.0.try_clone()?;
         SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(fd), Ordering::Release);
         // Async-signal-safe: atomic operations, one write(2).
-        IS_ASKED.store(false, Ordering::Release);
-        if disposition(libc::SIGINT)? != libc::SIG_IGN {
-            handle(libc::SIGINT, on_signal)?;
+        ASKED.store(NOT_ASKED, Ordering::Release);
+        for signal in [libc::SIGINT, libc::SIGQUIT] {
+            if disposition(signal)? != libc::SIG_IGN {
+                handle(signal, on_signal)?;
+            }
         }
-        if disposition(libc::SIGHUP)? == libc::SIG_DFL {
-            handle(libc::SIGHUP, on_signal)?;
+        for signal in [libc::SIGHUP, libc::SIGXCPU] {
+            if disposition(signal)? == libc::SIG_DFL {
+                handle(signal, on_signal)?;
+            }
         }
         handle(libc::SIGTERM, on_signal)
     }
@@ -182,16 +187,47 @@ extern "C" fn on_usr2(_: libc::c_int) {
     add(SIGNALLED.load(Ordering::Acquire), WAKE);
 }
 
-/// Whether a signal has asked to stop.
-static IS_ASKED: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn on_signal(signal: libc::c_int) {
-    // A terminal that closes, its shell and a service manager each send a SIGHUP of their own,
-    // some behind SIGTERM: it is no second request.
-    if IS_ASKED.swap(true, Ordering::AcqRel) && signal == libc::SIGHUP {
-        return;
+/// Ignores the signals that end a process by default, that have no meaning for a server, and that
+/// are not sent for a fault of its own: timers, SIGIO, SIGPWR, SIGSTKFLT, SIGXFSZ (a write beyond
+/// the limit fails) and the real-time signals. One that has another disposition keeps it.
+///
+/// # Errors
+/// sigaction(2), never for these signals.
+pub fn ignore_stray_signals() -> io::Result<()> {
+    let named = [
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGSTKFLT,
+        libc::SIGXFSZ,
+    ];
+    for signal in named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
+        if disposition(signal)? == libc::SIG_DFL {
+            dispose(signal, libc::SIG_IGN, 0)?;
+        }
     }
-    add(SIGNALLED.load(Ordering::Acquire), STOP);
+    Ok(())
+}
+
+/// Which signals have asked to stop: a `NOT_ASKED`, `HUNG_UP` or `ENDED`.
+static ASKED: AtomicU8 = AtomicU8::new(NOT_ASKED);
+const NOT_ASKED: u8 = 0;
+/// SIGHUP or SIGXCPU alone.
+const HUNG_UP: u8 = 1;
+/// SIGTERM, SIGINT or SIGQUIT.
+const ENDED: u8 = 2;
+
+/// A terminal that closes, its shell and a service manager each send a SIGHUP of their own, before
+/// or behind SIGTERM, and the kernel repeats SIGXCPU: only two of the other signals are a second
+/// request.
+extern "C" fn on_signal(signal: libc::c_int) {
+    let asks = if [libc::SIGHUP, libc::SIGXCPU].contains(&signal) { HUNG_UP } else { ENDED };
+    match (ASKED.fetch_max(asks, Ordering::AcqRel), asks) {
+        (NOT_ASKED, _) | (ENDED, ENDED) => add(SIGNALLED.load(Ordering::Acquire), STOP),
+        _ => {}
+    }
 }
 
 pub(super) fn add(fd: RawFd, number: u64) {

@@ -24,6 +24,21 @@ pub fn accept(listener: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<OwnedF
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Returns how many connections wait to be accepted; `most`, if some do and the kernel counts them
+/// for TCP alone (kernel-notes §81).
+pub fn waiting(listener: BorrowedFd<'_>, most: usize) -> usize {
+    // SAFETY: all-zero is a valid tcp_info, to be filled by the call.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let (fd, into) = (listener.as_raw_fd(), (&raw mut info).cast());
+    // `info` is written to during the call, and no further than `len`.
+    match syscall!(getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, into, &mut len)) {
+        Ok(_) => info.tcpi_unacked as usize,
+        Err(_) if super::is_readable(listener).unwrap_or(false) => most,
+        Err(_) => 0,
+    }
+}
+
 /// Receives into `buffer`; zero is the peer's end. With `MSG_DONTWAIT` among the flags it does not
 /// wait, whatever the socket.
 ///

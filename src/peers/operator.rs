@@ -108,9 +108,9 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
     }
 
     fn send(&mut self, number: Option<u64>, line: Vec<u8>) -> Vec<bool> {
-        let line = Chunk::from(line);
+        let (line, serves) = (Chunk::from(line), self.lifecycle.is_serving());
         let ids = self.peers.ids(number).into_iter();
-        ids.map(|id| self.peers.send_to(id, line.clone())).collect()
+        ids.map(|id| serves && self.peers.send_to(id, line.clone())).collect()
     }
 
     fn kick(&mut self, number: u64) -> bool {
@@ -121,8 +121,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
 
     fn drain(&mut self) -> Option<usize> {
         let count = self.peers.len();
-        let starts = self.lifecycle.drain(count, self.now);
-        starts.then(|| self.peers.finish_all()).map(|()| count)
+        self.lifecycle.drain(count, self.now).then_some(count)
     }
 }
 

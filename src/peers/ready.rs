@@ -65,6 +65,9 @@ impl<P: Protocol, D> Peers<P, D> {
     pub fn wants(&mut self, id: ConnId) -> Option<ReadyPeer<'_, P, D>> {
         let peer = self.slab.get_mut(id)?;
         let (wants_recv, any_size) = (self.groups.wants_recv(peer), peer.any_size);
+        if !wants_recv && peer.last.is_awaited() {
+            self.last_inputs.cannot_receive(id, peer);
+        }
         Some(ReadyPeer { id, peer, wants_recv, any_size })
     }
 }

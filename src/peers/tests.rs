@@ -241,7 +241,7 @@ fn a_link_is_never_closed_for_being_slow() {
     assert!(peers.get_mut(slow).unwrap().connection.is_broken());
     assert!(!peers.get_mut(link).unwrap().connection.is_broken());
     assert_eq!(peers.counters.evicted, 1);
-    peers.finish_all();
+    peers.finish(link);
     peers.shut_down(link);
     peers.run_timers(at(100));
     peers.run_timers(at(200));
@@ -346,10 +346,34 @@ fn buffer_waiters_wake_in_order_and_only_as_many_as_there_are_buffers() {
 }
 
 #[test]
+fn a_group_is_drained_when_all_its_members_that_can_receive_have_taken_their_last_input() {
+    let (mut peers, [quick, late, blocked]) = chat();
+    let is_open =
+        |peers: &mut Peers<Broadcast, ()>, id| peers.get_mut(id).unwrap().connection.is_open();
+    peers.wait_for_buffer(blocked);
+    peers.take_last_input();
+    assert_eq!(iterate(&mut peers).len(), 3);
+    peers.last_input_taken(quick);
+    peers.finish_taken();
+    assert!(is_open(&mut peers, quick), "a line may still come for it");
+    receive(&mut peers, late, 8);
+    assert_eq!(owed(&mut peers, quick), 8);
+    peers.last_input_taken(late);
+    assert!(peers.has_taken(), "one that cannot receive delays no other one");
+    peers.finish_taken();
+    assert!(![quick, late].map(|id| is_open(&mut peers, id)).contains(&true));
+    peers.wake_buffer_waiters(1);
+    assert!(peers.get_mut(blocked).unwrap().takes_last_input());
+    peers.last_input_taken(blocked);
+    peers.finish_taken();
+    assert!(!is_open(&mut peers, blocked));
+}
+
+#[test]
 fn a_connection_that_lingers_too_long_is_broken() {
     let (mut peers, [a]) = chat();
     assert_eq!(timers(&mut peers, || unreachable!("no reason to look at the clock")), None);
-    peers.finish_all();
+    peers.finish(a);
     peers.shut_down(a);
     assert_eq!(timers(&mut peers, at(1)), Some(Nanos(3_000_000_000)));
     assert!(!peers.get_mut(a).unwrap().connection.is_broken());

@@ -43,8 +43,13 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// Arms the accepts that are wanted, and cancels those that are not.
     pub(super) fn arm_accepts(&mut self, accepting: Accepting) -> io::Result<()> {
         for listener in &mut self.state.listeners {
-            let wanted = accepting == Accepting::Now && !listener.failed;
-            let closes = accepting == Accepting::Never || listener.failed;
+            if let (Some(fd), Some(1..)) = (&listener.fd, listener.left)
+                && self.ring.waiting(listener.id, fd.as_fd()) == 0
+            {
+                listener.none_waits();
+            }
+            let wanted = accepting == Accepting::Now && listener.listens();
+            let closes = accepting == Accepting::Never || !listener.listens();
             let (Some(fd), accepts) = (&listener.fd, &mut listener.state) else {
                 continue;
             };
@@ -87,6 +92,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         match outcome {
             Ok(socket) => {
                 self.state.peers.counters.accepted += 1;
+                self.state.listeners[listener.index()].accepted();
                 let address = self.ring.peer_address(accept, socket);
                 self.backlog.push_back((listener, socket, address));
                 self.open_backlog();
@@ -114,7 +120,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let id = self.state.peers.open(made, listener, flight);
         match self.state.lifecycle.stage() {
             Stage::Serving => {}
-            Stage::Draining => self.state.peers.finish(id),
+            Stage::Draining => self.state.peers.take_last_input_of(id),
             Stage::Cutting => self.state.peers.broken(id, CloseReason::Cut),
         }
     }

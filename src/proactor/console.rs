@@ -22,7 +22,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 Recv::Data(bytes) => console.input_read(bytes),
                 Recv::End => console.input_ended(),
                 Recv::Failed(error) => console.input_failed(&error),
-                Recv::NoBuffer | Recv::Cancelled => {}
+                Recv::NoBuffer | Recv::Nothing | Recv::Cancelled => {}
             }
         }
         let flow = self.serve_console();

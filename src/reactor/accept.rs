@@ -29,7 +29,8 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// kernel's queue.
     pub(super) fn watch_listeners(&mut self, accepting: Accepting) -> io::Result<()> {
         for listener in &mut self.state.listeners {
-            let wanted = accepting == Accepting::Now && !listener.failed;
+            let wanted = accepting == Accepting::Now && listener.listens();
+            let closes = accepting == Accepting::Never || !listener.listens();
             let Some(fd) = &listener.fd else { continue };
             let (key, state) = (KeyOwner::Listener(listener.id).into(), &mut listener.state);
             if wanted && !state.watched {
@@ -42,7 +43,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
                 self.selector.remove(fd.as_fd())?;
                 (state.watched, state.readable) = (false, false);
             }
-            if accepting == Accepting::Never || listener.failed {
+            if closes {
                 listener.fd = None;
             }
         }
@@ -54,14 +55,21 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         self.listeners_ready && self.state.lifecycle.accepts(self.state.peers.len())
     }
 
+    /// Has the listeners accept what waits when the server drains, though no report may have come.
+    pub(super) fn look_for_last(&mut self) {
+        for listener in self.state.listeners.iter_mut().filter(|listener| listener.listens()) {
+            (listener.state.readable, self.listeners_ready) = (true, true);
+        }
+    }
+
     /// # Errors
     /// No listener is left.
     pub(super) fn accept(&mut self) -> io::Result<()> {
         for at in 0..self.state.listeners.len() {
             for _ in 0..ACCEPTS {
                 let listener = &self.state.listeners[at];
-                if !listener.state.readable || !self.state.lifecycle.accepts(self.state.peers.len())
-                {
+                let may = listener.state.readable && listener.listens();
+                if !may || !self.state.lifecycle.accepts(self.state.peers.len()) {
                     break;
                 }
                 let (Some(fd), id) = (&listener.fd, listener.id) else { break };
@@ -74,6 +82,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
                             AcceptFailure::NoConnection | AcceptFailure::Lasting(_)
                         ) {
                             self.state.listeners[at].state.readable = false;
+                            self.state.listeners[at].none_waits();
                         }
                         self.state.not_accepted(id, failure)?;
                     }
@@ -88,8 +97,14 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     fn open(&mut self, listener: ListenerId, fd: OwnedFd) {
         let addr = os::peer_addr(fd.as_fd());
         self.state.peers.counters.accepted += 1;
+        self.state.listeners[listener.index()].accepted();
         match self.state.admit(listener, addr) {
-            Some(made) => _ = self.adopt(fd, made, listener),
+            Some(made) => {
+                let id = self.adopt(fd, made, listener);
+                if !self.state.lifecycle.is_serving() {
+                    self.state.peers.take_last_input_of(id);
+                }
+            }
             None => {
                 let key = KeyOwner::Listener(listener).into();
                 let _ = self.selector.shutdown(key, fd.as_fd()); // It fails if the peer has reset.

@@ -71,6 +71,8 @@ pub enum Recv {
     End,
     /// No buffer was free; the bytes stay in the socket.
     NoBuffer,
+    /// Nothing is there, and the receive does not wait.
+    Nothing,
     /// It was cancelled, and no byte was lost.
     Cancelled,
     /// The connection is broken.
@@ -129,8 +131,9 @@ fn received(cqe: Cqe, buffer: Option<Lease>) -> Recv {
         },
         Err(error) => match error.raw_os_error() {
             Some(libc::ENOBUFS) => Recv::NoBuffer,
+            Some(libc::EAGAIN) => Recv::Nothing,
             // A signal, or no memory for now: as if cancelled, so the loop issues it again.
-            Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => Recv::Cancelled,
+            Some(libc::ECANCELED | libc::EINTR | libc::ENOMEM) => Recv::Cancelled,
             _ => Recv::Failed(error),
         },
     }

@@ -32,10 +32,11 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+use crate::address::LISTEN_BACKLOG;
 use crate::buffer::{Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
 use crate::keys::{ConnId, ListenerId};
-use crate::os::Clock;
+use crate::os::{self, Clock};
 
 pub use completion::{Completion, Recv, Sent};
 pub use memory::VECTOR;
@@ -79,6 +80,8 @@ pub enum Op<'a> {
         socket: Socket,
         /// The size of buffer, which the ring's pool has.
         size: Size,
+        /// If true, it receives once, and completes as [`Recv::Nothing`] if nothing is there.
+        at_once: bool,
     },
     /// Sends the first chunks of a queue, as many as one operation takes.
     Send {
@@ -278,6 +281,12 @@ pub trait Ring {
     /// address of one connection, so that a burst of connections needs few enters.
     fn accepts(&self) -> u16 {
         1
+    }
+
+    /// Returns how many connections wait to be accepted by a listener, or a larger number if the
+    /// kernel does not count them.
+    fn waiting(&self, _listener: ListenerId, fd: BorrowedFd<'_>) -> usize {
+        os::waiting(fd, LISTEN_BACKLOG as usize)
     }
 
     /// Returns the address of the peer whose connection this accept has just completed with, if the

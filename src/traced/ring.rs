@@ -13,7 +13,7 @@ use proactor_record::{Kind, Log, Record, WaitMode};
 
 use super::{Traced, minus_errno};
 use crate::buffer::{Lease, Pool, Size};
-use crate::keys::ConnId;
+use crate::keys::{ConnId, ListenerId};
 use crate::os::Clock;
 use crate::ring::{AcceptId, Cqe, Entered, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
 
@@ -89,6 +89,10 @@ impl<R: Ring> Ring for Traced<R> {
 
     fn accepts(&self) -> u16 {
         self.inner.accepts()
+    }
+
+    fn waiting(&self, listener: ListenerId, fd: BorrowedFd<'_>) -> usize {
+        self.inner.waiting(listener, fd)
     }
 
     fn peer_address(&self, accept: AcceptId, socket: Socket) -> Option<SocketAddr> {

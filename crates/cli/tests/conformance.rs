@@ -186,6 +186,8 @@ conformance!({
     a_drain_delivers_what_is_owed_and_then_the_end needs Duplex,
     a_drain_delivers_to_a_reader_that_resumes,
     a_drain_ends_idle_connections,
+    a_drain_answers_every_request_that_had_arrived,
+    a_drain_answers_requests_despite_a_flood_and_a_storm_of_connects needs Crowd,
     a_drain_does_not_reset_a_client_that_still_sends,
     a_drain_with_clients_connected_leaves_nothing,
     a_drain_in_mid_talk_delivers_whole_lines needs Crowd,
@@ -1340,6 +1342,65 @@ fn a_drain_ends_idle_connections(model: Model) {
     drop(clients);
     let exit = server.wait().assert_drained();
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+/// Stops the server, lets so many clients connect and send, asks it to drain, and lets it go on.
+fn ask_while_stopped(server: &Server, clients: usize, requests: &[u8]) -> Vec<Client> {
+    server.process.signal(libc::SIGSTOP);
+    eventually("it is stopped", || server.process.is_stopped().then_some(()));
+    let clients: Vec<Client> = (0..clients).map(|_| Client::connect(server.address())).collect();
+    clients.iter().for_each(|client| client.say(requests));
+    server.process.signal(libc::SIGTERM);
+    server.process.signal(libc::SIGCONT);
+    clients
+}
+
+fn a_drain_answers_every_request_that_had_arrived(model: Model) {
+    let server = model.serve("echo").start();
+    // Some were served before: the requests of those lie in their sockets, of the others in the
+    // accept queue. A model that serves one at a time has the first, which is idle, only.
+    let before: Vec<Client> =
+        (0..model.at_once(20)).map(|_| Client::connect(server.address())).collect();
+    before.iter().for_each(Client::ping);
+    let clients = ask_while_stopped(&server, 100, b"PING");
+    drop(before);
+    for client in clients {
+        client.hear(b"PING");
+        client.hear_end();
+    }
+    let exit = server.wait().assert_drained();
+    assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+fn a_drain_answers_requests_despite_a_flood_and_a_storm_of_connects(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").start();
+    let (address, ended) = (server.address().clone(), AtomicBool::new(false));
+    let (flood, bytes) = (Client::connect(&address), random.bytes(256 << 10));
+    thread::scope(|scope| {
+        // It reads everything, as fast as it sends.
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) && flood.say_some(&bytes).is_ok() {
+                thread::yield_now();
+            }
+        });
+        scope.spawn(|| while matches!(flood.hear_some(&mut [0; 65536]), Ok(1..)) {});
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed)
+                && let Ok(client) = Client::try_connect(&address, Options::default())
+            {
+                let _ = client.say_some(b"PING");
+                client.reset();
+            }
+        });
+        for client in ask_while_stopped(&server, 50, b"PING") {
+            client.hear(b"PING");
+            client.hear_end();
+        }
+        ended.store(true, Ordering::Relaxed);
+        let exit = server.wait().assert_drained();
+        assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+    });
 }
 
 fn a_drain_does_not_reset_a_client_that_still_sends(model: Model) {

@@ -64,8 +64,9 @@ fn a_hangup_drains_a_server_of_every_model() {
 }
 
 #[test]
-fn a_second_hangup_does_not_end_a_drain() {
-    for signal in [libc::SIGHUP, libc::SIGTERM] {
+fn a_hangup_before_or_behind_another_request_does_not_end_a_drain() {
+    let (hup, term) = (libc::SIGHUP, libc::SIGTERM);
+    for [signal, second] in [[hup, hup], [term, hup], [hup, term], [libc::SIGXCPU, libc::SIGQUIT]] {
         let server = Launch::new(REACTOR, &["--listen", "127.0.0.1:0"]).start();
         let idle = Client::connect(server.address());
         idle.ping();
@@ -74,11 +75,47 @@ fn a_second_hangup_does_not_end_a_drain() {
         stuck.say_until_stuck(&bytes);
         server.process.signal(signal);
         idle.hear_end();
-        server.process.signal(libc::SIGHUP);
+        server.process.signal(second);
         let (heard, end) = stuck.hear_all();
         end.expect("an end, and no reset");
         assert!(heard.len() > 64 << 10 && bytes.starts_with(&heard));
         drop(stuck);
+        server.wait().assert_drained();
+    }
+}
+
+/// As `docs/serve.md` has them.
+#[test]
+fn no_signal_but_those_of_a_fault_ends_a_server_of_any_model_at_once() {
+    let faults = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGTRAP,
+        libc::SIGSYS,
+        libc::SIGABRT,
+    ];
+    let drains =
+        [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGXCPU, libc::SIGKILL];
+    let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+    for launch in servers() {
+        let server = launch.start();
+        let client = Client::connect(server.address());
+        client.ping();
+        for signal in (1..=libc::SIGRTMAX()).filter(|signal| !(32..=33).contains(signal)) {
+            if faults.contains(&signal) || drains.contains(&signal) {
+                continue;
+            }
+            server.process.signal(signal);
+            if stops.contains(&signal) {
+                server.process.signal(libc::SIGCONT);
+            }
+            client.ping();
+        }
+        server.process.signal(libc::SIGQUIT);
+        client.hear_end();
+        drop(client);
         server.wait().assert_drained();
     }
 }

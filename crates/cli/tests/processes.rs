@@ -280,7 +280,7 @@ fn a_connection_without_descriptors_for_its_link_waits_until_others_leave() {
 fn a_key_at_the_terminal_reaches_all_and_all_is_delivered() {
     // Ctrl-C and the end of a terminal go to the whole group; a service manager may send SIGTERM to
     // all of it.
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
         let mut random = Random::of_test();
         let server = serve(&[ECHO, CHAT]).in_a_group_of_its_own().start();
         let idle = Client::connect(server.address());
@@ -388,12 +388,14 @@ fn no_child_outlives_a_parent_that_was_killed() {
 
 #[test]
 fn a_connection_that_waits_for_its_child_when_the_server_drains_has_its_line_in_the_log() {
-    let server = serve(&[CHAT]).args(&["--log", "info", "--log-format", "json"]).start();
+    let args = ["--log", "info", "--log-format", "json", "--drain-timeout", "0.2"];
+    let server = serve(&[CHAT]).args(&args).start();
     let before = server.process.descriptors();
     server.process.limit_descriptors(before + 1); // For its socket, and not for its link.
     let client = Client::connect(server.address());
     let accepted = || (server.process.descriptors() > before).then_some(());
     eventually("it is accepted", accepted);
+    server.process.limit_descriptors(3); // A drain closes the listener, which would do.
     let exit = server.drain();
     client.hear_end();
     assert_eq!((exit.counter("accepted"), exit.counter("closed")), (1, 1));

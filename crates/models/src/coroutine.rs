@@ -27,6 +27,7 @@ use std::cell::{RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::Shutdown;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -174,6 +175,7 @@ impl<C: CallHooks> TaskServer<C> {
             match step.await {
                 TaskStep::Receive(ready) => self.state().receive(&self.calls, id, ready),
                 TaskStep::Send(ready) => self.state().send(&self.calls, id, ready),
+                TaskStep::ReceiveLast => self.state().receive_last(&self.calls, id, &socket),
                 TaskStep::ShutDown => {
                     // It fails only if the peer has reset the connection, which a read will report.
                     let _ = self.calls.shutdown(key, socket.as_fd(), Shutdown::Write);
@@ -194,14 +196,16 @@ impl<C: CallHooks> TaskServer<C> {
     }
 
     /// Accepts connections while there is capacity for them; meanwhile they wait in the kernel's
-    /// queue. Closes the listener when the server drains, or when its accepts fail for good.
+    /// queue. Closes the listener when the server drains and what waited is accepted, or when its
+    /// accepts fail for good.
     async fn accept_connections(self: Rc<Self>, listener: WatchedFd, id: ListenerId) {
         let _guard = Guard(&self);
         let key = KeyOwner::Listener(id).into();
         let mut awaited = false;
         loop {
-            let ready = poll_fn(|cx| self.state().poll_accept(&listener, cx, &mut awaited)).await;
-            let Some(ready) = ready else { break };
+            let ready =
+                poll_fn(|cx| self.state().poll_accept((&listener, id), cx, &mut awaited)).await;
+            let ControlFlow::Continue(ready) = ready else { break };
             if std::mem::take(&mut awaited) {
                 self.calls.ready(key, true, false);
             }
@@ -220,6 +224,7 @@ impl<C: CallHooks> TaskServer<C> {
     fn open(self: &Rc<Self>, socket: OwnedFd, listener: ListenerId) {
         let addr = os::peer_addr(socket.as_fd());
         self.state().core.peers.counters.accepted += 1;
+        self.state().core.listeners[listener.index()].accepted();
         let made = self.state().core.admit(listener, addr);
         let Some(made) = made else {
             return self.calls.refuse(KeyOwner::Listener(listener).into(), socket);

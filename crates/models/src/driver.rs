@@ -15,6 +15,7 @@ use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::limits::CloseReason;
 use proactor::os::{self, Clock};
+use proactor::peers::LAST_INPUT;
 use proactor::protocol::Protocol;
 
 /// A connection, its socket, and what is counted of it.
@@ -33,6 +34,8 @@ pub(crate) struct ConnectionDriver<'a, C> {
     pub(crate) writable: bool,
     /// True while a receive on its socket has a timeout.
     has_timeout: bool,
+    /// How many bytes of its last input it may still receive, while it takes that.
+    last_input: Option<u64>,
     pool: Rc<Pool>,
 }
 
@@ -58,6 +61,7 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             reason: CloseReason::Finished,
             writable: true,
             has_timeout: false,
+            last_input: None,
             pool,
         }
     }
@@ -112,6 +116,7 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             Ok(chunk) if chunk.is_empty() => self.connection.ended(&mut self.context),
             Ok(chunk) => {
                 let len = chunk.len();
+                self.last_input = self.last_input.map(|left| left.saturating_sub(len as u64));
                 self.counters.receives += 1;
                 self.counters.received_bytes += len as u64;
                 self.connection.received(chunk, &mut self.context);
@@ -119,10 +124,31 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             }
             // A signal came; or nothing is there, and the receive did not sleep or had a timeout.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.last_input = self.last_input.and(Some(0));
+            }
             Err(error) => self.break_off(CloseReason::failed(&error)),
         }
         0
+    }
+
+    /// The server drains: the connection takes its last input, and then drains.
+    pub(crate) fn take_last_input(&mut self) {
+        self.last_input = Some(LAST_INPUT);
+    }
+
+    /// Returns true if it receives its last input: what is there, without waiting.
+    pub(crate) fn takes_last_input(&self) -> bool {
+        self.last_input.is_some()
+    }
+
+    /// Drains the connection, if it has taken its last input.
+    pub(crate) fn drain_if_taken(&mut self) {
+        if self.last_input == Some(0) || (self.takes_last_input() && !self.connection.could_recv())
+        {
+            self.last_input = None;
+            self.connection.drain(&mut self.context);
+        }
     }
 
     /// `n` of the queued bytes were sent.

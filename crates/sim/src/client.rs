@@ -102,6 +102,12 @@ impl Client {
         self.to_send.extend(bytes);
     }
 
+    /// Has all that it sends arrive now, as far as the server's socket takes it.
+    pub fn send_all(&mut self) {
+        let space = self.capacity.saturating_sub(self.to_server.len());
+        self.to_server.extend(self.to_send.drain(..space.min(self.to_send.len())));
+    }
+
     /// Has it end its direction when it has sent all, and go on reading.
     pub fn finish(&mut self) {
         self.finishing = true;

@@ -27,6 +27,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt::{self, Display};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -152,6 +153,7 @@ enum Work {
         socket: Socket,
         size: Size,
         lease: Option<Lease>,
+        at_once: bool,
     },
     Send {
         socket: Socket,
@@ -313,12 +315,12 @@ impl Sim {
                 self.backlogs.resize_with(self.backlogs.len().max(at + 1), VecDeque::new);
                 (Token::of_accept(Kind::Accept, accept), Work::Accept(accept.listener))
             }
-            Op::Recv { conn, socket, size } => {
+            Op::Recv { conn, socket, size, at_once } => {
                 self.check_owner(conn, socket);
                 let own = self.setup.tier == Tier::OneShot;
                 let lease = if own { self.pool.lease(size) } else { None };
                 self.check(lease.is_some() == own, "a receive without a buffer to receive into");
-                (Token::of(Kind::Recv, conn), Work::Recv { socket, size, lease })
+                (Token::of(Kind::Recv, conn), Work::Recv { socket, size, lease, at_once })
             }
             Op::Send { conn, socket, queue, skip_success } => {
                 self.check_owner(conn, socket);
@@ -468,6 +470,10 @@ impl Ring for Sim {
     fn accepts(&self) -> u16 {
         // As many as find a free slot: without one, the connection is lost.
         if self.accepts_once() && self.unused.len() > 4 { 4 } else { 1 }
+    }
+
+    fn waiting(&self, listener: ListenerId, _: BorrowedFd<'_>) -> usize {
+        self.backlogs.get(listener.index()).map_or(0, VecDeque::len)
     }
 
     fn peer_address(&self, accept: AcceptId, socket: Socket) -> Option<SocketAddr> {

@@ -31,7 +31,7 @@ fn conn() -> ConnId {
 }
 
 fn recv() -> Op<'static> {
-    Op::Recv { conn: conn(), socket: SOCKET, size: Size(0) }
+    Op::Recv { conn: conn(), socket: SOCKET, size: Size(0), at_once: false }
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Sim {
                     let fails = self.shut_down.contains(&listener.0);
                     fails || !self.backlogs[listener.0 as usize].is_empty()
                 }
-                Work::Recv { socket, .. } => far(socket).is_readable(),
+                Work::Recv { socket, at_once, .. } => *at_once || far(socket).is_readable(),
                 Work::Send { socket, .. } => far(socket).is_writable(),
                 Work::Read(_) => !self.input.is_empty() || self.input_ended,
                 Work::Wake => self.readable,
@@ -169,8 +169,10 @@ impl Sim {
     }
 
     fn recv(&mut self, socket: Socket, mut doing: Doing) {
-        let Work::Recv { size, lease, .. } = &mut doing.work else { unreachable!("a receive") };
-        let (size, own, token) = (*size, lease.take(), doing.token);
+        let Work::Recv { size, lease, at_once, .. } = &mut doing.work else {
+            unreachable!("a receive")
+        };
+        let (size, own, token, at_once) = (*size, lease.take(), doing.token, *at_once);
         let available = self.far(socket).available();
         let group = &self.lent[size.0 as usize];
         let multishot = self.setup.tier == Tier::Multishot;
@@ -197,6 +199,8 @@ impl Sim {
             self.post(token, -libc::ENOMEM, 0);
         } else if !has_buffer && available > 0 {
             self.post(token, -libc::ENOBUFS, 0);
+        } else if available == 0 && at_once && !self.far(socket).is_readable() {
+            self.post(token, -libc::EAGAIN, 0);
         } else if available == 0 {
             self.post(token, 0, 0);
         } else if self.befalls(Fault::NoBuffers) {
@@ -334,7 +338,11 @@ impl Sim {
 
     /// Answers, and stays in flight if the tier and chance will have it.
     fn post_and_stay(&mut self, doing: Doing, result: i32, flags: u32) -> Cqe {
-        let once = matches!(doing.work, Work::Accept(_)) && self.accepts_once();
+        let once = match doing.work {
+            Work::Accept(_) => self.accepts_once(),
+            Work::Recv { at_once, .. } => at_once,
+            _ => false,
+        };
         let more = self.setup.tier == Tier::Multishot
             && !once
             && doing.cancelled != Cancelled::TooLate

@@ -21,7 +21,9 @@ impl Uring {
         let alone = |op| Pushed { preceding: None, op };
         match op {
             Op::Accept { accept, fd } => self.queue_accept(accept, fd.as_raw_fd()),
-            Op::Recv { conn, socket, size } => self.queue_recv(conn, socket, size),
+            Op::Recv { conn, socket, size, at_once } => {
+                self.queue_recv(conn, socket, size, at_once)
+            }
             Op::Send { conn, socket, queue, skip_success } => {
                 self.queue_send(conn, socket, queue, skip_success)
             }
@@ -70,20 +72,22 @@ impl Uring {
     }
 
     #[inline]
-    fn queue_recv(&mut self, conn: ConnId, socket: Socket, size: Size) -> Pushed {
+    fn queue_recv(&mut self, conn: ConnId, socket: Socket, size: Size, at_once: bool) -> Pushed {
         let (token, fd) = (Token::of(Kind::Recv, conn), socket.0 as RawFd);
-        let preceding = self.queue_poll(fd, libc::POLLIN, token.with(Kind::PollRecv));
+        let poll = || self.queue_poll(fd, libc::POLLIN, token.with(Kind::PollRecv));
+        let preceding = (!at_once).then(poll).flatten();
+        let how = if at_once { libc::MSG_DONTWAIT } else { 0 };
         let (group, len) = (u16::from(size.0), self.pool.shape(size).bytes as u32);
         let entry = if self.provided.is_empty() {
             let lease = self.pool.lease(size).expect("`out_of_buffers` was asked");
             let (base, len) = lease.location();
             self.memory.recv(conn, lease);
-            opcode::Recv::new(Fd(fd), base.as_ptr(), len as u32).build()
-        } else if self.has(Capability::MultishotRecv) {
+            opcode::Recv::new(Fd(fd), base.as_ptr(), len as u32).flags(how).build()
+        } else if self.has(Capability::MultishotRecv) && !at_once {
             opcode::RecvMulti::new(Fd(fd), group).build()
         } else {
-            let recv = opcode::Recv::new(Fd(fd), null_mut(), len).buf_group(group).build();
-            recv.flags(squeue::Flags::BUFFER_SELECT)
+            let recv = opcode::Recv::new(Fd(fd), null_mut(), len).flags(how).buf_group(group);
+            recv.build().flags(squeue::Flags::BUFFER_SELECT)
         };
         Pushed { preceding, op: self.queue(self.on_socket(entry), token, fd, len, 0) }
     }

@@ -131,7 +131,7 @@ fn exit(message: &clap::Error) -> ! {
     std::process::exit(message.exit_code())
 }
 
-/// Returns a signal that SIGINT, SIGTERM and SIGHUP set.
+/// Returns a signal that SIGINT, SIGTERM, SIGQUIT and SIGHUP set.
 fn stop_signal() -> anyhow::Result<ShutdownSignal> {
     let stop = ShutdownSignal::new().and_then(|stop| stop.on_signals().map(|()| stop));
     let stop = stop.context("cannot listen for signals")?;

@@ -71,12 +71,13 @@ impl RecordArgs {
         self.kernel_events
     }
 
-    /// From now on SIGUSR2 stops and starts the recording, what has no meaning says so, and a
-    /// recording that cannot be written stops alone, without the server.
+    /// From now on SIGUSR2 stops and starts the recording, what has no meaning is ignored or says
+    /// so, and a recording that cannot be written stops alone, without the server.
     ///
     /// # Errors
     /// sigaction(2), never for these signals.
     pub(super) fn handle_signals(&self) -> io::Result<()> {
+        os::ignore_stray_signals()?;
         os::refuse_signal(libc::SIGUSR1)?;
         if self.trace.is_none() {
             return os::refuse_signal(libc::SIGUSR2);

@@ -30,7 +30,7 @@ use proactor_models::registry::NamedProtocol;
 use proactor_models::{Choice, Listening, NONBLOCKING, Service, serve};
 use proactor_report::units;
 
-/// Run a server until SIGTERM, SIGINT or SIGHUP
+/// Run a server until SIGTERM, SIGINT, SIGQUIT or SIGHUP
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
     /// Address to listen on, optionally with the protocol of this listener: HOST:PORT, [IPV6]:PORT,

@@ -1,5 +1,6 @@
 //! The accepts of the blocking models: poll(2) for several listeners at once, then accept4(2).
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -7,12 +8,13 @@ use std::time::Duration;
 
 use super::member::Origin;
 use super::shared::{Membership, SharedState};
+use proactor::address::LISTEN_BACKLOG;
 use proactor::admission::Admission;
 use proactor::calls::{Calls, SLEEPS};
 use proactor::counters::Counters;
-use proactor::keys::{ConnId, KeyOwner, ListenerId};
+use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::lifecycle::{self, AcceptPause};
-use proactor::limits::Limits;
+use proactor::limits::{CloseReason, Limits};
 use proactor::os::{self, AcceptFailure};
 
 /// The listeners of a server.
@@ -26,6 +28,9 @@ pub(super) struct Acceptor {
     polled: Vec<libc::pollfd>,
     /// How many of those are not listeners.
     others: usize,
+    /// Connections that were accepted as the server began to drain, and are not served yet, each
+    /// with the number of its listener.
+    last: VecDeque<(usize, OwnedFd)>,
 }
 
 impl Acceptor {
@@ -85,34 +90,21 @@ impl Acceptor {
         id: ConnId,
         counters: &mut Counters,
     ) -> io::Result<Option<Membership>> {
-        let polled = self.polled.get_mut(self.others + index).filter(|it| it.revents != 0);
-        let Some((polled, (Some(fd), origin))) = polled.zip(self.listeners.get(index)) else {
+        let at = self.others + index;
+        let is_ready = self.polled.get(at).is_some_and(|polled| polled.revents != 0);
+        let Some((Some(fd), origin)) = self.listeners.get(index).filter(|_| is_ready) else {
             return Ok(None);
         };
-        let key = KeyOwner::Listener(ListenerId(index as u16)).into();
-        let (admission, pause) = (&self.admission, &mut self.pause);
-        let entered = calls.accept(key, fd.as_fd(), SLEEPS).and_then(|socket| {
-            let (addr, now) = (os::peer_addr(socket.as_fd()), os::now());
-            counters.accepted += 1;
-            counters.accept_rate += u64::from(pause.accepted(addr, now));
-            match admission.admit(addr, now) {
-                Ok(admitted) => {
-                    let entered = shared.enter(id, origin, socket, (addr, admitted.map(Arc::new)));
-                    entered.map(Some).inspect_err(|_| counters.closed += 1)
-                }
-                Err(reason) => {
-                    counters.close(reason);
-                    calls.refuse(key, socket);
-                    Ok(None)
-                }
-            }
-        });
+        let origin = Arc::clone(origin);
+        let accepted = calls.accept(key(index), fd.as_fd(), SLEEPS);
+        let entered =
+            accepted.and_then(|socket| self.enter(calls, (shared, id), index, socket, counters));
         match entered {
             Ok(membership) => return Ok(membership),
             Err(error) => {
                 let failure = AcceptFailure::from(error);
                 if let AcceptFailure::NoConnection = failure {
-                    polled.revents = 0;
+                    self.polled[at].revents = 0;
                 }
                 match self.pause.failed(failure, os::now) {
                     Ok(false) => {}
@@ -131,4 +123,78 @@ impl Acceptor {
         }
         Ok(None)
     }
+
+    /// Counts an accepted connection, and has it enter, unless it is not admitted.
+    fn enter(
+        &mut self,
+        calls: &impl Calls,
+        (shared, id): (&Arc<SharedState>, ConnId),
+        index: usize,
+        socket: OwnedFd,
+        counters: &mut Counters,
+    ) -> io::Result<Option<Membership>> {
+        let (addr, now) = (os::peer_addr(socket.as_fd()), os::now());
+        counters.accepted += 1;
+        counters.accept_rate += u64::from(self.pause.accepted(addr, now));
+        match self.admission.admit(addr, now) {
+            Ok(admitted) => {
+                let (origin, peer) = (&self.listeners[index].1, (addr, admitted.map(Arc::new)));
+                let entered = shared.enter(id, origin, socket, peer);
+                entered.map(Some).inspect_err(|_| counters.closed += 1)
+            }
+            Err(reason) => {
+                counters.close(reason);
+                calls.refuse(key(index), socket);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The server drains: accepts what waits now, and closes the listeners.
+    pub(super) fn accept_last(&mut self, calls: &impl Calls) {
+        for (index, (fd, _)) in self.listeners.iter_mut().enumerate() {
+            let Some(fd) = fd.take() else { continue };
+            for _ in 0..os::waiting(fd.as_fd(), LISTEN_BACKLOG as usize) {
+                match calls.accept(key(index), fd.as_fd(), SLEEPS).map_err(AcceptFailure::from) {
+                    Ok(socket) => self.last.push_back((index, socket)),
+                    Err(AcceptFailure::Lost(_)) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// Returns the next of the connections that were accepted last, and the number of its listener;
+    /// the thread with this `id` serves it.
+    pub(super) fn next_last(
+        &mut self,
+        calls: &impl Calls,
+        shared: &Arc<SharedState>,
+        id: ConnId,
+        counters: &mut Counters,
+    ) -> Option<(usize, Membership)> {
+        while let Some((index, socket)) = self.last.pop_front() {
+            if let Ok(Some(membership)) = self.enter(calls, (shared, id), index, socket, counters) {
+                return Some((index, membership));
+            }
+        }
+        None
+    }
+
+    /// Returns true if connections that were accepted last are not served yet.
+    pub(super) fn has_last(&self) -> bool {
+        !self.last.is_empty()
+    }
+
+    /// Closes the connections that were accepted last and are not served yet: the server cuts.
+    pub(super) fn cut_last(&mut self, counters: &mut Counters) {
+        counters.accepted += self.last.len() as u64;
+        counters.cut += self.last.len() as u64;
+        self.last.drain(..).for_each(|_| counters.close(CloseReason::Cut));
+    }
+}
+
+/// Returns the key of the accepts of a listener.
+fn key(index: usize) -> Key {
+    KeyOwner::Listener(ListenerId(index as u16)).into()
 }

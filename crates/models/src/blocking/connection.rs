@@ -190,8 +190,9 @@ impl<C: Calls> ConnectionThread<'_, C> {
             && let Some(noticed) = self.noticed.take()
         {
             noticed();
-            self.driver.connection.drain(&mut self.driver.context);
+            self.driver.take_last_input();
         }
+        self.driver.drain_if_taken();
         if stage == Stage::Cutting {
             self.driver.break_off(CloseReason::Cut);
         } else if let Some(&reason) = self.member.broken_off.get() {
@@ -240,7 +241,8 @@ impl<C: Calls> ConnectionThread<'_, C> {
 
     /// Receives once; sleeps until bytes arrive, unless there is more to write.
     fn receive(&mut self) {
-        let sleeps = self.driver.connection.outgoing().is_empty();
+        let at_once = self.driver.takes_last_input();
+        let sleeps = !at_once && self.driver.connection.outgoing().is_empty();
         if sleeps {
             let state = match self.driver.connection.is_open() {
                 true => ThreadState::RECEIVES,

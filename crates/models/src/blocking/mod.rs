@@ -160,7 +160,8 @@ impl<C: Calls> Blocking<C> {
     /// Runs one iteration: sleep until there is something to do, then accept, reap, and pass on
     /// what the operator and other threads ask.
     fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
-        if self.threads.len() == 0 && !self.lifecycle.is_serving() {
+        let rests = self.threads.len() == 0 && self.waiting.is_none() && !self.acceptor.has_last();
+        if rests && !self.lifecycle.is_serving() {
             let ended = if self.at_once { Ended::AtOnce } else { Ended::Drained };
             return Ok(ControlFlow::Break(ended));
         }
@@ -169,6 +170,7 @@ impl<C: Calls> Blocking<C> {
         self.wait([interrupt, silent])?;
         self.reap()?;
         (0..self.acceptor.listeners.len()).try_for_each(|listener| self.accept(listener))?;
+        self.serve_last();
         let requests = self.lifecycle.take_requests();
         let ends = requests.is_break();
         let (drains, posted) = requests.continue_value().unwrap_or_default();
@@ -178,7 +180,7 @@ impl<C: Calls> Blocking<C> {
         } else if drains {
             self.begin_drain(self.threads.len());
         } else if self.lifecycle.run_timers(os::now()) && !self.at_once {
-            self.counters.cut = self.cut();
+            self.counters.cut += self.cut();
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -199,6 +201,16 @@ impl<C: Calls> Blocking<C> {
             self.start(listener, membership);
         }
         Ok(())
+    }
+
+    /// Serves what was accepted as the drain began, as far as the limit permits.
+    fn serve_last(&mut self) {
+        while self.waiting.is_none() && self.has_capacity() {
+            let (id, counters) = (self.threads.next_id(), &mut self.counters);
+            let next = self.acceptor.next_last(&self.calls, &self.shared, id, counters);
+            let Some((listener, membership)) = next else { break };
+            self.start(listener, membership);
+        }
     }
 
     /// Starts a thread for a connection. Without a thread, the connection waits.
@@ -313,8 +325,8 @@ impl<C: Calls> Blocking<C> {
     fn begin_drain(&mut self, connections: usize) -> bool {
         let begins = self.lifecycle.drain(connections, os::now());
         if begins {
-            self.waiting.take().into_iter().for_each(|_| self.counters.close(CloseReason::Refused));
-            self.acceptor.listeners.clear();
+            self.acceptor.accept_last(&self.calls);
+            self.serve_last();
             self.shared.advance(Stage::Draining);
             self.interrupt_after = INTERRUPT_AFTER;
         }
@@ -324,11 +336,13 @@ impl<C: Calls> Blocking<C> {
     fn end_at_once(&mut self) {
         self.at_once = true;
         self.begin_drain(self.threads.len());
-        self.cut();
+        let _ = self.cut();
     }
 
     /// Breaks every connection. Returns how many there are.
-    fn cut(&self) -> u64 {
+    fn cut(&mut self) -> u64 {
+        self.waiting.take().into_iter().for_each(|_| self.counters.close(CloseReason::Refused));
+        self.acceptor.cut_last(&mut self.counters);
         // In this order: a thread that enters a group after it was cut sees the stage.
         self.shared.advance(Stage::Cutting);
         let members = self.shared.members();
@@ -436,10 +450,10 @@ fn serve_one_after_another(
         for listener in 0..acceptor.listeners.len() {
             let accepted = acceptor.accept(&calls, &status.shared, listener, id, counters);
             if let Some(membership) = accepted? {
-                // Connections that still wait will not be accepted: the peers learn it now.
+                // The peers of connections that will not be accepted learn it now.
                 let mut noticed = || {
                     status.notice();
-                    acceptor.listeners.clear();
+                    acceptor.accept_last(&calls);
                 };
                 serve_connection(&calls, status, membership, counters, &mut noticed);
                 id = ConnId::new(id.slot(), id.generation() + 1); // For the next connection.
@@ -447,6 +461,14 @@ fn serve_one_after_another(
         }
     }
     status.notice();
+    acceptor.accept_last(&calls);
+    while status.shared.stage() != Stage::Cutting
+        && let Some((_, membership)) = acceptor.next_last(&calls, &status.shared, id, counters)
+    {
+        serve_connection(&calls, status, membership, counters, &mut || {});
+        id = ConnId::new(id.slot(), id.generation() + 1);
+    }
+    acceptor.cut_last(counters);
     Ok(())
 }
 

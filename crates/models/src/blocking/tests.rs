@@ -376,7 +376,7 @@ fn a_client_that_takes_nothing_times_out_and_a_slow_one_does_not() {
 
 #[test]
 fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
-    let server = resting_server();
+    let mut server = resting_server();
     let (membership, _peer) = enter(&server.shared);
     let piece = vec![0; 16 << 20];
     let (queue, mut stall) = (queue(&piece), StallCheck::default());

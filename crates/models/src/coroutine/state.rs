@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use proactor::address;
+use proactor::address::{self, LISTEN_BACKLOG};
 use proactor::buffer::{Chunk, Pool};
 use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
 use proactor::console::SocketInfo;
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
+use proactor::lifecycle::Stage;
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::loop_state::LoopState;
 use proactor::os::{self, AcceptFailure, Clock, ShutdownSignal};
@@ -68,6 +69,8 @@ impl TaskState {
 /// The next operation of a connection, once its socket is ready for it.
 pub(super) enum TaskStep<'a> {
     Receive(SocketReady<'a>),
+    /// The last input, for which its socket need not have been reported.
+    ReceiveLast,
     Send(SocketReady<'a>),
     ShutDown,
     Close,
@@ -104,6 +107,9 @@ impl ServerState {
         let address = self.core.console.as_ref().and_then(|_| address::of_peer(socket));
         let id = self.core.peers.open(made, listener, TaskState::new(address));
         self.core.run_timers(); // It may be the last that the limit permits.
+        if !self.core.lifecycle.is_serving() {
+            self.core.peers.take_last_input_of(id);
+        }
         self.settle(Some(id)); // The protocol may have sent to others.
         id
     }
@@ -119,13 +125,17 @@ impl ServerState {
         &mut self,
         listener: ListenerId,
         failure: AcceptFailure,
-        mut ready: SocketReady<'_>,
+        ready: Option<SocketReady<'_>>,
     ) -> bool {
         if let AcceptFailure::NoConnection = failure {
-            ready.clear_ready();
+            ready.into_iter().for_each(|mut ready| ready.clear_ready());
+            self.core.listeners[listener.index()].none_waits();
         }
         if let Err(error) = self.core.not_accepted(listener, failure) {
             self.ended = Some(Err(error));
+            self.changed();
+        }
+        if !self.core.lifecycle.is_serving() {
             self.changed();
         }
         self.settle(None); // The end of the pause is a timer.
@@ -156,10 +166,15 @@ impl ServerState {
         } else if writable && let Poll::Ready(ready) = socket.poll_write_ready(cx) {
             // A reply is sent first, from a buffer that is still in the cache.
             (ready.map(TaskStep::Send), false)
+        } else if readable && peer.takes_last_input() {
+            return Poll::Ready(TaskStep::ReceiveLast);
         } else if readable && let Poll::Ready(ready) = socket.poll_read_ready(cx) {
             (ready.map(TaskStep::Receive), true)
         } else {
             *steps = 0;
+            if self.core.peers.has_taken() {
+                self.settle(None);
+            }
             return Poll::Pending;
         };
         if *steps == 0 {
@@ -169,24 +184,35 @@ impl ServerState {
         Poll::Ready(step.unwrap_or(TaskStep::Close))
     }
 
-    /// Returns the readiness of a listener once there is capacity for a connection, or `None` once
-    /// the server drains. Notes if it is `awaited`.
+    /// Returns the readiness of a listener once there is capacity for a connection; while the
+    /// server drains it need not be ready. Breaks once it accepts no more. Notes if it is
+    /// `awaited`.
     pub(super) fn poll_accept<'a>(
         &mut self,
-        listener: &'a WatchedFd,
+        (listener, id): (&'a WatchedFd, ListenerId),
         cx: &mut Context<'_>,
         awaited: &mut bool,
-    ) -> Poll<Option<SocketReady<'a>>> {
-        if !self.core.lifecycle.is_serving() {
-            return Poll::Ready(None);
+    ) -> Poll<ControlFlow<(), Option<SocketReady<'a>>>> {
+        let drains = !self.core.lifecycle.is_serving();
+        let its = &mut self.core.listeners[id.index()];
+        if drains && its.left.is_none() {
+            its.left = Some(os::waiting(listener.as_fd(), LISTEN_BACKLOG as usize));
+        }
+        if !its.listens() || self.core.lifecycle.stage() == Stage::Cutting {
+            return Poll::Ready(ControlFlow::Break(()));
         }
         self.wait_for_change(cx.waker());
         if !self.accepts() {
             return Poll::Pending;
         }
+        if drains {
+            return Poll::Ready(ControlFlow::Continue(None));
+        }
         let ready = listener.poll_read_ready(cx).map(Result::ok);
         *awaited |= ready.is_pending();
+        // tokio's driver fails only when it shuts down, and this task with it.
         ready
+            .map(|ready| ready.map_or(ControlFlow::Break(()), |it| ControlFlow::Continue(Some(it))))
     }
 
     /// Notes that its task yields.
@@ -212,6 +238,26 @@ impl ServerState {
                 self.core.peers.received(id, Chunk::received(lease, n));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(error) => self.core.peers.broken(id, CloseReason::failed(&error)),
+        }
+    }
+
+    /// Receives once, and notes whether that was all of the connection's last input.
+    pub(super) fn receive_last(&mut self, calls: &impl Calls, id: ConnId, socket: &WatchedFd) {
+        let Some(peer) = self.core.peers.get_mut(id) else { return };
+        if peer.has_taken_enough() {
+            return self.core.peers.last_input_taken(id);
+        }
+        let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
+            return self.core.peers.wait_for_buffer(id);
+        };
+        let buffer = lease.bytes_mut().expect("a new lease is the only one");
+        match calls.recv(KeyOwner::Conn(id).into(), socket.as_fd(), buffer, SLEEPS) {
+            Ok(0) => self.core.peers.ended(id),
+            Ok(n) => self.core.peers.received(id, Chunk::received(lease, n)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.core.peers.last_input_taken(id);
+            }
             Err(error) => self.core.peers.broken(id, CloseReason::failed(&error)),
         }
     }
@@ -247,6 +293,7 @@ impl ServerState {
             peers.wake_buffer_waiters(self.pool.unfilled_in_all());
         }
         peers.run_timers(os::now);
+        peers.finish_taken();
         peers.begin();
         while let Some(marked) = peers.next_ready() {
             if Some(marked.id) != except {
@@ -262,7 +309,7 @@ impl ServerState {
 
     /// Removes a connection whose socket is closed.
     pub(super) fn closed(&mut self, id: ConnId) {
-        let awaited = !self.accepts();
+        let awaited = !self.accepts() || !self.core.lifecycle.is_serving();
         self.core.closed(id);
         self.core.run_timers(); // The server may be full no more.
         if awaited {
@@ -279,6 +326,7 @@ impl ServerState {
     /// The shutdown signal was reported, or the console was served. Ends the server at once if that
     /// is asked.
     pub(super) fn served(&mut self, flow: ControlFlow<Ended>) {
+        self.core.advance_drain(); // A command may have begun it.
         self.ended = flow.break_value().map(Ok).or(self.ended.take());
         if self.ended.is_some() || !self.core.lifecycle.is_serving() {
             self.changed();

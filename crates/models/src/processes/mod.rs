@@ -148,6 +148,7 @@ impl<C: CallHooks> Processes<C> {
     fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
         if self.lifecycle.next_timer().is_some() && self.lifecycle.run_timers(os::now()) {
             self.counters.cut = self.children.len() as u64;
+            self.refuse_waiting();
             self.kill_each();
         }
         if self.lifecycle.accepts(self.children.len())
@@ -176,8 +177,10 @@ impl<C: CallHooks> Processes<C> {
             self.kill_all();
             return Ok(flow);
         }
-        let drained = !self.lifecycle.is_serving() && self.children.is_empty();
-        Ok(lifecycle::unless_drained(drained))
+        let cuts = self.lifecycle.stage() == Stage::Cutting;
+        let accepts = !cuts && self.listeners.iter().any(Listener::listens);
+        let rests = self.children.is_empty() && self.waiting.is_none() && !accepts;
+        Ok(lifecycle::unless_drained(!self.lifecycle.is_serving() && rests))
     }
 
     // Accepting.
@@ -191,7 +194,7 @@ impl<C: CallHooks> Processes<C> {
     fn watch_listeners(&mut self) -> io::Result<()> {
         let accepts = self.accepts();
         for listener in &mut self.listeners {
-            let wanted = accepts && !listener.failed;
+            let wanted = accepts && listener.listens();
             let (Some(fd), watched) = (&listener.fd, &mut listener.state) else { continue };
             if wanted != *watched {
                 match wanted {
@@ -200,7 +203,7 @@ impl<C: CallHooks> Processes<C> {
                 }
                 *watched = wanted;
             }
-            if !self.lifecycle.is_serving() || listener.failed {
+            if !listener.listens() || self.lifecycle.stage() == Stage::Cutting {
                 listener.fd = None;
             }
         }
@@ -209,7 +212,8 @@ impl<C: CallHooks> Processes<C> {
 
     fn accept(&mut self, id: ListenerId) -> io::Result<()> {
         for _ in 0..ACCEPTS {
-            let Some(fd) = &self.listeners[id.index()].fd else { break };
+            let listener = &self.listeners[id.index()];
+            let Some(fd) = listener.fd.as_ref().filter(|_| listener.listens()) else { break };
             if !self.accepts() {
                 break;
             }
@@ -223,6 +227,7 @@ impl<C: CallHooks> Processes<C> {
                         Err(error) => return engine::end_listener(&mut self.listeners, id, &error),
                     }
                     if none {
+                        self.listeners[id.index()].none_waits();
                         break;
                     }
                 }
@@ -234,6 +239,7 @@ impl<C: CallHooks> Processes<C> {
     fn accepted(&mut self, id: ListenerId, socket: OwnedFd) {
         let (addr, now) = (os::peer_addr(socket.as_fd()), os::now());
         self.counters.accepted += 1;
+        self.listeners[id.index()].accepted();
         self.counters.accept_rate += u64::from(self.lifecycle.pause.accepted(addr, now));
         let admitted = match self.lifecycle.admission.admit(addr, now) {
             Ok(admitted) => admitted,
@@ -297,6 +303,9 @@ impl<C: CallHooks> Processes<C> {
     /// A child serves a client.
     fn forked(&mut self, pid: Pid, client: ChildClient) {
         let (addr, allow_silence) = (client.peer.addr, client.peer.allow_silence);
+        if !self.lifecycle.is_serving() {
+            self.terminate(pid, &client);
+        }
         self.children.insert(pid, client);
         let count = self.children.len();
         if self.lifecycle.is_full(count) {
@@ -377,14 +386,17 @@ impl<C: CallHooks> Processes<C> {
         }
     }
 
-    /// Accepts no more, and signals every child to finish.
+    /// Accepts what waits and no more, and signals every child to finish.
     fn drain(&mut self) {
         self.lifecycle.drain(self.children.len(), os::now());
-        self.refuse_waiting();
-        for (&pid, client) in &self.children {
-            if let Err(error) = self.kill(client, || process::terminate(pid)) {
-                tracing::warn!(%pid, %error, "cannot signal a child to drain");
-            }
+        self.listeners.iter_mut().for_each(Listener::accept_last);
+        self.children.iter().for_each(|(&pid, child)| self.terminate(pid, child));
+    }
+
+    /// Signals a child to finish.
+    fn terminate(&self, pid: Pid, child: &ChildClient) {
+        if let Err(error) = self.kill(child, || process::terminate(pid)) {
+            tracing::warn!(%pid, %error, "cannot signal a child to drain");
         }
     }
 }
@@ -398,7 +410,7 @@ impl<C: CallHooks> Engine for Processes<C> {
         }
         os::set_blocking(fd.as_fd(), false)?;
         let factory = WorkerFactory::new(&factory, fd.as_fd());
-        self.listeners.push(Listener { id, fd: Some(fd), factory, state: false, failed: false });
+        self.listeners.push(Listener::new(id, fd, factory));
         Ok(())
     }
 

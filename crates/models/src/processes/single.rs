@@ -51,12 +51,14 @@ pub(super) fn serve<C: Calls>(
     let (mut counters, calls_before) = (Counters::default(), os::calls());
     let whose = (key, socket.as_fd());
     let mut driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, &mut counters);
+    let mut drains = false;
     loop {
         driver.run_timer();
-        let drains = asked();
-        if drains {
-            driver.connection.drain(&mut driver.context);
+        if !drains && asked() {
+            drains = true;
+            driver.take_last_input();
         }
+        driver.drain_if_taken();
         driver.send_now();
         if driver.connection.wants_shutdown() {
             driver.shut_down();
@@ -74,6 +76,9 @@ pub(super) fn serve<C: Calls>(
             && driver.limit_receive();
         if sleeps {
             let received = driver.recv(SLEEPS);
+            driver.received(received);
+        } else if driver.takes_last_input() && driver.connection.wants_recv() {
+            let received = driver.recv(AT_ONCE);
             driver.received(received);
         } else {
             driver.wait()?;
