@@ -18,6 +18,10 @@
 //! | Ended × Finishing, Ended × Shut | send what is queued, then close |
 //! | any × Broken | cancel what is in flight, close |
 //!
+//! Input that a protocol leaves because it may send no more ([`Outbox::allowance`]), or that
+//! arrives while the connection is throttled, is *held*: it waits as untaken input, nothing more is
+//! received, and neither the peer's end nor a drain reaches the protocol before it is taken.
+//!
 //! A protocol may pause its connection: then it receives nothing, and neither the peer's end nor a
 //! drain reaches the protocol until it resumes.
 //!
@@ -35,34 +39,30 @@ use std::time::Duration;
 use crate::buffer::{Chunk, SendQueue, Size};
 use crate::clock::Nanos;
 use crate::limits::CloseReason;
+use crate::memory::{Memory, SHARE_MIN};
 use crate::protocol::{Input, Outbox, Protocol, Requests, Untaken};
 use recv_size::RecvSize;
 
 pub use crate::protocol::Context;
 
-/// With this many bytes queued to send, a connection is congested: it does not receive.
-pub const HIGH: usize = 512 << 10;
-/// With at most this many bytes queued, and at most [`LEASES_LOW`] buffers, a congested connection
-/// receives again. The distance to [`HIGH`] keeps a steady bulk stream from pausing in every
-/// iteration.
-pub const LOW: usize = 128 << 10;
+/// A congested connection receives again with at most this part of its share queued. The distance
+/// keeps a steady bulk stream from pausing in every iteration.
+const LOW: usize = 4;
 /// With this many pooled buffers queued, a connection is congested: one socket must not take the
 /// pool.
 pub const LEASES_HIGH: usize = 32;
-/// With at most this many pooled buffers queued, and at most [`LOW`] bytes, a congested connection
-/// receives again.
+/// With at most this many pooled buffers queued, a congested connection receives again.
 pub const LEASES_LOW: usize = 8;
 /// How long a connection that has shut its outbound direction down discards what it receives before
 /// it is closed: a close with unread input would reset the connection and destroy what the peer has
 /// not read yet.
 pub const LINGER: Duration = Duration::from_secs(2);
+/// A peer that is owed so much is behind: announcements are dropped for it.
+const BEHIND: usize = SHARE_MIN;
+/// The parts in which input is offered to a protocol that sends more than it receives.
+const CUT: usize = 4 << 10;
 /// With less than this queued, a connection calls a protocol that requested a refill.
 pub const REFILL: usize = 64 << 10;
-/// With more than this queued, a delivered message evicts the connection. The limit is above what
-/// one iteration can deliver: a ring may fill every buffer of the pool before the senders are
-/// throttled, and a reader that keeps up must not be evicted before the first send to it.
-pub const HARD: usize = 64 << 20;
-
 /// The protocol's state, the bytes queued for the peer, and which of the two directions are open.
 #[derive(Debug)]
 pub struct Connection<P> {
@@ -73,14 +73,15 @@ pub struct Connection<P> {
     /// True once the peer's end has come: the inbound direction is closed.
     ended: bool,
     outbound: Outbound,
-    /// True from reaching a high mark until both low marks are reached: the peer reads too slowly.
+    /// True from holding its share until it holds little of it: the peer reads too slowly.
     congested: bool,
     flags: ProtocolFlags,
     /// When the timer expires, or how long it takes until `TIMER_SET` is cleared; zero if none is
     /// set. It is that of the protocol, and once the
     /// connection has shut down, the end of its lingering.
     timer: Nanos,
-    /// True from the protocol's request until it is called for it.
+    /// True from the protocol's request, or an announcement that it missed, until it is called for
+    /// it.
     refill: bool,
     /// True once the protocol's `close` was called, or the protocol panicked.
     closed: bool,
@@ -112,6 +113,14 @@ impl ProtocolFlags {
     const DRAINING: u8 = 8;
     /// The timer was set and is not armed yet: `timer` is a duration.
     const TIMER_SET: u8 = 16;
+    /// Input is held for the protocol.
+    const HELD: u8 = 32;
+    /// The protocol asked for a refill.
+    const REFILL: u8 = 64;
+    /// The protocol has sent more than it received: large inputs are cut for it.
+    const GROWS: u8 = 128;
+    /// Neither input, nor the end, nor a drain reaches the protocol.
+    const WAITS: u8 = Self::PAUSED | Self::HELD;
 
     fn has(self, bits: u8) -> bool {
         self.0 & bits != 0
@@ -155,9 +164,41 @@ impl<P: Protocol> Connection<P> {
     pub fn received(&mut self, chunk: Chunk, context: &mut Context) {
         self.recv_size.learn(chunk.fit());
         if self.outbound == Outbound::Open {
-            self.offer(chunk, context);
+            match chunk.len() {
+                ..=CUT => self.offer(chunk, context),
+                _ => self.offer_large(chunk, context),
+            }
             self.refill(context);
-            self.update_congested();
+            self.update_congested(&context.memory);
+        }
+    }
+
+    /// Bytes have arrived that the protocol is not given yet: the connection is throttled.
+    #[cold]
+    pub fn received_held(&mut self, chunk: Chunk, context: &mut Context) {
+        if self.outbound == Outbound::Open {
+            self.flags.set(ProtocolFlags::HELD);
+            self.offer(chunk, context);
+        }
+    }
+
+    /// Gives the protocol the input that is held, as much as it takes now.
+    #[cold]
+    pub fn resume_input(&mut self, context: &mut Context) {
+        if self.congested {
+            return;
+        }
+        self.flags.take(ProtocolFlags::HELD);
+        if self.outbound == Outbound::Open {
+            if self.flags.has(ProtocolFlags::GROWS) {
+                let input = self.untaken.take_head();
+                self.offer_large(input, context);
+            } else {
+                self.offer(Chunk::EMPTY, context);
+            }
+            self.refill(context);
+            self.update_congested(&context.memory);
+            self.report_due(context);
         }
     }
 
@@ -177,16 +218,33 @@ impl<P: Protocol> Connection<P> {
     /// Queues bytes that come from elsewhere: another peer, a handle or the operator. A connection
     /// that closes drops them. Returns true if that is too much, and breaks
     /// the connection.
-    pub fn deliver(&mut self, chunk: Chunk) -> bool {
+    pub fn deliver(&mut self, chunk: Chunk, memory: &Memory) -> bool {
         if self.outbound != Outbound::Open {
             return false;
         }
         self.queue.push(chunk);
-        if self.queue.bytes() > HARD {
+        if self.queue.bytes() > SHARE_MIN && self.queue.bytes() > memory.most() {
             self.broken();
         }
-        self.update_congested();
+        self.update_congested(memory);
         self.is_broken()
+    }
+
+    /// Queues an announcement, or drops and counts it if the peer is behind.
+    pub fn announce(&mut self, chunk: Chunk, memory: &Memory) -> bool {
+        if self.queue.bytes() < BEHIND {
+            return self.deliver(chunk, memory);
+        }
+        self.queue.missed = self.queue.missed.saturating_add(1);
+        self.refill = true;
+        false
+    }
+
+    /// Copies to the heap what it alone holds of buffers, of a size up to `largest`, of which few
+    /// are left.
+    #[cold]
+    pub fn release_scarce(&mut self, largest: Size) {
+        self.queue.release_scarce(largest);
     }
 
     /// `n` of the queued bytes have been sent.
@@ -195,7 +253,7 @@ impl<P: Protocol> Connection<P> {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
             self.refill(context);
-            self.update_congested();
+            self.update_congested(&context.memory);
         }
     }
 
@@ -234,6 +292,7 @@ impl<P: Protocol> Connection<P> {
         self.ended = true;
         self.queue.clear();
         self.untaken.clear();
+        self.flags.take(ProtocolFlags::HELD);
         (self.congested, self.timer) = (false, Nanos(0));
     }
 
@@ -264,7 +323,7 @@ impl<P: Protocol> Connection<P> {
 
     /// Returns true if it wants to receive. A finishing connection receives in order to discard.
     pub fn wants_recv(&self) -> bool {
-        let waits = self.congested || self.flags.has(ProtocolFlags::PAUSED);
+        let waits = self.congested || self.flags.has(ProtocolFlags::WAITS);
         !self.ended && (!waits || self.is_finishing())
     }
 
@@ -314,8 +373,14 @@ impl<P: Protocol> Connection<P> {
     /// Returns true if the success of a send would change nothing that it wants, so that the send
     /// need not report it. False while its protocol waits for a refill.
     pub fn can_skip_completion(&self) -> bool {
-        let waits = self.congested || self.refill || self.flags.has(ProtocolFlags::PAUSED);
+        let waits = self.congested || self.refill || self.flags.has(ProtocolFlags::WAITS);
         !waits && !self.ended && self.is_open()
+    }
+
+    /// Returns true if input is held.
+    #[inline]
+    pub fn holds_input(&self) -> bool {
+        self.flags.has(ProtocolFlags::HELD)
     }
 
     /// Returns true if so much is queued that it does not receive. A member of a broadcast group is
@@ -343,7 +408,7 @@ impl<P: Protocol> Connection<P> {
     fn call(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
         self.call_once(context, event);
         self.refill(context);
-        self.update_congested();
+        self.update_congested(&context.memory);
     }
 
     fn call_once(&mut self, context: &mut Context, event: impl FnOnce(&mut P, &mut Outbox<'_>)) {
@@ -361,24 +426,44 @@ impl<P: Protocol> Connection<P> {
         let mut requests = Requests::default();
         let mut input = Input::new(chunk, &mut self.untaken, context.max_input);
         let mut out = Outbox::new(&mut self.queue, context, &mut requests);
-        let mut again = input.is_enough() && !self.flags.has(ProtocolFlags::PAUSED);
+        let mut again = input.is_enough() && !self.flags.has(ProtocolFlags::WAITS);
         while again {
             let before = input.len();
             if !returns(|| self.protocol.data(&mut input, &mut out)) {
                 return self.panicked(context);
             }
-            again = !input.is_empty()
-                && input.len() < before
-                && !input.awaits_more()
-                && !out.stops_input();
+            let left = !input.is_empty() && !input.awaits_more() && !out.stops_input();
+            again = left && input.len() < before;
+            if left && out.allowance() == 0 {
+                self.flags.set(ProtocolFlags::HELD);
+                again = false;
+            }
         }
         if !input.is_empty() || input.has_state() {
-            let paused = self.flags.has(ProtocolFlags::PAUSED) || requests.has(Requests::PAUSE);
-            if let Some(violation) = input.leave(paused) {
+            let paused = self.flags.has(ProtocolFlags::WAITS) || requests.has(Requests::PAUSE);
+            if let Some(violation) = input.leave(paused, context.memory.most()) {
                 return self.abort(&violation, context);
             }
         }
         self.apply(&requests, context);
+    }
+
+    /// Offers a large chunk: in parts, until the protocol may send no more, if it has sent more
+    /// than it received before.
+    fn offer_large(&mut self, mut chunk: Chunk, context: &mut Context) {
+        while !chunk.is_empty() && self.outbound == Outbound::Open {
+            let cuts =
+                self.flags.has(ProtocolFlags::GROWS) && !self.flags.has(ProtocolFlags::WAITS);
+            let part = if cuts { chunk.len().min(CUT) } else { chunk.len() };
+            let most = self.queue.bytes() + part;
+            self.offer(chunk.split_to(part), context);
+            if self.queue.bytes() > most {
+                self.flags.set(ProtocolFlags::GROWS);
+            }
+            if cuts && self.queue.bytes() >= context.memory.share() {
+                self.flags.set(ProtocolFlags::HELD);
+            }
+        }
     }
 
     #[cold]
@@ -396,7 +481,10 @@ impl<P: Protocol> Connection<P> {
 
     #[cold]
     fn apply_some(&mut self, requests: &Requests, context: &mut Context) {
-        self.refill |= requests.has(Requests::REFILL);
+        if requests.has(Requests::REFILL) {
+            self.flags.set(ProtocolFlags::REFILL);
+            self.refill = true;
+        }
         if let Some(reason) = &requests.abort {
             return self.abort(reason, context);
         }
@@ -420,13 +508,13 @@ impl<P: Protocol> Connection<P> {
 
     /// Reports to the protocol what happened while it was paused, and what has just happened.
     fn report_due(&mut self, context: &mut Context) {
-        if self.flags.has(ProtocolFlags::PAUSED) || self.outbound != Outbound::Open {
+        if self.flags.has(ProtocolFlags::WAITS) || self.outbound != Outbound::Open {
             return;
         }
         if self.flags.take(ProtocolFlags::DRAIN) {
             self.call(context, |protocol, out| protocol.drain(out));
         }
-        let may_end = self.outbound == Outbound::Open && !self.flags.has(ProtocolFlags::PAUSED);
+        let may_end = self.outbound == Outbound::Open && !self.flags.has(ProtocolFlags::WAITS);
         if may_end && self.flags.take(ProtocolFlags::END) {
             let mut untaken = std::mem::take(&mut self.untaken);
             let mut input = Input::new(Chunk::EMPTY, &mut untaken, context.max_input);
@@ -463,18 +551,33 @@ impl<P: Protocol> Connection<P> {
 
     #[cold]
     fn refill_if_little_is_queued(&mut self, context: &mut Context) {
-        if self.outbound == Outbound::Open && self.queue.bytes() < REFILL {
-            self.refill = false;
+        let little = REFILL.min(context.memory.share());
+        if self.outbound != Outbound::Open || self.queue.bytes() >= little {
+            return;
+        }
+        if self.queue.missed > 0 && self.queue.bytes() < BEHIND / 2 {
+            let missed = std::mem::take(&mut self.queue.missed);
+            self.call_once(context, |protocol, out| protocol.missed(missed, out));
+        }
+        self.refill = self.queue.missed > 0;
+        if self.flags.take(ProtocolFlags::REFILL) {
             self.call_once(context, |protocol, out| protocol.refill(out));
         }
     }
 
-    fn update_congested(&mut self) {
-        let (bytes, leases) = (self.queue.bytes(), self.queue.leases());
+    #[inline]
+    fn update_congested(&mut self, memory: &Memory) {
+        if self.congested || self.queue.bytes() >= SHARE_MIN || self.queue.leases() > LEASES_LOW {
+            self.compare_with_share(memory);
+        }
+    }
+
+    fn compare_with_share(&mut self, memory: &Memory) {
+        let (bytes, leases, share) = (self.queue.bytes(), self.queue.leases(), memory.share());
         self.congested = if self.congested {
-            bytes > LOW || leases > LEASES_LOW
+            bytes > share / LOW || leases > LEASES_LOW
         } else {
-            bytes >= HIGH || leases >= LEASES_HIGH
+            bytes >= share || leases >= LEASES_HIGH
         };
     }
 }

@@ -101,6 +101,8 @@ pub mod loop_state;
 #[doc(hidden)]
 pub mod mailbox;
 #[doc(hidden)]
+pub mod memory;
+#[doc(hidden)]
 pub mod memory_plan;
 #[doc(hidden)]
 pub mod model;

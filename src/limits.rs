@@ -33,6 +33,9 @@ pub struct Limits {
     pub max_input: usize,
     /// Bytes of user memory that the server may use in all; see `MemoryPlan`.
     pub memory: usize,
+    /// The part of it for what is queued and for untaken input; a model that is set up sets it.
+    #[doc(hidden)]
+    pub queues: usize,
 }
 
 impl Default for Limits {
@@ -47,6 +50,7 @@ impl Default for Limits {
             drain: Duration::from_secs(5),
             max_input: MAX_INPUT,
             memory: MEMORY,
+            queues: MEMORY / 2,
         }
     }
 }

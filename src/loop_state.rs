@@ -50,7 +50,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     /// A server without a listener, which `shutdown` can stop.
     pub fn new(limits: Limits, shutdown: ShutdownSignal, clock: Clock) -> Self {
         LoopState {
-            peers: Peers::new(limits.max_input, clock.clone()),
+            peers: Peers::new(&limits, clock.clone()),
             listeners: Vec::new(),
             lifecycle: Lifecycle::new(limits, shutdown),
             console: None,

@@ -16,6 +16,7 @@ use proactor_record::{About, Recording, Writers};
 use crate::buffer::{BufferClass, Pool};
 use crate::engine::Engine;
 use crate::limits::Limits;
+use crate::memory_plan::MemoryPlan;
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
@@ -60,6 +61,13 @@ impl Default for EngineOptions {
             ring_refused: None,
             idle_sleep: Some(Duration::from_millis(1)),
         }
+    }
+}
+
+impl EngineOptions {
+    /// Returns how the memory of a server by this model is divided.
+    pub fn memory_plan(&self, model: Model) -> MemoryPlan {
+        MemoryPlan::new(&self.limits, &self.buffers, model.0.memory)
     }
 }
 
@@ -296,7 +304,11 @@ impl fmt::Debug for PreparedModel {
 /// # Errors
 /// The model is refused; without a name, all of them are.
 pub fn set_up(model: Option<Model>, options: &EngineOptions) -> io::Result<PreparedModel> {
-    let set_up_one = |model: Model| (model.0.set_up)(model, options).map_err(|e| refused(model, e));
+    let set_up_one = |model: Model| {
+        let mut options = options.clone();
+        options.limits.queues = options.memory_plan(model).queues;
+        (model.0.set_up)(model, &options).map_err(|error| refused(model, error))
+    };
     let Some(model) = model else {
         let (prepared, reason) = first(&Model::AUTO, set_up_one)?;
         return Ok(PreparedModel { reason, ..prepared });

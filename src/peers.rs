@@ -34,7 +34,8 @@ use crate::connection::{Connection, Context};
 use crate::connection_log;
 use crate::counters::Counters;
 use crate::keys::{ConnId, ConnSlab, ListenerId};
-use crate::limits::CloseReason;
+use crate::limits::{CloseReason, Limits};
+use crate::memory::Memory;
 use crate::os::Clock;
 use crate::peer::{AcceptedPeer, Made};
 use crate::protocol::{Message, Protocol};
@@ -138,9 +139,9 @@ impl<P: Protocol, D> PeerEntry<P, D> {
 }
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// Creates an empty set. A protocol may leave `max_input` bytes of its input untaken, and reads
-    /// this `clock`.
-    pub fn new(max_input: usize, clock: Clock) -> Peers<P, D> {
+    /// Creates an empty set, within `limits`. Its protocols read this `clock`.
+    pub fn new(limits: &Limits, clock: Clock) -> Peers<P, D> {
+        let max_input = limits.max_input;
         Peers {
             slab: ConnSlab::default(),
             ready: ReadyList::default(),
@@ -150,7 +151,7 @@ impl<P: Protocol, D> Peers<P, D> {
             silent: SilentQueue::default(),
             last_number: 0,
             last_inputs: LastInputs::default(),
-            context: Context::new(max_input, clock),
+            context: Context::new(max_input, clock, Memory::new(limits.queues)),
             max_input,
             has_operator: false,
             to_operator: Vec::new(),
@@ -210,7 +211,11 @@ impl<P: Protocol, D> Peers<P, D> {
         } else {
             self.counters.receives += 1;
             self.counters.received_bytes += chunk.len() as u64;
-            peer.connection.received(chunk, &mut self.context);
+            if peer.talks && self.groups.throttles(peer) {
+                peer.connection.received_held(chunk, &mut self.context);
+            } else {
+                peer.connection.received(chunk, &mut self.context);
+            }
         }
         // Only received bytes make a talker: messages of joining and leaving are not throttled.
         if !peer.talks

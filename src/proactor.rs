@@ -41,7 +41,7 @@ use crate::limits::{CloseReason, Ended, Limits};
 use crate::loop_state::LoopState;
 use crate::os::ShutdownSignal;
 use crate::peer::Factory;
-use crate::peers::ReadyPeer;
+use crate::peers::{PeerEntry, ReadyPeer};
 use crate::protocol::Protocol;
 use crate::ring::{AcceptId, CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
 use accept::AcceptState;
@@ -270,14 +270,14 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     fn resume_ready(&mut self) -> io::Result<()> {
-        if self.state.peers.has_buffer_waiters() {
-            // They will all receive into the most plentiful size (`Ring::buffer_for`).
-            let pool = self.ring.pool();
-            self.state.peers.wake_buffer_waiters(pool.unfilled(pool.most_plentiful()));
-        }
+        self.wake_buffer_waiters();
+        let scarce = self.ring.pool().has_scarce();
         self.state.peers.begin();
         while let Some(ready) = self.state.peers.next_ready() {
             let conn = ready.id;
+            if scarce {
+                release_scarce(&mut *ready.peer);
+            }
             let resumed = resume(&mut self.ring, ready)?;
             self.unconfirmed_sends |= resumed.unconfirmed_sends;
             if resumed.out_of_buffers {
@@ -287,7 +287,18 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 self.state.peers.last_input_taken(conn);
             }
         }
+        if scarce {
+            self.wake_buffer_waiters(); // For the buffers that were released.
+        }
         Ok(())
+    }
+
+    fn wake_buffer_waiters(&mut self) {
+        if self.state.peers.has_buffer_waiters() {
+            // They will all receive into the most plentiful size (`Ring::buffer_for`).
+            let pool = self.ring.pool();
+            self.state.peers.wake_buffer_waiters(pool.unfilled(pool.most_plentiful()));
+        }
     }
 
     /// The shutdown signal was reported.
@@ -358,6 +369,14 @@ struct Resumed {
     out_of_buffers: bool,
     /// The connection has received all that it may of its last input.
     last_input_taken: bool,
+}
+
+/// Copies to the heap what is queued in the smallest buffers, before it is sent; and what is behind
+/// a send that waits, in buffers of any size.
+#[cold]
+fn release_scarce<P: Protocol>(peer: &mut PeerEntry<P, Flight>) {
+    let waits = peer.driver.send != SendState::Idle;
+    peer.connection.release_scarce(if waits { Size::LARGEST } else { Size::SMALLEST });
 }
 
 /// Submits the difference between what a connection wants and what it has in flight.

@@ -29,7 +29,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::buffer::{Chunk, Pool};
+use crate::buffer::{Chunk, Pool, Size};
 use crate::clock::{Nanos, earlier};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
@@ -280,6 +280,9 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         }
         self.send(conn);
         let Some(ReadyPeer { peer, wants_recv, .. }) = self.state.peers.wants(conn) else { return };
+        if !peer.connection.outgoing().is_empty() && self.pool.has_scarce() {
+            peer.connection.release_scarce(Size::LARGEST);
+        }
         let (connection, socket) = (&peer.connection, &mut peer.driver);
         if connection.wants_shutdown() {
             // It fails only if the peer has reset the connection, which a read will report.

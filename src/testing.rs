@@ -27,6 +27,7 @@ use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::connection::{Connection, Context};
 use crate::limits::MAX_INPUT;
+use crate::memory::Memory;
 use crate::os::Clock;
 use crate::peer::{Factory, Peer};
 use crate::protocol::{Message, Protocol};
@@ -61,7 +62,7 @@ impl Driver {
 
     fn of(factory: &Factory) -> Driver {
         let listener = Arc::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
-        let mut context = Context::new(MAX_INPUT, Clock::simulated());
+        let mut context = Context::new(MAX_INPUT, Clock::simulated(), Memory::new(usize::MAX));
         let (protocol, _) = Peer::with(1, &listener, None, None, factory.for_worker(0));
         let connection = Connection::open(protocol, &mut context);
         Driver { connection, context, now: Nanos(0) }
@@ -104,13 +105,21 @@ impl Driver {
 
     /// Returns what the protocol did since this was last called; the peer receives what was sent.
     pub fn take(&mut self) -> Transcript {
-        let sent: Vec<u8> = self.connection.outgoing().iter().flat_map(|c| c.to_vec()).collect();
-        self.connection.sent(sent.len(), &mut self.context);
-        let broadcast = |message| match message {
-            Message::Broadcast(chunk) => chunk.to_vec(),
-            Message::Operator(_) => Vec::new(),
-        };
-        let broadcast = self.context.messages.drain(..).flat_map(broadcast).collect();
+        let (mut sent, mut broadcast) = (Vec::new(), Vec::new());
+        loop {
+            let before = sent.len();
+            let queue = self.connection.outgoing();
+            sent.extend(queue.iter().flat_map(|chunk| chunk.to_vec()));
+            self.connection.sent(sent.len() - before, &mut self.context);
+            broadcast.extend(self.context.messages.drain(..).flat_map(|message| match message {
+                Message::Broadcast(chunk) | Message::Announce(chunk) => chunk.to_vec(),
+                Message::Operator(_) => Vec::new(),
+            }));
+            if !self.connection.holds_input() {
+                break;
+            }
+            self.connection.resume_input(&mut self.context);
+        }
         let broken = self.connection.is_broken();
         Transcript { sent, broadcast, finished: !broken && !self.connection.is_open(), broken }
     }

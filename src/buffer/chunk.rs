@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::pool::{Fit, Lease};
+use super::pool::{Fit, Lease, Size};
+use crate::memory::Charge;
 
 /// A view of bytes that may be shared with other views. 32 bytes, cheap to clone.
 ///
@@ -19,21 +20,34 @@ use super::pool::{Fit, Lease};
 /// ```
 #[derive(Clone)]
 pub struct Chunk {
-    memory: Memory,
+    memory: ChunkMemory,
     start: u32,
     end: u32,
 }
 
 #[derive(Clone)]
-enum Memory {
+enum ChunkMemory {
     Pooled(Lease),
-    Heap(Rc<Vec<u8>>),
+    Heap(Rc<HeapBytes>),
     Static(&'static [u8]),
+}
+
+/// Bytes on the heap, which are charged once, however many chunks view them.
+struct HeapBytes {
+    bytes: Vec<u8>,
+    charge: Charge,
+}
+
+impl HeapBytes {
+    fn new(bytes: Vec<u8>) -> HeapBytes {
+        let charge = Charge::new(bytes.capacity());
+        HeapBytes { bytes, charge }
+    }
 }
 
 impl Chunk {
     /// A chunk without bytes.
-    pub const EMPTY: Chunk = Chunk { memory: Memory::Static(&[]), start: 0, end: 0 };
+    pub const EMPTY: Chunk = Chunk { memory: ChunkMemory::Static(&[]), start: 0, end: 0 };
 
     /// A view of constant bytes; nothing is copied.
     ///
@@ -41,7 +55,7 @@ impl Chunk {
     /// If there are 4 GiB or more.
     pub const fn from_static(bytes: &'static [u8]) -> Chunk {
         assert!(bytes.len() <= u32::MAX as usize, "a chunk is smaller than 4 GiB");
-        Chunk { memory: Memory::Static(bytes), start: 0, end: bytes.len() as u32 }
+        Chunk { memory: ChunkMemory::Static(bytes), start: 0, end: bytes.len() as u32 }
     }
 
     /// The first `len` bytes of a leased buffer: what was received into it.
@@ -50,7 +64,7 @@ impl Chunk {
     /// If the buffer is not that long.
     pub fn received(lease: Lease, len: usize) -> Chunk {
         assert!(len <= lease.len(), "a receive stays inside its buffer");
-        Chunk { memory: Memory::Pooled(lease), start: 0, end: len as u32 }
+        Chunk { memory: ChunkMemory::Pooled(lease), start: 0, end: len as u32 }
     }
 
     /// Returns the number of bytes.
@@ -97,34 +111,50 @@ impl Chunk {
     /// Returns the whole memory, if no other chunk views it and it is not constant.
     fn unshared(&mut self) -> Option<&mut [u8]> {
         match &mut self.memory {
-            Memory::Pooled(lease) => lease.bytes_mut(),
-            Memory::Heap(vec) => Rc::get_mut(vec).map(Vec::as_mut_slice),
-            Memory::Static(_) => None,
+            ChunkMemory::Pooled(lease) => lease.bytes_mut(),
+            ChunkMemory::Heap(heap) => Rc::get_mut(heap).map(|heap| heap.bytes.as_mut_slice()),
+            ChunkMemory::Static(_) => None,
         }
     }
 
     /// Appends a copy of `bytes` if this is heap memory that ends here and that no other chunk
     /// views. Returns true if it did. So many small chunks need not each pin a buffer.
     pub fn try_extend(&mut self, bytes: &[u8]) -> bool {
-        let Memory::Heap(vec) = &mut self.memory else { return false };
+        let ChunkMemory::Heap(heap) = &mut self.memory else { return false };
         let (start, end) = (self.start as usize, self.end as usize);
         let is_most = start <= end - start && end + bytes.len() <= u32::MAX as usize;
-        let Some(vec) = Rc::get_mut(vec).filter(|vec| is_most && vec.len() == end) else {
+        let Some(heap) = Rc::get_mut(heap).filter(|heap| is_most && heap.bytes.len() == end) else {
             return false;
         };
-        vec.extend_from_slice(bytes);
-        self.end = vec.len() as u32;
+        heap.bytes.extend_from_slice(bytes);
+        heap.charge.set(heap.bytes.capacity());
+        self.end = heap.bytes.len() as u32;
         true
     }
 
     /// Whether it holds a share of a pool's buffer.
     pub fn is_pooled(&self) -> bool {
-        matches!(self.memory, Memory::Pooled(_))
+        matches!(self.memory, ChunkMemory::Pooled(_))
+    }
+
+    /// Copies the bytes to the heap if this chunk alone holds a buffer of a size, up to `largest`,
+    /// of which few are left. Returns true if it did.
+    pub fn release_scarce(&mut self, largest: Size) -> bool {
+        let ChunkMemory::Pooled(lease) = &self.memory else { return false };
+        let releases = lease.size() <= largest && lease.is_scarce() && lease.is_only_share();
+        if releases {
+            *self = Chunk::from(self.to_vec());
+        }
+        releases
     }
 
     /// How a chunk as it was received fits its buffer; memory of no pool fits well.
     pub fn fit(&self) -> Fit {
-        if let Memory::Pooled(lease) = &self.memory { lease.fit(self.len()) } else { Fit::Good }
+        if let ChunkMemory::Pooled(lease) = &self.memory {
+            lease.fit(self.len())
+        } else {
+            Fit::Good
+        }
     }
 }
 
@@ -134,9 +164,9 @@ impl Deref for Chunk {
     fn deref(&self) -> &[u8] {
         let range = self.start as usize..self.end as usize;
         match &self.memory {
-            Memory::Pooled(lease) => &lease.bytes()[range],
-            Memory::Heap(vec) => &vec[range],
-            Memory::Static(bytes) => &bytes[range],
+            ChunkMemory::Pooled(lease) => &lease.bytes()[range],
+            ChunkMemory::Heap(heap) => &heap.bytes[range],
+            ChunkMemory::Static(bytes) => &bytes[range],
         }
     }
 }
@@ -144,7 +174,7 @@ impl Deref for Chunk {
 impl From<Vec<u8>> for Chunk {
     fn from(bytes: Vec<u8>) -> Chunk {
         let end = u32::try_from(bytes.len()).expect("a chunk is smaller than 4 GiB");
-        Chunk { memory: Memory::Heap(Rc::new(bytes)), start: 0, end }
+        Chunk { memory: ChunkMemory::Heap(Rc::new(HeapBytes::new(bytes))), start: 0, end }
     }
 }
 
@@ -168,7 +198,7 @@ impl fmt::Debug for Chunk {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BufferClass, Pool, Size};
+    use super::super::{BufferClass, Pool};
     use super::*;
 
     fn pooled(bytes: &[u8]) -> (Rc<Pool>, Chunk) {

@@ -87,6 +87,8 @@ pub struct Size(pub u8);
 impl Size {
     /// The smallest of a pool's sizes.
     pub const SMALLEST: Size = Size(0);
+    /// At least the largest of every pool's sizes.
+    pub const LARGEST: Size = Size(u8::MAX);
 }
 
 /// So many buffers of so many bytes.
@@ -128,6 +130,8 @@ struct Class {
     top: Cell<u32>,
     idle: Cell<usize>,
     lent: Cell<usize>,
+    /// With fewer unfilled buffers, the size is scarce.
+    reserve: Cell<usize>,
 }
 
 /// This bit, and the id of the next idle buffer or [`NO_BUFFER`].
@@ -164,6 +168,7 @@ impl Pool {
                 top: Cell::new(first as u32),
                 idle: Cell::new(shape.count),
                 lent: Cell::new(0),
+                reserve: Cell::new(shape.count / 4),
             });
             offset += shape.bytes * shape.count;
             first += shape.count;
@@ -224,6 +229,23 @@ impl Pool {
     /// Buffers of any size that a receive may yet fill.
     pub fn unfilled_in_all(&self) -> usize {
         self.all_sizes().map(|size| self.unfilled(size)).sum()
+    }
+
+    /// Returns true if few buffers of this size are unfilled: then no connection keeps one beyond
+    /// an iteration, so that each finds one to receive into.
+    pub fn is_scarce(&self, size: Size) -> bool {
+        self.unfilled(size) < self.classes[size.0 as usize].reserve.get()
+    }
+
+    /// Returns true if any size is scarce.
+    #[inline]
+    pub fn has_scarce(&self) -> bool {
+        self.all_sizes().any(|size| self.is_scarce(size))
+    }
+
+    /// Makes a size scarce only once fewer than `reserve` of its buffers are unfilled.
+    pub fn set_reserve(&self, size: Size, reserve: usize) {
+        self.classes[size.0 as usize].reserve.set(reserve);
     }
 
     /// Returns the size of which the most buffers are unfilled.
@@ -376,6 +398,16 @@ impl Lease {
         }
     }
 
+    /// Returns true if few buffers of its size are left.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.pool.is_scarce(self.size())
+    }
+
+    /// Returns true if no other lease shares the buffer.
+    pub(super) fn is_only_share(&self) -> bool {
+        self.state().get() == 1
+    }
+
     /// Where it lies: for a ring that holds the lease while the kernel writes.
     pub fn location(&self) -> (NonNull<u8>, usize) {
         self.pool.location(self.id, self.class())
@@ -400,7 +432,7 @@ impl Lease {
 
     /// All its bytes to write to, if this is the only share.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        if self.state().get() != 1 {
+        if !self.is_only_share() {
             return None;
         }
         let (base, len) = self.location();

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use super::Chunk;
+use super::{Chunk, Size};
+use crate::memory;
 
 /// Chunks owed to a peer. [`advance`](SendQueue::advance) crosses chunk borders.
 ///
@@ -13,12 +14,14 @@ use super::Chunk;
 pub struct SendQueue {
     /// `None` exactly when nothing is owed. Never an empty chunk.
     first: Option<Chunk>,
-    /// What follows. No chunk in it is empty.
+    /// What follows. No chunk in it is empty. Its slots are charged.
     rest: VecDeque<Chunk>,
     /// The sum of all lengths.
     bytes: usize,
     /// How many chunks are shares of pooled buffers.
-    leases: usize,
+    leases: u32,
+    /// How many announcements were dropped because too much is owed.
+    pub missed: u32,
 }
 
 /// From this many chunks on, small ones are copied together: a slow reader of many small lines
@@ -28,6 +31,8 @@ const COALESCE_FROM: usize = 8;
 const COALESCE_BYTES: usize = 512;
 /// Where the copying into one heap chunk ends and the next begins.
 const COALESCE_INTO: usize = 16 << 10;
+/// An empty queue keeps no more slots than these.
+const SLOTS_KEPT: usize = 16;
 /// Chunks in one vectored send.
 const VECTOR: usize = 16;
 
@@ -40,7 +45,7 @@ impl SendQueue {
         }
         self.bytes += chunk.len();
         if self.first.is_none() {
-            self.leases += usize::from(chunk.is_pooled());
+            self.leases += u32::from(chunk.is_pooled());
             self.first = Some(chunk);
         } else {
             self.push_behind(chunk);
@@ -51,9 +56,22 @@ impl SendQueue {
         if self.rest.len() >= COALESCE_FROM && chunk.len() <= COALESCE_BYTES {
             self.push_copied(&chunk);
         } else {
-            self.leases += usize::from(chunk.is_pooled());
-            self.rest.push_back(chunk);
+            self.leases += u32::from(chunk.is_pooled());
+            self.push_slot(chunk);
         }
+    }
+
+    fn push_slot(&mut self, chunk: Chunk) {
+        let before = self.slots();
+        self.rest.push_back(chunk);
+        if self.slots() != before {
+            memory::resized(before, self.slots());
+        }
+    }
+
+    /// Returns the bytes of the slots.
+    fn slots(&self) -> usize {
+        self.rest.capacity() * size_of::<Chunk>()
     }
 
     fn push_copied(&mut self, bytes: &[u8]) {
@@ -61,7 +79,7 @@ impl SendQueue {
         if last.len() + bytes.len() > COALESCE_INTO || !last.try_extend(bytes) {
             let mut copy = Vec::with_capacity(4 * COALESCE_BYTES);
             copy.extend_from_slice(bytes);
-            self.rest.push_back(Chunk::from(copy));
+            self.push_slot(Chunk::from(copy));
         }
     }
 
@@ -86,11 +104,23 @@ impl SendQueue {
             let first = self.first.as_mut().expect("bytes are owed");
             if n < first.len() {
                 first.advance(n);
-                return;
+                break;
             }
             n -= first.len();
-            self.leases -= usize::from(first.is_pooled());
+            self.leases -= u32::from(first.is_pooled());
             self.first = self.rest.pop_front();
+        }
+        if self.rest.is_empty() && self.rest.capacity() > SLOTS_KEPT {
+            memory::resized(self.slots(), 0);
+            self.rest = VecDeque::new();
+        }
+    }
+
+    /// Copies to the heap what alone holds buffers of a size, up to `largest`, of which few are
+    /// left, so that others can receive into them. A chunk that is being sent stays where it is.
+    pub fn release_scarce(&mut self, largest: Size) {
+        for chunk in self.first.iter_mut().chain(&mut self.rest) {
+            self.leases -= u32::from(chunk.release_scarce(largest));
         }
     }
 
@@ -149,7 +179,7 @@ impl SendQueue {
 
     /// How many chunks are shares of pooled buffers.
     pub fn leases(&self) -> usize {
-        self.leases
+        self.leases as usize
     }
 
     /// Whether nothing is owed.
@@ -160,6 +190,14 @@ impl SendQueue {
     /// Owes nothing any more.
     pub fn clear(&mut self) {
         *self = SendQueue::default();
+    }
+}
+
+impl Drop for SendQueue {
+    fn drop(&mut self) {
+        if self.rest.capacity() > 0 {
+            memory::resized(self.slots(), 0);
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::buffer::{BufferClass, Pool};
+use crate::memory::SHARE_MAX as HIGH;
 use crate::protocol::Message;
 use crate::protocol::testing::{Broadcast, to_others};
-use crate::protocol::{Chargen, Chat, Echo};
+use crate::protocol::{Chargen, Chat, Echo, Prefix, Reply};
+
+const LOW: usize = HIGH / super::LOW;
 
 fn echo() -> Connection<Echo> {
     Connection::open(Echo, &mut Context::default())
@@ -87,12 +90,60 @@ fn holding_many_buffers_pauses_too() {
 }
 
 #[test]
-fn messages_beyond_the_hard_limit_evict() {
+fn messages_beyond_what_is_free_evict() {
     let mut connection = Connection::open(Broadcast, &mut Context::default());
-    let chunk = Chunk::from(vec![b'x'; 1 << 20]);
-    (0..HARD / chunk.len()).for_each(|_| assert!(!connection.deliver(chunk.clone())));
-    assert!(!connection.is_broken());
-    assert!(connection.deliver(chunk) && connection.is_broken());
+    let memory = Memory::new(64 << 20);
+    let deliver = |connection: &mut Connection<_>| {
+        connection.deliver(Chunk::from(vec![b'x'; 1 << 20]), &memory)
+    };
+    (0..23).for_each(|_| assert!(!deliver(&mut connection)));
+    assert!((0..2).any(|_| deliver(&mut connection)) && connection.is_broken());
+    assert!(memory.used() < 1 << 20);
+}
+
+/// Sends 40 bytes for each byte, and does not look how much it may send.
+#[derive(Debug)]
+struct Forty;
+
+impl Protocol for Forty {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        let bytes = input.take_all();
+        out.send(bytes.repeat(40));
+    }
+}
+
+fn receives_newlines<P: Protocol>(protocol: P, expected: usize) {
+    let context = &mut Context { memory: Memory::new(64 << 20), ..Context::default() };
+    let mut connection = Connection::open(protocol, context);
+    let newlines = vec![b'\n'; 256 << 10];
+    for _ in 0..32 {
+        connection.received(Chunk::from(newlines.clone()), context);
+    }
+    connection.ended(context);
+    let mut most = context.memory.used();
+    let mut sent = 0;
+    while !connection.is_finished() {
+        let owed = connection.outgoing().bytes();
+        assert!(owed > 0, "it waits for nothing");
+        sent += owed.min(10_007);
+        connection.sent(owed.min(10_007), context);
+        if connection.holds_input() {
+            connection.resume_input(context);
+        }
+        most = most.max(context.memory.used());
+    }
+    assert_eq!(sent, expected);
+    // The input, in a vector that grows, and what is sent of it.
+    let (input, output) = (2 * 32 * newlines.len(), (256 << 10) * 40 + 2 * HIGH);
+    assert!(most < input + output, "{most}");
+}
+
+#[test]
+fn a_protocol_that_multiplies_its_input_is_given_as_much_as_may_be_sent() {
+    let newlines = 32 * (256 << 10);
+    receives_newlines(Prefix::new(Prefix::DEFAULT), 16 * newlines);
+    receives_newlines(Reply::new("fifteen letters"), 16 * newlines);
+    receives_newlines(Forty, 40 * newlines);
 }
 
 #[test]

@@ -120,7 +120,7 @@ impl Console {
                 Err(_) => self.typed.push_back(Err(TOO_LONG.trim_end().to_owned())),
             }
         }
-        input.leave(false);
+        input.leave(false, usize::MAX);
     }
 
     /// Reads the input once, if it is readable; never waits. Returns whether it was: one line may

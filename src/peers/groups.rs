@@ -61,6 +61,11 @@ impl Groups {
         wants && !(peer.talks && congested > 0) && !peer.waits_for_buffer
     }
 
+    /// Returns true if the group waits for a slow reader, so that a talker is throttled.
+    pub(super) fn throttles<P, D>(&self, peer: &PeerEntry<P, D>) -> bool {
+        self.of(peer).congested > 0
+    }
+
     /// Returns true if a connection is congested while another connection of its group talks.
     pub(super) fn throttles_others<P, D>(&self, peer: &PeerEntry<P, D>) -> bool {
         peer.congested && self.of(peer).talkers > usize::from(peer.talks)
@@ -97,6 +102,8 @@ impl<P: Protocol, D> Peers<P, D> {
 
     #[inline(never)]
     fn deliver_some(&mut self, from: ConnId, listener: ListenerId) {
+        let messages = &mut self.context.messages;
+        messages.iter_mut().for_each(Message::release_scarce);
         let mut evicted = Vec::new();
         self.deliver_once(from, listener, &mut evicted);
         while let Some(id) = evicted.pop() {
@@ -109,7 +116,7 @@ impl<P: Protocol, D> Peers<P, D> {
     fn deliver_once(&mut self, from: ConnId, listener: ListenerId, evicted: &mut Vec<ConnId>) {
         let (to_operator, has_operator) = (&mut self.to_operator, self.has_operator);
         self.context.messages.retain(|message| match message {
-            Message::Broadcast(_) => true,
+            Message::Broadcast(_) | Message::Announce(_) => true,
             Message::Operator(chunk) => {
                 to_operator.extend(has_operator.then(|| chunk.clone()));
                 false
@@ -124,8 +131,11 @@ impl<P: Protocol, D> Peers<P, D> {
                 peer.progressed |= peer.connection.outgoing().is_empty();
                 let mut broken = false;
                 for message in &self.context.messages {
-                    let (Message::Broadcast(chunk) | Message::Operator(chunk)) = message;
-                    broken |= peer.connection.deliver(chunk.clone());
+                    let (chunk, memory) = (message.chunk().clone(), &self.context.memory);
+                    broken |= match message {
+                        Message::Announce(_) => peer.connection.announce(chunk, memory),
+                        _ => peer.connection.deliver(chunk, memory),
+                    };
                 }
                 if broken {
                     peer.note_reason(id, CloseReason::QueueFull, &mut self.counters);

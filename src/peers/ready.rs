@@ -55,9 +55,34 @@ impl<P: Protocol, D> Peers<P, D> {
             if let Some(peer) = self.slab.get_mut(id) {
                 debug_assert!(peer.marked, "only marked connections are in the list");
                 peer.marked = false;
+                if peer.connection.holds_input() {
+                    self.resume_input(id);
+                }
                 return self.wants(id);
             }
         }
+    }
+
+    /// Returns true if a connection holds input that its protocol was not given.
+    pub fn holds_input(&mut self, id: ConnId) -> bool {
+        self.slab.get_mut(id).is_some_and(|peer| peer.connection.holds_input())
+    }
+
+    /// Gives the protocol of a connection input that is held, unless it must wait: for its peer to
+    /// read, or as a talker for the group. Returns true if more is held that need not wait.
+    #[cold]
+    pub fn resume_input(&mut self, id: ConnId) -> bool {
+        let may_resume = |peers: &mut Self| {
+            let peer = peers.slab.get_mut(id)?;
+            let waits = peer.connection.is_congested()
+                || (peer.talks && peers.groups.throttles(peer))
+                || !peer.connection.holds_input();
+            (!waits).then_some(())
+        };
+        if may_resume(self).is_some() {
+            self.step(id, |peer, context| peer.connection.resume_input(context));
+        }
+        may_resume(self).is_some()
     }
 
     /// Returns a connection with what it wants now.

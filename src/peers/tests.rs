@@ -4,19 +4,39 @@ use std::rc::Rc;
 
 use super::*;
 use crate::buffer::{BufferClass, Pool, Size};
-use crate::connection::{HARD, HIGH, LOW};
 use crate::console::{Inspect, SocketInfo};
 use crate::lifecycle::Lifecycle;
-use crate::limits::{Limits, MAX_INPUT};
+use crate::limits::Limits;
+use crate::mailbox::PostedRequest;
+use crate::memory::SHARE_MAX as HIGH;
 use crate::os::ShutdownSignal;
 use crate::protocol::testing::Broadcast;
 use crate::protocol::{Chat, Echo};
 
 const GROUP: ListenerId = ListenerId(0);
+const LOW: usize = HIGH / 4;
+/// What may be queued for one connection, in memory that is not charged.
+const MOST: usize = 48 << 20;
+
+/// Returns so many bytes that nothing is charged for.
+fn constant(len: usize) -> Chunk {
+    static BYTES: [u8; MOST + 1] = [b'x'; MOST + 1];
+    Chunk::from_static(&BYTES[..len])
+}
+
+/// Queues a chunk. Returns true if that breaks the connection.
+fn deliver<P: Protocol>(peers: &mut Peers<P, ()>, id: ConnId, chunk: Chunk) -> bool {
+    let Peers { slab, context, .. } = peers;
+    slab.get_mut(id).unwrap().connection.deliver(chunk, &context.memory)
+}
+
+fn limits() -> Limits {
+    Limits { queues: MOST / 3 * 4, ..Limits::default() }
+}
 
 impl<P: Protocol, D> Default for Peers<P, D> {
     fn default() -> Peers<P, D> {
-        Peers::new(MAX_INPUT, Clock::default())
+        Peers::new(&limits(), Clock::default())
     }
 }
 
@@ -106,9 +126,7 @@ fn a_leave_is_announced_once_however_it_happens() {
         |peers, id| peers.ended(id),
         |peers, id| peers.broken(id, CloseReason::Failed(libc::ECONNRESET)),
         |peers, id| {
-            let post = Chunk::from(vec![b'x'; HARD + 1]);
-            peers.get_mut(id).unwrap().connection.deliver(post);
-            assert!(peers.get_mut(id).unwrap().connection.is_broken());
+            assert!(deliver(peers, id, constant(MOST + 1)));
         },
     ];
     for way in ways {
@@ -121,32 +139,45 @@ fn a_leave_is_announced_once_however_it_happens() {
 }
 
 #[test]
-fn an_evicted_client_leaves_at_once_and_so_do_those_that_its_leave_evicts() {
+fn an_evicted_client_leaves_at_once_and_those_that_are_behind_are_not_sent_it() {
     let mut peers = Peers::default();
     let [talker, slow, slower] = [(); 3].map(|()| open_chat(&mut peers, GROUP));
-    take_queued(&mut peers, talker);
-    for (id, space) in [(slow, 10), (slower, 5)] {
+    for id in [talker, slow, slower] {
         take_queued(&mut peers, id);
-        let most = Chunk::from(vec![b'x'; HARD - space]);
-        peers.get_mut(id).unwrap().connection.deliver(most);
     }
-    // `[1] a` is too much for the one, and then `* 3 left` for the other.
-    peers.received(talker, Chunk::from("a\n"));
-    assert_eq!(
-        (take_queued(&mut peers, talker), peers.counters.evicted),
-        ("* 3 left\n* 2 left\n".into(), 2)
-    );
-    for id in [slow, slower] {
-        assert_eq!(peers.remove(id), Some(()));
+    assert!(!deliver(&mut peers, slow, constant(MOST / 2)));
+    assert!(!deliver(&mut peers, slower, constant(MOST - 1000)));
+    peers.received(talker, Chunk::from(format!("{}\n", "a".repeat(2000)).into_bytes()));
+    let found = (take_queued(&mut peers, talker), peers.counters.evicted);
+    assert_eq!(found, ("* 3 left\n".into(), 1));
+    assert_eq!(peers.remove(slower), Some(()));
+    assert!(!take_queued(&mut peers, slow).contains("left"));
+    peers.received(talker, Chunk::from("b\n"));
+    assert_eq!(take_queued(&mut peers, slow), "* 1 other joined or left\n[1] b\n");
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_sent_no_more_announcements_than_it_takes() {
+    let mut peers = Peers::default();
+    let idler = open_chat(&mut peers, GROUP);
+    for _ in 0..10_000 {
+        let id = open_chat(&mut peers, GROUP);
+        peers.remove(id);
     }
-    assert_eq!(take_queued(&mut peers, talker), "");
+    let owed = peers.get_mut(idler).unwrap().connection.outgoing().bytes();
+    assert!((4 << 10..5 << 10).contains(&owed), "{owed} B are queued");
+    let text = take_queued(&mut peers, idler);
+    assert!(text.starts_with("* 2 joined\n* 2 left\n"));
+    let sent = text.lines().filter(|line| !line.contains("others")).count();
+    let missed = format!("* {} others joined or left\n", 20_000 - sent);
+    assert!(text.ends_with(&missed) || take_queued(&mut peers, idler) == missed);
 }
 
 #[test]
 fn join_and_leave_messages_are_not_throttled() {
     let mut peers = Peers::default();
     let [idle, slow] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
-    peers.get_mut(slow).unwrap().connection.deliver(Chunk::from(vec![b'x'; HIGH]));
+    deliver(&mut peers, slow, Chunk::from(vec![b'x'; HIGH]));
     peers.sent(slow, 1);
     peers.begin();
     while let Some(ready) = peers.next_ready() {
@@ -251,18 +282,40 @@ fn a_link_is_never_closed_for_being_slow() {
 }
 
 #[test]
-fn the_hard_limit_evicts_at_once_and_wakes_the_talkers() {
+fn a_client_that_is_owed_all_that_is_free_is_evicted_at_once_and_the_talkers_are_woken() {
     let (mut peers, [a, b, slow]) = chat();
+    receive(&mut peers, a, 8);
     receive(&mut peers, b, 8);
+    let mut posted = 0;
     while owed(&mut peers, slow) > 0 {
-        receive(&mut peers, a, HARD / 4);
-        let all = owed(&mut peers, b);
-        peers.sent(b, all);
+        peers.take_posted(vec![PostedRequest::Broadcast(GROUP, vec![b'x'; 1 << 20])]);
+        posted += 1;
+        for id in [a, b] {
+            let all = owed(&mut peers, id);
+            peers.sent(id, all);
+        }
     }
     assert!(peers.get_mut(slow).unwrap().connection.is_broken());
-    assert_eq!(peers.counters.evicted, 1);
+    assert_eq!((peers.counters.evicted, posted), (1, 24), "what it holds is not free any more");
     let ready = iterate(&mut peers);
     assert!(ready.contains(&(a, true)) && ready.contains(&(b, true)), "{ready:?}");
+}
+
+#[test]
+fn a_talker_of_a_group_that_waits_is_given_no_input_that_arrives_late() {
+    let (mut peers, [talker, other, slow]) = chat();
+    receive(&mut peers, talker, HIGH);
+    receive(&mut peers, other, 8);
+    peers.sent(other, HIGH);
+    let before = owed(&mut peers, slow);
+    for _ in 0..100 {
+        receive(&mut peers, talker, 4096);
+    }
+    assert_eq!(owed(&mut peers, slow), before, "a ring may receive some more");
+    assert!(!iterate(&mut peers).contains(&(talker, true)));
+    peers.sent(slow, before);
+    iterate(&mut peers);
+    assert_eq!(owed(&mut peers, slow), 100 * 4096);
 }
 
 #[test]
@@ -307,7 +360,7 @@ fn a_client_with_a_new_reply_is_not_stalled() {
 fn no_client_is_evicted_while_it_blocks_only_itself() {
     let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
     let (mut peers, [idler, waiting]) = chat();
-    peers.get_mut(idler).unwrap().connection.deliver(pooled(&pool));
+    deliver(&mut peers, idler, pooled(&pool));
     peers.wait_for_buffer(idler);
     for second in 10..15 {
         peers.run_timers(at(second));
@@ -506,7 +559,7 @@ fn a_protocol_is_given_the_reason_of_its_close() {
             peers.broken(id, CloseReason::Failed(libc::EPIPE));
         }),
         (CloseReason::QueueFull, |peers, id| {
-            peers.send_to(id, Chunk::from(vec![b'x'; HARD + 1]));
+            peers.send_to(id, constant(MOST + 1));
         }),
     ];
     for (reason, way) in ways {
@@ -521,7 +574,7 @@ fn a_protocol_is_given_the_reason_of_its_close() {
 #[test]
 fn an_age_is_that_of_the_slots_tenant() {
     let clock = Clock::simulated();
-    let mut peers: Peers<Echo, ()> = Peers::new(MAX_INPUT, clock.clone());
+    let mut peers: Peers<Echo, ()> = Peers::new(&limits(), clock.clone());
     peers.expect_operator();
     let [old, new] = [1, 5].map(|second| {
         clock.set(Nanos(second * 1_000_000_000));

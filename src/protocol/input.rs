@@ -16,6 +16,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use crate::buffer::Chunk;
+use crate::memory::Charge;
 
 /// The bytes that a connection received and its [`Protocol`](super::Protocol) has not taken.
 ///
@@ -49,6 +50,8 @@ struct Kept {
     asked: bool,
     /// Why the connection must be aborted.
     violation: Option<String>,
+    /// For the memory of the head.
+    charge: Charge,
 }
 
 impl Kept {
@@ -72,7 +75,13 @@ impl Kept {
             self.head.drain(..self.taken);
             self.taken = 0;
         }
+        if self.head.try_reserve(bytes.len()).is_err() {
+            let len = self.head.len();
+            self.violation = Some(format!("no memory for {} bytes of input", len + bytes.len()));
+            return;
+        }
         self.head.extend_from_slice(bytes);
+        self.charge.set(self.head.capacity());
     }
 }
 
@@ -153,6 +162,12 @@ impl<'a> Input<'a> {
         self.take_across(self.len())
     }
 
+    /// Takes the bytes that are there, `most` of them at most; `None` if there is none.
+    pub fn take_most(&mut self, most: usize) -> Option<Received<'a>> {
+        let n = self.len().min(most);
+        (n > 0).then(|| self.take_front(n))
+    }
+
     /// Takes the next line with its newline. `None`: no whole line is there, and `data` is called
     /// again when more has arrived. A line of more than `max` bytes, its newline not counted,
     /// aborts the connection.
@@ -167,13 +182,16 @@ impl<'a> Input<'a> {
         Some(self.find_line(max)?.map(|len| self.take_front(len)))
     }
 
-    /// Takes whole lines, each with its newline: as many as are there, in one piece as long as none
-    /// has to be copied for it. A line that is too long is dropped and reported in its place.
-    pub fn try_lines(&mut self, max: usize) -> Option<Result<Received<'a>, TooLong>> {
+    /// Takes whole lines, each with its newline: as many as are there in the first `most` bytes,
+    /// and at least one, in one piece as long as none has to be copied for it. A line of more than
+    /// `max` bytes is dropped and reported in its place.
+    pub fn try_lines(&mut self, max: usize, most: usize) -> Option<Result<Received<'a>, TooLong>> {
         let found = self.find_line(max)?;
         Some(found.map(|mut whole| {
-            while self.head_len() == 0
-                && let Some(len) = newline(&self.tail[whole..]).filter(|&len| len <= max)
+            let bytes = if self.head_len() == 0 { &self.tail[..] } else { self.head() };
+            while let Some(len) = bytes.get(whole..).and_then(newline)
+                && len <= max
+                && whole + len < most
             {
                 whole += len + 1;
             }
@@ -327,11 +345,12 @@ impl<'a> Input<'a> {
     }
 
     /// Keeps what was not taken for the next call. Returns why the connection must be aborted, if
-    /// it must; a `paused` one may keep what had arrived before it paused, however much that is.
+    /// it must, as for more than `most` bytes; a `paused` one may keep what had arrived before it
+    /// paused, however much that is.
     #[inline(never)]
-    pub(crate) fn leave(mut self, paused: bool) -> Option<String> {
+    pub(crate) fn leave(mut self, paused: bool, most: usize) -> Option<String> {
         self.join();
-        let (len, most) = (self.len(), self.max_input);
+        let (len, most) = (self.len(), self.max_input.min(most));
         let kept = self.untaken.0.as_mut()?;
         let violation = kept.violation.take();
         let idle = len == 0 && kept.wanted == 0 && !kept.skips_line;
@@ -348,6 +367,17 @@ impl Untaken {
     /// Returns whether nothing is kept.
     pub fn is_empty(&self) -> bool {
         self.0.as_ref().is_none_or(|kept| kept.head().is_empty())
+    }
+
+    /// Takes the bytes that are kept. What the protocol asked for stays.
+    pub(crate) fn take_head(&mut self) -> Chunk {
+        let Some(kept) = &mut self.0 else { return Chunk::EMPTY };
+        let (head, taken) = (std::mem::take(&mut kept.head), std::mem::take(&mut kept.taken));
+        kept.charge.set(0);
+        kept.searched = 0;
+        let mut chunk = Chunk::from(head);
+        chunk.advance(taken);
+        chunk
     }
 
     /// Drops what is kept.

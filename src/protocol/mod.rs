@@ -97,6 +97,10 @@ pub trait Protocol: 'static {
     /// Little is queued, after [`Outbox::request_refill`].
     fn refill(&mut self, _out: &mut Outbox<'_>) {}
 
+    /// The peer has read what it was owed, and was not sent `count` announcements of others
+    /// ([`Outbox::announce`]) because it had not.
+    fn missed(&mut self, _count: u32, _out: &mut Outbox<'_>) {}
+
     /// The server drains. By default: send what is queued, then finish. A protocol that does
     /// otherwise is closed when the drain's time is over.
     fn drain(&mut self, out: &mut Outbox<'_>) {
@@ -154,6 +158,10 @@ impl<P: Protocol + ?Sized> Protocol for Box<P> {
         (**self).refill(out);
     }
 
+    fn missed(&mut self, count: u32, out: &mut Outbox<'_>) {
+        (**self).missed(count, out);
+    }
+
     fn drain(&mut self, out: &mut Outbox<'_>) {
         (**self).drain(out);
     }
@@ -199,6 +207,10 @@ mod tests {
             self.0.borrow_mut().push("refill");
         }
 
+        fn missed(&mut self, _: u32, _: &mut Outbox<'_>) {
+            self.0.borrow_mut().push("missed");
+        }
+
         fn drain(&mut self, _: &mut Outbox<'_>) {
             self.0.borrow_mut().push("drain");
         }
@@ -228,11 +240,12 @@ mod tests {
         Protocol::timer(&mut boxed, &mut out.outbox());
         Protocol::wake(&mut boxed, &mut out.outbox());
         Protocol::refill(&mut boxed, &mut out.outbox());
+        Protocol::missed(&mut boxed, 1, &mut out.outbox());
         Protocol::drain(&mut boxed, &mut out.outbox());
         Protocol::close(&mut boxed, CloseReason::Finished, &mut out.outbox());
         assert_eq!(
             *calls.borrow(),
-            ["open", "data", "end", "timer", "wake", "refill", "drain", "close"]
+            ["open", "data", "end", "timer", "wake", "refill", "missed", "drain", "close"]
         );
         let source = include_str!("mod.rs");
         let start = source.find("pub trait Protocol").unwrap();
@@ -320,13 +333,13 @@ pub mod testing {
                 break;
             }
         }
-        assert_eq!(input.leave(false), None);
+        assert_eq!(input.leave(false, usize::MAX), None);
     }
 
     /// Returns what is for the other peers.
     pub fn to_others(messages: &[Message]) -> Vec<Vec<u8>> {
         let to_others = |message: &Message| match message {
-            Message::Broadcast(chunk) => Some(chunk.to_vec()),
+            Message::Broadcast(chunk) | Message::Announce(chunk) => Some(chunk.to_vec()),
             Message::Operator(_) => None,
         };
         messages.iter().filter_map(to_others).collect()
@@ -335,7 +348,7 @@ pub mod testing {
     /// Returns what is for the operator.
     pub fn to_operator(messages: &[Message]) -> Vec<Vec<u8>> {
         let to_operator = |message: &Message| match message {
-            Message::Broadcast(_) => None,
+            Message::Broadcast(_) | Message::Announce(_) => None,
             Message::Operator(chunk) => Some(chunk.to_vec()),
         };
         messages.iter().filter_map(to_operator).collect()

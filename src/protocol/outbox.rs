@@ -5,8 +5,9 @@ use std::fmt::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::Received;
-use crate::buffer::{Chunk, SendQueue};
+use crate::buffer::{Chunk, SendQueue, Size};
 use crate::limits::{CloseReason, MAX_INPUT};
+use crate::memory::Memory;
 use crate::os::Clock;
 
 /// Where a [`Protocol`](super::Protocol) puts what it sends, and asks for what it needs.
@@ -33,19 +34,26 @@ pub struct Context {
     pub panicked: u64,
     /// The clock of the server.
     pub clock: Clock,
+    /// What the connections of the server hold, and may.
+    pub memory: Memory,
 }
 
 impl Context {
     /// A context without messages, in which a protocol may leave so much input untaken.
-    pub fn new(max_input: usize, clock: Clock) -> Context {
+    pub fn new(max_input: usize, clock: Clock, memory: Memory) -> Context {
         let (messages, panicked) = (Vec::new(), 0);
-        Context { messages, max_input, failure: None, changed: false, panicked, clock }
+        Context { messages, max_input, failure: None, changed: false, panicked, clock, memory }
+    }
+
+    /// Returns how many bytes are sent to other peers and not yet delivered.
+    fn undelivered(&self) -> usize {
+        self.messages.iter().map(|message| message.chunk().len()).sum()
     }
 }
 
 impl Default for Context {
     fn default() -> Context {
-        Context::new(MAX_INPUT, Clock::default())
+        Context::new(MAX_INPUT, Clock::default(), Memory::new(usize::MAX))
     }
 }
 
@@ -54,9 +62,30 @@ impl Default for Context {
 pub enum Message {
     /// To every other peer of its listener.
     Broadcast(Chunk),
+    /// As a broadcast; dropped and counted for a peer that is behind.
+    Announce(Chunk),
     /// To the server's operator; dropped if there is none.
     Operator(Chunk),
 }
+
+impl Message {
+    /// Returns the bytes of the message.
+    pub fn chunk(&self) -> &Chunk {
+        let (Message::Broadcast(chunk) | Message::Announce(chunk) | Message::Operator(chunk)) =
+            self;
+        chunk
+    }
+
+    /// Copies its bytes to the heap if few buffers of their size are left.
+    pub(crate) fn release_scarce(&mut self) {
+        let (Message::Broadcast(chunk) | Message::Announce(chunk) | Message::Operator(chunk)) =
+            self;
+        chunk.release_scarce(Size::LARGEST);
+    }
+}
+
+/// With so many bytes for other peers, a protocol is given no more input before they are delivered.
+const UNDELIVERED_MAX: usize = 64 << 10;
 
 /// What a protocol asked its connection for during a call.
 #[derive(Debug, Default)]
@@ -165,6 +194,17 @@ impl<'a> Outbox<'a> {
         }
     }
 
+    /// Sends `bytes` to every other peer of this listener that is not behind with what it is owed.
+    /// For one that is, they are dropped, and [`missed`](super::Protocol::missed) is called once it
+    /// has read. For what peers cause without sending, as a notice that one has joined: sent again
+    /// and again, it would fill the memory.
+    pub fn announce(&mut self, bytes: impl Payload) {
+        let chunk = bytes.into_chunk();
+        if !chunk.is_empty() {
+            self.context.messages.push(Message::Announce(chunk));
+        }
+    }
+
     /// Sends `bytes`, whole lines, to the operator at the server's console. Control characters are
     /// shown, not obeyed.
     pub fn to_operator(&mut self, bytes: impl Payload) {
@@ -224,6 +264,17 @@ impl<'a> Outbox<'a> {
     #[inline]
     pub(crate) fn stops_input(&self) -> bool {
         self.requests.has(Requests::FINISH | Requests::PAUSE | Requests::ABORT)
+    }
+
+    /// Returns how many bytes may be sent before the peer must read. A protocol that sends more
+    /// than it receives takes no more input while this is zero: the input that it leaves is offered
+    /// again.
+    pub fn allowance(&self) -> usize {
+        let share = match self.context.messages.is_empty() {
+            false if self.context.undelivered() >= UNDELIVERED_MAX => return 0,
+            _ => self.context.memory.share(),
+        };
+        share.saturating_sub(self.queue.bytes())
     }
 
     /// Returns how many bytes are queued and not yet sent.

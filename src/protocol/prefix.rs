@@ -30,7 +30,12 @@ impl Protocol for Prefix {
     }
 
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
-        while let Some(lines) = input.try_lines(LINE_MAX) {
+        // What an empty line becomes is the most that a byte can.
+        let gain = self.text.len() + SUFFIX.len();
+        while !input.is_empty()
+            && let allowance @ 1.. = out.allowance()
+            && let Some(lines) = input.try_lines(LINE_MAX, allowance / gain)
+        {
             match lines {
                 Ok(lines) => out.send(wrapped(self.text.as_bytes(), &lines, SUFFIX)),
                 Err(_) => out.send(TOO_LONG),

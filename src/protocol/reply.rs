@@ -49,11 +49,13 @@ impl Protocol for Reply {
     }
 
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
-        let bytes = input.take_all();
-        if let Some(last) = bytes.last() {
-            self.begun = *last != b'\n';
+        while !input.is_empty()
+            && let allowance @ 1.. = out.allowance()
+            && let Some(bytes) = input.take_most(allowance.div_ceil(self.answer.len()))
+        {
+            self.begun = bytes.last() != Some(&b'\n');
+            self.answer(bytes.iter().filter(|&&byte| byte == b'\n').count(), out);
         }
-        self.answer(bytes.iter().filter(|&&byte| byte == b'\n').count(), out);
     }
 
     fn end(&mut self, _: &mut Input<'_>, out: &mut Outbox<'_>) {
@@ -69,6 +71,7 @@ mod tests {
     use super::super::testing::{converse, cut, receive};
     use super::super::{OutboxBuffer, Untaken};
     use super::*;
+    use crate::memory::SHARE_MAX;
 
     #[test]
     fn every_line_is_answered_and_the_last_without_its_newline_too() {
@@ -80,12 +83,12 @@ mod tests {
     }
 
     #[test]
-    fn many_answers_share_their_memory() {
-        let mut out = OutboxBuffer::default();
+    fn many_answers_share_their_memory_and_are_as_many_as_may_be_sent() {
+        let (mut out, mut untaken) = (OutboxBuffer::default(), Untaken::default());
         let text = "x".repeat(255);
         let newlines = Chunk::from(vec![b'\n'; 256 << 10]);
-        receive(&mut Reply::new(&text), newlines, &mut Untaken::default(), &mut out);
-        assert_eq!(out.queue.bytes(), 256 * (256 << 10));
+        receive(&mut Reply::new(&text), newlines, &mut untaken, &mut out);
+        assert_eq!((out.queue.bytes(), untaken.is_empty()), (SHARE_MAX, false));
         let places: std::collections::BTreeSet<_> = out.queue.iter().map(|c| c.as_ptr()).collect();
         assert_eq!(places.len(), 1);
     }

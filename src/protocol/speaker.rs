@@ -32,11 +32,14 @@ impl<const TO_OPERATOR: bool> Protocol for Speaker<TO_OPERATOR> {
     }
 
     fn open(&mut self, out: &mut Outbox<'_>) {
-        Self::send(format!("* {} joined\n", self.me).into_bytes(), out);
+        Self::announce(format!("* {} joined\n", self.me), out);
     }
 
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
-        while let Some(lines) = input.try_lines(LINE_MAX) {
+        while !input.is_empty()
+            && out.allowance() > 0
+            && let Some(lines) = input.try_lines(LINE_MAX, LINE_MAX)
+        {
             match lines {
                 Ok(lines) => self.pass_on(&lines, out),
                 Err(_) => out.send(TOO_LONG),
@@ -53,6 +56,11 @@ impl<const TO_OPERATOR: bool> Protocol for Speaker<TO_OPERATOR> {
         out.finish();
     }
 
+    fn missed(&mut self, count: u32, out: &mut Outbox<'_>) {
+        let others = if count == 1 { "other" } else { "others" };
+        out.send(format!("* {count} {others} joined or left\n"));
+    }
+
     fn close(&mut self, _: CloseReason, out: &mut Outbox<'_>) {
         self.leave(out);
     }
@@ -66,6 +74,10 @@ impl<const TO_OPERATOR: bool> Speaker<TO_OPERATOR> {
 
     fn send(lines: Vec<u8>, out: &mut Outbox<'_>) {
         if TO_OPERATOR { out.to_operator(lines) } else { out.broadcast(lines) }
+    }
+
+    fn announce(line: String, out: &mut Outbox<'_>) {
+        if TO_OPERATOR { out.to_operator(line) } else { out.announce(line) }
     }
 
     /// Passes on the lines in front of the line `quit`, and leaves if there is one.
@@ -92,7 +104,7 @@ impl<const TO_OPERATOR: bool> Speaker<TO_OPERATOR> {
 
     fn leave(&mut self, out: &mut Outbox<'_>) {
         if !std::mem::replace(&mut self.left, true) {
-            Self::send(format!("* {} left\n", self.me).into_bytes(), out);
+            Self::announce(format!("* {} left\n", self.me), out);
         }
     }
 }

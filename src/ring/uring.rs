@@ -131,6 +131,10 @@ impl Uring {
             buffers[0].count = buffers[0].count.max(connections + 64);
         }
         let pool = Pool::new(&buffers)?;
+        if !kernel.has(Capability::BufferRing) {
+            // Else they would be scarce as soon as most connections wait to receive.
+            pool.set_reserve(Size::SMALLEST, 32);
+        }
         let (ring, provided) = set_up(kernel, &pool, completions)?;
         let refused = |error| Refusal::of(REGISTER, &error);
         let mut sockets = usize::MAX;

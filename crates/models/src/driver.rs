@@ -14,6 +14,7 @@ use proactor::connection_log;
 use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::limits::CloseReason;
+use proactor::memory::Memory;
 use proactor::os::{self, Clock};
 use proactor::peers::LAST_INPUT;
 use proactor::protocol::Protocol;
@@ -40,16 +41,17 @@ pub(crate) struct ConnectionDriver<'a, C> {
 }
 
 impl<'a, C: Calls> ConnectionDriver<'a, C> {
-    /// Opens a connection, whose buffers are those of `pool`.
+    /// Opens a connection, whose buffers are those of `pool`, with the limit of untaken input and
+    /// the account of its memory.
     pub(crate) fn open(
         calls: &'a C,
         (key, socket): (Key, BorrowedFd<'a>),
         protocol: Box<dyn Protocol>,
-        max_input: usize,
+        (max_input, memory): (usize, Memory),
         pool: Rc<Pool>,
         counters: &'a mut Counters,
     ) -> ConnectionDriver<'a, C> {
-        let mut context = Context::new(max_input, Clock::default());
+        let mut context = Context::new(max_input, Clock::default(), memory);
         let connection = Connection::open(protocol, &mut context);
         ConnectionDriver {
             calls,
@@ -85,7 +87,7 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
 
     /// Queues a message of the operator.
     pub(crate) fn deliver(&mut self, message: Chunk) {
-        if self.connection.deliver(message) {
+        if self.connection.deliver(message, &self.context.memory) {
             self.broken(CloseReason::QueueFull);
         }
     }

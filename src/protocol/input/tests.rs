@@ -15,7 +15,7 @@ fn receive_each<'p>(
     for part in parts {
         let mut input = Input::new(Chunk::from(part.to_vec()), untaken, 1 << 20);
         each(&mut input);
-        assert_eq!(input.leave(false), None);
+        assert_eq!(input.leave(false, usize::MAX), None);
     }
 }
 
@@ -23,7 +23,7 @@ fn receive_each<'p>(
 fn lines<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> (Vec<u8>, usize) {
     let (mut untaken, mut text, mut too_long) = (Untaken::default(), Vec::new(), 0);
     receive_each(&mut untaken, parts, |input| {
-        while let Some(lines) = input.try_lines(LINE_MAX) {
+        while let Some(lines) = input.try_lines(LINE_MAX, usize::MAX) {
             match lines {
                 Ok(lines) => {
                     assert_eq!(lines.last(), Some(&b'\n'), "whole lines only");
@@ -50,9 +50,9 @@ fn whole_lines_are_taken_together_and_in_place() {
     let chunk = Chunk::from(b"one\ntwo\nthr".to_vec());
     let (place, mut untaken) = (chunk.as_ptr(), Untaken::default());
     let mut input = Input::new(chunk, &mut untaken, 100);
-    let lines = input.try_lines(LINE_MAX).unwrap().unwrap();
+    let lines = input.try_lines(LINE_MAX, usize::MAX).unwrap().unwrap();
     assert_eq!((&lines[..], lines.as_ptr()), (&b"one\ntwo\n"[..], place));
-    assert!(input.try_lines(LINE_MAX).is_none() && input.awaits_more());
+    assert!(input.try_lines(LINE_MAX, usize::MAX).is_none() && input.awaits_more());
     assert_eq!(input.len(), 3);
 }
 
@@ -65,7 +65,7 @@ fn lines_one_by_one_lie_where_they_were_received() {
     assert_eq!((&first[..], first.as_ptr()), (&b"one\n"[..], place));
     assert_eq!((&second[..], second.as_ptr()), (&b"two\n"[..], place.wrapping_add(4)));
     assert!(input.line(10).is_none() && input.is_empty());
-    assert_eq!(input.leave(false), None);
+    assert_eq!(input.leave(false, usize::MAX), None);
     assert!(untaken.0.is_none(), "nothing is allocated for whole lines");
 }
 
@@ -87,7 +87,7 @@ fn a_line_too_long_aborts_or_is_reported() {
     assert_eq!(&input.try_line(7).unwrap().unwrap()[..], b"ok\n");
     let mut input = Input::new(Chunk::from(b"too long\n".to_vec()), &mut untaken, 100);
     assert!(input.line(7).is_none());
-    assert_eq!(input.leave(false).as_deref(), Some("a line of more than 7 bytes"));
+    assert_eq!(input.leave(false, usize::MAX).as_deref(), Some("a line of more than 7 bytes"));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_frame_is_awaited_whole_and_copied_only_across_two_receives() {
     let mut input = Input::new(Chunk::from(b"\0\x03ab".to_vec()), &mut untaken, 100);
     assert_eq!(input.peek_array(), Some([0, 3]));
     assert!(input.take(5).is_none() && input.awaits_more());
-    assert_eq!(input.leave(false), None);
+    assert_eq!(input.leave(false, usize::MAX), None);
     let second = Chunk::from(b"c\0\x01d".to_vec());
     let place = second.as_ptr();
     let mut input = Input::new(second, &mut untaken, 100);
@@ -106,7 +106,7 @@ fn a_frame_is_awaited_whole_and_copied_only_across_two_receives() {
     assert_eq!((&frame[..], &next[..]), (&b"\0\x03abc"[..], &b"\0\x01d"[..]));
     assert_eq!(next.as_ptr(), place.wrapping_add(1));
     assert!(input.peek_array::<2>().is_none());
-    assert_eq!(input.leave(false), None);
+    assert_eq!(input.leave(false, usize::MAX), None);
     let input = Input::new(Chunk::from(b"\0".to_vec()), &mut untaken, 100);
     assert!(!input.is_enough(), "a header of two bytes is awaited");
 }
@@ -116,13 +116,13 @@ fn more_than_the_limit_is_neither_awaited_nor_kept() {
     let mut untaken = Untaken::default();
     let mut input = Input::new(Chunk::from(b"12345".to_vec()), &mut untaken, 4);
     assert!(input.take(6).is_none());
-    let reason = input.leave(false).unwrap();
+    let reason = input.leave(false, usize::MAX).unwrap();
     assert_eq!(reason, "6 bytes are asked for at once, 4 at most");
     let five = || Chunk::from(b"12345".to_vec());
-    let reason = Input::new(five(), &mut untaken, 4).leave(false).unwrap();
+    let reason = Input::new(five(), &mut untaken, 4).leave(false, usize::MAX).unwrap();
     assert_eq!(reason, "5 bytes of input are not taken, 4 at most");
     untaken.clear();
-    assert_eq!(Input::new(five(), &mut untaken, 4).leave(true), None, "it paused");
+    assert_eq!(Input::new(five(), &mut untaken, 4).leave(true, usize::MAX), None, "it paused");
 }
 
 #[test]
@@ -202,7 +202,7 @@ proptest! {
                 let len = expected.map_or(0, <[u8]>::len);
                 model.drain(..len);
             }
-            prop_assert_eq!(input.leave(false), None);
+            prop_assert_eq!(input.leave(false, usize::MAX), None);
         }
     }
 }

@@ -44,7 +44,7 @@ enum Counted {
 
 /// Prints the limits of a server.
 pub(super) fn print(model: Model, options: &EngineOptions, as_json: bool) -> anyhow::Result<()> {
-    let plan = MemoryPlan::new(&options.limits, &options.buffers, model.info().memory);
+    let plan = options.memory_plan(model);
     let rows = rows(&options.limits, &plan);
     let limits = json!({ "schema": "proactor.limits/1", "model": model.name(), "limits": rows });
     if as_json {

@@ -20,7 +20,6 @@ use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::limits::{Ended, Limits};
-use proactor::memory_plan::MemoryPlan;
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
 use proactor::printable::escape;
 use proactor::ring::kernel::{self, Version};
@@ -256,7 +255,7 @@ impl ServeArgs {
 
     /// Refuses a limit of memory that is less than the connections need.
     fn check_memory(&self, model: Model, options: &EngineOptions) {
-        let plan = MemoryPlan::new(&options.limits, &options.buffers, model.info().memory);
+        let plan = options.memory_plan(model);
         if let Some(asked) = self.max_memory.filter(|&asked| (asked as usize) < plan.total()) {
             let [asked, needed] = [asked as f64, plan.total() as f64].map(units::bytes);
             let connections = units::plural(plan.connections as u64, "connection");

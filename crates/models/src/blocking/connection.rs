@@ -67,8 +67,8 @@ pub(super) fn serve_connection<C: Calls>(
         Ok(pool) => {
             let whose = (member.key(), member.socket());
             let (protocol, accepted) = member.make_protocol(&shared.signal);
-            let max_input = shared.max_input;
-            let driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, counters);
+            let account = (shared.limits.max_input, shared.memory());
+            let driver = ConnectionDriver::open(calls, whose, protocol, account, pool, counters);
             ConnectionThread {
                 status,
                 member: &member,
@@ -118,6 +118,10 @@ impl<C: Calls> ConnectionThread<'_, C> {
             self.take_messages();
             if !self.driver.connection.outgoing().is_empty() {
                 self.send();
+            }
+            if self.driver.connection.holds_input() {
+                self.driver.connection.resume_input(&mut self.driver.context);
+                continue; // What it sends is delivered, and sent, first.
             }
             if self.driver.connection.wants_shutdown() {
                 *self.member.lock_writer(self.driver.calls) = MayWrite::RepliesOnly;
@@ -267,7 +271,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
         for message in &context.messages {
             match message {
                 Message::Operator(lines) => self.status.shared.to_operator(lines),
-                Message::Broadcast(_) => broadcasts = true,
+                Message::Broadcast(_) | Message::Announce(_) => broadcasts = true,
             }
         }
         if broadcasts {

@@ -22,11 +22,11 @@ use proactor::admission::Admitted;
 use proactor::buffer::SendQueue;
 use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
-use proactor::connection::HARD;
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::limits::CloseReason;
 use proactor::mailbox::PostedRequest;
+use proactor::memory::SHARE_MAX;
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::{Factory, Made, Peer};
 use proactor::protocol::{Message, Protocol};
@@ -214,7 +214,7 @@ impl Member {
         if *writer == MayWrite::Anything {
             for message in messages {
                 // The speaker delivers those to the operator.
-                if let Message::Broadcast(chunk) = message {
+                if let Message::Broadcast(chunk) | Message::Announce(chunk) = message {
                     queue.push(chunk.clone());
                 }
             }
@@ -256,7 +256,7 @@ impl Member {
         if !self.open.load(Ordering::Relaxed) {
             return false;
         }
-        if messages.bytes.len() + line.len() > HARD {
+        if messages.bytes.len() + line.len() > SHARE_MAX {
             self.break_off(calls, CloseReason::QueueFull);
             return false;
         }

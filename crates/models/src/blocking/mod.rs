@@ -130,7 +130,7 @@ impl<C: Calls> Blocking<C> {
             calls,
             style,
             acceptor: Acceptor::new(&limits),
-            shared: Arc::new(SharedState::new(buffers, limits.max_input, stop.clone())?),
+            shared: Arc::new(SharedState::new(buffers, limits.clone(), stop.clone())?),
             threads: ThreadPool::new(),
             waiting: None,
             lifecycle: Lifecycle::new(limits, stop),

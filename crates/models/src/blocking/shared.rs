@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::member::{AdmittedPeer, Member, Origin, lock};
 use proactor::buffer::BufferClass;
 use proactor::keys::ConnId;
 use proactor::lifecycle::Stage;
+use proactor::limits::Limits;
+use proactor::memory::Memory;
 use proactor::os::{self, EventFd, ShutdownSignal};
 use proactor::peers::SOFT;
 
@@ -22,8 +24,9 @@ pub(super) struct SharedState {
     stage: AtomicU8,
     /// The buffer sizes of each connection.
     pub(super) buffers: Vec<BufferClass>,
-    /// The limit [`Limits::max_input`](proactor::limits::Limits::max_input) of each connection.
-    pub(super) max_input: usize,
+    pub(super) limits: Limits,
+    /// What the connections of all threads hold.
+    held: Arc<AtomicUsize>,
     /// By which handles reach the connections.
     pub(super) signal: ShutdownSignal,
     /// Notified by each thread as it ends, and by a first message to the operator.
@@ -48,13 +51,14 @@ impl SharedState {
     /// No descriptor is left.
     pub(super) fn new(
         buffers: Vec<BufferClass>,
-        max_input: usize,
+        limits: Limits,
         signal: ShutdownSignal,
     ) -> io::Result<SharedState> {
         Ok(SharedState {
             stage: AtomicU8::new(Stage::Serving as u8),
             buffers,
-            max_input,
+            limits,
+            held: Arc::default(),
             signal,
             event: EventFd::new()?,
             members: Mutex::default(),
@@ -63,6 +67,11 @@ impl SharedState {
             has_operator: false,
             operator_messages: Mutex::default(),
         })
+    }
+
+    /// Returns the account of the calling thread.
+    pub(super) fn memory(&self) -> Memory {
+        Memory::shared(self.limits.queues, Arc::clone(&self.held))
     }
 
     pub(super) fn stage(&self) -> Stage {

@@ -18,9 +18,9 @@ use super::*;
 use proactor::SendError;
 use proactor::buffer::Chunk;
 use proactor::calls::PlainCalls;
-use proactor::connection::{HARD, HIGH};
 use proactor::console::Inspect;
 use proactor::keys::{ConnId, Key};
+use proactor::memory::SHARE_MAX as HIGH;
 use proactor::peer::{Factory, Peer};
 use proactor::peers::SOFT;
 use proactor::protocol::testing::Broadcast;
@@ -39,7 +39,7 @@ fn origin_of<P: Protocol>(make: impl Fn() -> P + Send + Sync + 'static) -> Arc<O
 /// A server without a thread.
 fn shared() -> Arc<SharedState> {
     let signal = ShutdownSignal::new().unwrap();
-    Arc::new(SharedState::new(BUFFERS.to_vec(), 1 << 20, signal).unwrap())
+    Arc::new(SharedState::new(BUFFERS.to_vec(), Limits::default(), signal).unwrap())
 }
 
 /// A message of a member to the others.
@@ -443,7 +443,7 @@ fn only_a_thread_that_waits_for_its_own_peer_is_woken_for_its_outbox() {
 fn too_many_operator_messages_evict_the_connection() {
     let (membership, mut peer) = enter(&shared());
     let member = &membership.member;
-    assert!(member.post(&PlainCalls, &vec![b'x'; HARD]));
+    assert!(member.post(&PlainCalls, &vec![b'x'; HIGH]));
     assert!(!member.post(&PlainCalls, b"x"));
     assert_eq!(member.broken_off.get(), Some(&CloseReason::QueueFull));
     assert_eq!(receive_all(&mut peer), b"");

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use proactor::address::{self, LISTEN_BACKLOG};
-use proactor::buffer::{Chunk, Pool};
+use proactor::buffer::{Chunk, Pool, Size};
 use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
 use proactor::console::SocketInfo;
@@ -153,6 +153,7 @@ impl ServerState {
         steps: &mut usize,
         cx: &mut Context<'_>,
     ) -> Poll<TaskStep<'a>> {
+        while self.core.peers.holds_input(id) && self.core.peers.resume_input(id) {}
         let readable = self.core.peers.wants(id).is_some_and(|peer| peer.wants_recv);
         let peer = self.core.peers.get_mut(id).expect("only its own task removes a connection");
         let (task, connection) = (&mut peer.driver, &peer.connection);
@@ -172,6 +173,10 @@ impl ServerState {
             (ready.map(TaskStep::Receive), true)
         } else {
             *steps = 0;
+            if writable && self.pool.has_scarce() {
+                peer.connection.release_scarce(Size::LARGEST);
+                self.settle(Some(id)); // Others may wait for the buffers.
+            }
             if self.core.peers.has_taken() {
                 self.settle(None);
             }

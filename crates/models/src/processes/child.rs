@@ -71,8 +71,8 @@ impl NewConnection {
         // The parent has the deadline: past it, it kills the child.
         let mut limits = Limits::default();
         (limits.connections, limits.drain) = (2, Duration::MAX);
-        // Nothing waits for a place in this group.
-        (limits.max_input, limits.silent_timeout) = (self.max_input, None);
+        (limits.max_input, limits.queues) = (self.limits.max_input, self.limits.queues);
+        limits.silent_timeout = None; // Nothing waits for a place in this group.
         let mut group = Reactor::new(calls.selector(), pool, limits, stop)?;
         group.number_from(self.number);
         let next = group.next_id();
@@ -125,7 +125,7 @@ mod tests {
             let connection = NewConnection {
                 socket,
                 protocol,
-                max_input: 1 << 20,
+                limits: Limits::default(),
                 number: 7,
                 accepted: AcceptedPeer::default(),
             };
@@ -153,7 +153,7 @@ mod tests {
         parent.write_all(b"\x01\0\0\0\n").unwrap();
         read(&client, b"[8] hi\n");
         client.shutdown(std::net::Shutdown::Both).unwrap();
-        read(&parent, b"\x09\0\0\0* 7 left\n\0\0\0\0");
+        read(&parent, b"\x09\0\0\x80* 7 left\n\0\0\0\0");
         drop(parent);
         let counted = child.join().unwrap();
         // The bytes of the link are not counted.

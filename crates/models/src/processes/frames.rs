@@ -3,23 +3,51 @@
 //! A message is passed on whole or not at all, however the stream was cut. So lines never mix, even
 //! if a process is killed while it writes one.
 
+use proactor::buffer::SendQueue;
 use proactor::protocol::{Input, Message, Outbox, Received};
 
 /// The length of a frame's header in bytes.
 pub(super) const HEADER: usize = 4;
 
+/// This bit of the length marks an announcement: it is dropped for a peer that is behind.
+const ANNOUNCES: u32 = 1 << 31;
+
 /// Broadcasts `message`, packed. A message to an operator is dropped: this model has none.
 pub(super) fn broadcast(message: Message, out: &mut Outbox<'_>) {
-    let Message::Broadcast(chunk) = message else { return };
-    let len = u32::try_from(chunk.len()).expect("a chunk is smaller than 4 GiB");
-    out.broadcast(len.to_le_bytes().to_vec());
-    out.broadcast(chunk);
+    let len = u32::try_from(message.chunk().len()).ok().filter(|len| len & ANNOUNCES == 0);
+    let len = len.expect("a chunk is smaller than 2 GiB");
+    match message {
+        Message::Broadcast(chunk) => {
+            out.broadcast(len.to_le_bytes().to_vec());
+            out.broadcast(chunk);
+        }
+        // Dropped as a whole.
+        Message::Announce(chunk) => {
+            out.announce([&(len | ANNOUNCES).to_le_bytes()[..], &chunk].concat())
+        }
+        Message::Operator(_) => {}
+    }
+}
+
+/// Returns one frame of what is queued.
+pub(super) fn packed(queue: &SendQueue) -> Vec<u8> {
+    let mut frame = (queue.bytes() as u32).to_le_bytes().to_vec();
+    queue.iter().for_each(|chunk| frame.extend_from_slice(chunk));
+    frame
+}
+
+/// Passes a frame on to all other peers, as what it was; without its header if it is `unpacked`.
+pub(super) fn pass_on(frame: Received<'_>, unpacked: bool, out: &mut Outbox<'_>) {
+    let announces = frame[HEADER - 1] & (ANNOUNCES >> 24) as u8 != 0;
+    let mut chunk = frame.into_chunk();
+    chunk.advance(if unpacked { HEADER } else { 0 });
+    if announces { out.announce(chunk) } else { out.broadcast(chunk) }
 }
 
 /// Takes the next frame, with its header, if it is complete.
 pub(super) fn next<'a>(input: &mut Input<'a>) -> Option<Received<'a>> {
     let header = input.peek_array()?;
-    input.take(HEADER + u32::from_le_bytes(header) as usize)
+    input.take(HEADER + (u32::from_le_bytes(header) & !ANNOUNCES) as usize)
 }
 
 #[cfg(test)]

@@ -57,6 +57,9 @@ use proactor_record::Call;
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
 const ACCEPTS: usize = 8;
 
+/// The least that a child may have for what is queued.
+const QUEUES_MIN: usize = 64 << 10;
+
 /// What is recorded for a call without a descriptor.
 const NO_FILE: RawFd = -1;
 
@@ -122,7 +125,8 @@ impl<C: CallHooks> Processes<C> {
         // The relay is never asked to stop: it runs as long as there are children.
         let never = ShutdownSignal::new()?;
         stop.refuse_posts(); // The connections are those of other processes.
-        let (pool, of_relay) = (Pool::new(&buffers)?, limits.clone());
+        let (pool, mut of_relay) = (Pool::new(&buffers)?, limits.clone());
+        of_relay.queues /= 2; // The children have the other half.
         let mut relay = Reactor::new(calls.selector(), pool, of_relay, never)?;
         relay.watch(stop.as_fd(), SHUTDOWN)?;
         relay.watch(child_exits.as_fd(), CHILD_EXITS)?;
@@ -248,11 +252,13 @@ impl<C: CallHooks> Processes<C> {
                 return self.calls.refuse(KeyOwner::Listener(id).into(), socket);
             }
         };
-        let (number, max_input) = (self.counters.accepted, self.lifecycle.limits.max_input);
+        let (number, mut limits) = (self.counters.accepted, self.lifecycle.limits.clone());
+        // The parent has the other half.
+        limits.queues = (limits.queues / 2 / limits.connections).max(QUEUES_MIN);
         let factory = &mut self.listeners[id.index()].factory;
         let (protocol, accepted) = factory.make(number, addr, None);
         let accepted = AcceptedPeer { admitted, ..accepted };
-        self.fork_for(id, NewConnection { socket, protocol, max_input, number, accepted });
+        self.fork_for(id, NewConnection { socket, protocol, limits, number, accepted });
     }
 
     /// Forks a child for a connection. If that fails for now, the connection waits.

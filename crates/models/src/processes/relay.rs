@@ -59,9 +59,15 @@ impl<P: Protocol> Protocol for Relay<P> {
         while let Some(frame) = frames::next(input) {
             match frame.len() {
                 HEADER => self.goodbye = true,
-                _ => out.broadcast(frame),
+                _ => frames::pass_on(frame, false, out),
             }
         }
+    }
+
+    fn missed(&mut self, count: u32, out: &mut Outbox<'_>) {
+        let mut asked = OutboxBuffer::default();
+        self.protocol.missed(count, &mut asked.outbox());
+        out.send(frames::packed(&asked.queue));
     }
 
     fn close(&mut self, reason: CloseReason, out: &mut Outbox<'_>) {
@@ -119,9 +125,7 @@ impl<P: Protocol> Protocol for RelayEnd<P> {
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         if !self.pack(out, |protocol, out| protocol.data(input, out)) {
             while let Some(frame) = frames::next(input) {
-                let mut frame = frame.into_chunk();
-                frame.advance(HEADER);
-                out.broadcast(frame);
+                frames::pass_on(frame, true, out);
             }
         }
     }
@@ -148,6 +152,10 @@ impl<P: Protocol> Protocol for RelayEnd<P> {
 
     fn refill(&mut self, out: &mut Outbox<'_>) {
         self.pack(out, |protocol, out| protocol.refill(out));
+    }
+
+    fn missed(&mut self, count: u32, out: &mut Outbox<'_>) {
+        self.pack(out, |protocol, out| protocol.missed(count, out));
     }
 
     fn close(&mut self, reason: CloseReason, out: &mut Outbox<'_>) {

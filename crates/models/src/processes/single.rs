@@ -14,7 +14,8 @@ use proactor::buffer::Pool;
 use proactor::calls::{AT_ONCE, Calls, SLEEPS};
 use proactor::counters::Counters;
 use proactor::keys::Key;
-use proactor::limits::CloseReason;
+use proactor::limits::{CloseReason, Limits};
+use proactor::memory::Memory;
 use proactor::os;
 use proactor::peer::AcceptedPeer;
 use proactor::protocol::Protocol;
@@ -26,8 +27,8 @@ const LOOK_AGAIN: Option<Duration> = Some(Duration::from_millis(500));
 pub(super) struct NewConnection {
     pub(super) socket: OwnedFd,
     pub(super) protocol: Box<dyn Protocol>,
-    /// The limit of its input: [`Limits::max_input`](proactor::limits::Limits::max_input).
-    pub(super) max_input: usize,
+    /// The limits of the child.
+    pub(super) limits: Limits,
     /// Its number among all connections of the server.
     pub(super) number: u64,
     /// What is known of its peer.
@@ -47,10 +48,11 @@ pub(super) fn serve<C: Calls>(
     asked: impl Fn() -> bool,
     mut publish: impl FnMut(&Counters),
 ) -> io::Result<()> {
-    let NewConnection { socket, protocol, max_input, number, accepted } = connection;
+    let NewConnection { socket, protocol, limits, number, accepted } = connection;
     let (mut counters, calls_before) = (Counters::default(), os::calls());
     let whose = (key, socket.as_fd());
-    let mut driver = ConnectionDriver::open(calls, whose, protocol, max_input, pool, &mut counters);
+    let account = (limits.max_input, Memory::new(limits.queues));
+    let mut driver = ConnectionDriver::open(calls, whose, protocol, account, pool, &mut counters);
     let mut drains = false;
     loop {
         driver.run_timer();
@@ -60,6 +62,11 @@ pub(super) fn serve<C: Calls>(
         }
         driver.drain_if_taken();
         driver.send_now();
+        while driver.connection.holds_input() && !driver.connection.is_congested() {
+            driver.connection.resume_input(&mut driver.context);
+            driver.context.messages.clear();
+            driver.send_now();
+        }
         if driver.connection.wants_shutdown() {
             driver.shut_down();
         }
@@ -180,7 +187,7 @@ mod tests {
             let connection = NewConnection {
                 socket,
                 protocol,
-                max_input: 1 << 20,
+                limits: Limits::default(),
                 number: 1,
                 accepted: AcceptedPeer::default(),
             };
