@@ -5,8 +5,11 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::clock::Nanos;
@@ -91,6 +94,19 @@ pub fn private_tracefs() -> io::Result<OwnedFd> {
     syscall!(syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, none, none, 0))?;
     // 1: close on exec.
     Ok(own(syscall!(syscall(libc::SYS_fsmount, fd, 1, 0))?))
+}
+
+/// Opens a path without its file (`O_PATH`), of a symbolic link the link itself. std cannot: with
+/// musl, it takes this flag for a mode of access and drops it.
+///
+/// # Errors
+/// open(2).
+pub fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // The path ends with a zero and is read during the call.
+    let fd = syscall!(open(path.as_ptr(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC))?;
+    // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 // Limits.

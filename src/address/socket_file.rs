@@ -8,6 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::os;
+
 /// How long another server may take to look at a path and to bind it.
 const LOCK_TIME: Duration = Duration::from_secs(5);
 
@@ -112,8 +114,7 @@ fn remove_if_dead(path: &Path, is_dead: impl FnOnce() -> io::Result<bool>) -> io
 /// Opens the file of a socket, or a symbolic link to it, as a file and not as a socket. While it is
 /// open, no other file has its inode number.
 fn pin(path: &Path) -> io::Result<File> {
-    let flags = libc::O_PATH | libc::O_NOFOLLOW;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
+    os::open_path(path).map(File::from)
 }
 
 /// Removes the file at `path` if it is `file`: another process may have removed or replaced it.
