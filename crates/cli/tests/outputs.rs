@@ -5,9 +5,8 @@
 mod support;
 
 use std::fs::File;
-use std::io::{PipeReader, Read, Write};
+use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Output, Stdio};
 
@@ -15,7 +14,7 @@ use proactor::Model;
 use proactor_models::ALL;
 
 use support::server::{PROACTOR, REACTOR};
-use support::{Address, Client, Launch, Options, Process, eventually, io_uring_refused};
+use support::{Address, Client, Launch, Options, Process, eventually, full_pipe, io_uring_refused};
 
 /// What is wrong with a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,22 +72,6 @@ impl Wrong {
     fn waits(self) -> bool {
         matches!(self, Unread | UnreadNonblocking | TerminalStopped)
     }
-}
-
-/// Returns a pipe that takes nothing more until it is read. Writers wait, unless it is
-/// `nonblocking`.
-fn full_pipe(nonblocking: bool) -> (PipeReader, OwnedFd) {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    // The flag is of the open file: the pipe is opened again, so that `writer` has it not.
-    let again = File::options()
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(format!("/proc/self/fd/{}", writer.as_raw_fd()));
-    let mut again = again.expect("a pipe can be opened");
-    for piece in [&[b'x'; 4096][..], b"x"] {
-        while again.write(piece).is_ok() {}
-    }
-    (reader, if nonblocking { again.into() } else { writer.into() })
 }
 
 /// Returns both ends of a new terminal.

@@ -12,6 +12,7 @@
 //! What the pipe or standard error does not take is dropped, and the next line is preceded by one
 //! that says how many were.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::CStr;
 use std::io::{self, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -44,8 +45,6 @@ const THREAD: &CStr = c"log";
 const UNIQUE: LineKind = LineKind { site: 0, message: 0 };
 /// The kind of the record that ends the writer.
 const END: LineKind = LineKind { site: 1, message: 0 };
-/// The site of all panics.
-const PANICS: u64 = 2;
 
 /// How the lines are worded that the writer adds.
 #[derive(Debug, Clone, Copy)]
@@ -126,17 +125,18 @@ pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints the message of a panic. That of a protocol ends one connection, and must not hold up the
-/// others.
+/// Prints the message of a panic: in a server as an error of its log, because a panic of a protocol
+/// ends one connection, and must not hold up the others.
 pub(super) fn print_panic(info: &panic::PanicHookInfo<'_>) {
-    let backtrace = std::backtrace::Backtrace::capture();
-    let thread = thread::current();
-    let mut text = format!("thread '{}' {info}\n", thread.name().unwrap_or("<unnamed>"));
-    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
-        text += &format!("stack backtrace:\n{backtrace}\n");
+    let (thread, backtrace) = (thread::current(), Backtrace::capture());
+    let text = format!("thread '{}' {info}", thread.name().unwrap_or("<unnamed>"));
+    if backtrace.status() == BacktraceStatus::Captured {
+        write(&format!("{text}\nstack backtrace:\n{backtrace}\n"));
+    } else if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!("{text}");
+    } else {
+        write(&format!("{text}\n"));
     }
-    let place = info.location().map(|at| (at.file(), at.line(), at.column()));
-    write_line(LineKind::new(PANICS, &place), &text);
 }
 
 /// Writes what is left, for a bounded time. The writer ends.

@@ -23,7 +23,8 @@ pub(crate) use server::{Address, Launch};
 use skip::leave_out;
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -84,4 +85,21 @@ pub(crate) fn kernel() -> [u32; 2] {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("proc(5)");
     let mut numbers = release.split(|one: char| !one.is_ascii_digit());
     [(); 2].map(|()| numbers.next().and_then(|one| one.parse().ok()).expect("a version"))
+}
+
+/// Returns a pipe that takes nothing more until it is read. Writers wait, unless it is
+/// `nonblocking`.
+pub(crate) fn full_pipe(nonblocking: bool) -> (io::PipeReader, OwnedFd) {
+    use std::io::Write;
+    let (reader, writer) = io::pipe().expect("a pipe");
+    // The flag is of the open file: the pipe is opened again, so that `writer` has it not.
+    let again = std::fs::File::options()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(format!("/proc/self/fd/{}", writer.as_raw_fd()));
+    let mut again = again.expect("a pipe can be opened");
+    for piece in [&[b'x'; 4096][..], b"x"] {
+        while again.write(piece).is_ok() {}
+    }
+    (reader, if nonblocking { again.into() } else { writer.into() })
 }
