@@ -279,6 +279,60 @@ fn children_that_cannot_write_their_log_serve_on_and_are_counted() {
 }
 
 #[test]
+fn a_server_that_cannot_print_where_it_listens_warns() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let address = format!("unix:{}", folder.path().join("socket").display());
+    let stdout = Unread.stream();
+    let mut command = Command::new(REACTOR);
+    command.args(["--listen", &address]).stdin(Stdio::null()).stderr(Stdio::piped());
+    set_stream(&mut command, 1, &stdout);
+    let mut server = command.spawn().expect("it runs");
+    let mut stderr = server.stderr.take().expect("it is piped");
+    let mut bytes = [0; 4096];
+    let n = stderr.read(&mut bytes).expect("a line");
+    let line = String::from_utf8_lossy(&bytes[..n]);
+    assert!(line.contains("WARN the lines \"listening on\" are not complete"), "{line}");
+    Process(server.id()).signal(libc::SIGTERM);
+    assert_eq!(end_of(server, false, "SIGTERM").code(), Some(0));
+}
+
+#[test]
+fn a_pipe_for_statistics_that_has_no_reader_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo(1)");
+    assert!(made.success());
+    let stats = format!("--stats={}", path.display());
+    let exit = Launch::new(REACTOR, &["--listen", "127.0.0.1:0"]).args(&[&stats]).run();
+    assert_eq!(exit.code(), Some(1), "{exit:?}");
+    assert!(exit.stderr.starts_with(&format!("error: cannot write {}", path.display())));
+}
+
+#[test]
+fn a_console_whose_output_does_not_block_goes_on() {
+    const TIMES: usize = 100;
+    let folder = tempfile::tempdir().expect("a folder");
+    let address = format!("unix:{}", folder.path().join("socket").display());
+    let (mut reader, stdout) = full_pipe(true);
+    let mut command = Command::new(REACTOR);
+    command.args(["--console", "--listen", &address]).stdin(Stdio::piped()).stdout(stdout);
+    let mut server = command.stderr(Stdio::piped()).spawn().expect("it runs");
+    drop(command);
+    let mut typed = server.stdin.take().expect("it is piped");
+    let lines = "help\n".repeat(TIMES) + "drain\n";
+    std::io::Write::write_all(&mut typed, lines.as_bytes()).expect("it reads");
+    // It drains while nothing is read, and what is printed is left for half a second.
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("UTF-8");
+    let output = server.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(!stderr.contains("the output is closed"), "{stderr}");
+    let helps = text.lines().filter(|line| line.trim_start_matches('x').starts_with("list "));
+    assert_eq!(helps.count(), TIMES, "{text}");
+}
+
+#[test]
 fn a_log_that_repeats_itself_is_short_and_says_how_often() {
     for format in ["text", "json"] {
         let args = ["--model", "process", "--log-format", format, "--listen", "127.0.0.1:0"];

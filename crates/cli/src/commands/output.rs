@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::stream::{Stream, StreamWait};
+use super::stream::{Stream, StreamWait, is_server};
 use super::{stderr, wrong_usage};
 use proactor::printable::escape;
 
@@ -108,7 +109,11 @@ impl Destination {
     /// # Errors
     /// The file cannot be written; the error names it.
     pub(super) fn open(path: &Path) -> anyhow::Result<Destination> {
-        let file = (!is_stdout(path)).then(|| File::create(path)).transpose();
+        let mut options = File::options();
+        // The open(2) of a pipe with a name waits for a reader, whatever signal comes.
+        options.custom_flags(if is_server() { libc::O_NONBLOCK } else { 0 });
+        options.write(true).create(true).truncate(true);
+        let file = (!is_stdout(path)).then(|| options.open(path)).transpose();
         let file = file.with_context(|| cannot_write(path))?;
         // It may be a pipe.
         let file = file.map(|file| Stream::new(file, StreamWait::of_result()));

@@ -43,11 +43,15 @@ pub(super) fn bound_waits() {
     IS_SERVER.store(true, Ordering::Relaxed);
 }
 
+/// Returns true in a server.
+pub(super) fn is_server() -> bool {
+    IS_SERVER.load(Ordering::Relaxed)
+}
+
 impl StreamWait {
     /// Returns the wait of a result of this command.
     pub(super) fn of_result() -> StreamWait {
-        let is_server = IS_SERVER.load(Ordering::Relaxed);
-        if is_server { StreamWait::AtMost(AWAIT_END) } else { StreamWait::UntilStopped }
+        if is_server() { StreamWait::AtMost(AWAIT_END) } else { StreamWait::UntilStopped }
     }
 }
 
