@@ -312,9 +312,9 @@ fn set_up() -> Result<(IoUring, Kernel), Refusal> {
     for (.., set) in SETUP_FLAGS {
         set(&mut all);
     }
-    if let Some(ring) = tried(SETUP, || all.build(ENTRIES))? {
-        let enabled = retried(|| ring.submitter().register_enable_rings());
-        enabled.map_err(|error| Refusal::of(REGISTER, &error))?;
+    if let Some(ring) = tried(SETUP, || all.build(ENTRIES))?
+        && enable(&ring)?
+    {
         SETUP_FLAGS.iter().for_each(|(capability, ..)| kernel.set(*capability, true));
         return Ok((ring, kernel));
     }
@@ -323,9 +323,21 @@ fn set_up() -> Result<(IoUring, Kernel), Refusal> {
     let ring = ring.ok_or_else(unknown)?;
     for (capability, _, set_flags) in SETUP_FLAGS {
         let with_flags = tried(SETUP, || set_flags(&mut IoUring::builder()).build(ENTRIES))?;
-        kernel.set(capability, with_flags.is_some());
+        let works = match &with_flags {
+            Some(ring) if capability == Capability::Restrictions => enable(ring)?,
+            ring => ring.is_some(),
+        };
+        kernel.set(capability, works);
     }
     Ok((ring, kernel))
+}
+
+/// Enables a ring that was made disabled. Returns false if it stays disabled, as on Linux 5.10.46,
+/// which says that it is enabled every time (kernel-notes §80).
+fn enable(ring: &IoUring) -> Result<bool, Refusal> {
+    let register = || ring.submitter().register_enable_rings();
+    retried(register).map_err(|error| Refusal::of(REGISTER, &error))?;
+    Ok(register().is_err())
 }
 
 /// Queues and submits entries that refer to no memory, and waits for a completion.
