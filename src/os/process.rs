@@ -127,11 +127,13 @@ fn set_up(parent: u32, keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the name of this process that ps(1) shows. Not through `/proc`: there it belongs to root
-/// once the process has changed its user.
+/// Sets the name of this process that ps(1) shows. Through `/proc`, where the name belongs to root
+/// once the process has changed its user, only if a filter denies the call.
 pub fn set_name(name: &std::ffi::CStr) {
     // The name ends with a zero, and is read during the call.
-    let _ = syscall!(prctl(libc::PR_SET_NAME, name.as_ptr()));
+    if syscall!(prctl(libc::PR_SET_NAME, name.as_ptr())).is_err() {
+        let _ = std::fs::write("/proc/self/comm", name.to_bytes());
+    }
 }
 
 // Descriptors.

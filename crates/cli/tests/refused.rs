@@ -286,7 +286,8 @@ fn serves_all(model: &str, filter: Filter) {
     let dir = tempfile::tempdir().expect("a directory");
     let trace = format!("--trace={}", dir.path().join("run").display());
     let path = format!("unix:{}=chat", dir.path().join("chat").display());
-    let args = ["--model", model, "--stats", &trace, "--log", "info", "--listen", &path];
+    let mut args = vec!["--model", model, "--stats", &trace, "--log", "info", "--listen", &path];
+    args.extend(["--lock-down=auto", "--unix-mode", "0600"]);
     let server = serve(&args).filtered(filter).start();
     let client = Client::connect(server.address());
     let bytes = Random::of_test().bytes(1 << 20);

@@ -12,13 +12,16 @@ use libc::{seccomp_data, sock_filter, sock_fprog};
 /// from now on. Returns by what: the restrictions of a task (Linux 7.0), under which a further ring
 /// permits no operation, or a seccomp filter, which refuses to make one with `EPERM`.
 ///
+/// `has_ring` says that this process has one: only then is io_uring asked for its restrictions. A
+/// filter may kill what calls it.
+///
 /// # Errors
 /// The kernel has neither, or a sandbox refuses both.
-pub fn forbid_rings() -> io::Result<&'static str> {
+pub fn forbid_rings(has_ring: bool) -> io::Result<&'static str> {
     nix::sys::prctl::set_no_new_privs()?;
     // The restrictions are those of one thread.
     let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
-    if threads == 1 && restrict_task().is_ok() {
+    if has_ring && threads == 1 && restrict_task().is_ok() {
         return Ok("task restrictions");
     }
     filter_all_threads().map(|()| "seccomp")

@@ -59,7 +59,7 @@ fn no_further_ring_can_be_used_in_any_thread_or_child() {
         }
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let before = std::thread::spawn(move || (wait.recv(), use_a_ring()).1);
-        let by = forbid_rings().unwrap();
+        let by = forbid_rings(true).unwrap();
         go.send(()).unwrap();
         let after = std::thread::spawn(use_a_ring);
         for used in [use_a_ring(), before.join().unwrap(), after.join().unwrap()] {
@@ -68,7 +68,7 @@ fn no_further_ring_can_be_used_in_any_thread_or_child() {
             assert_eq!(error, Some(expected), "{by}");
         }
         assert_eq!(status("NoNewPrivs:"), "1");
-        forbid_rings().expect("a second time is no error");
+        forbid_rings(true).expect("a second time is no error");
     });
 }
 

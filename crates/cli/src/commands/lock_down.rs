@@ -109,7 +109,8 @@ impl LockDownArgs {
             give_up("no other operations of the ring", how.ok_or("this needs Linux 5.10".into()));
         }
         if level > Level::Off {
-            let how = forbid_rings().map(str::to_owned).map_err(|error| error.to_string());
+            let how = forbid_rings(model == Model::URING);
+            let how = how.map(str::to_owned).map_err(|error| error.to_string());
             give_up("no further ring", how);
         }
         if level > Level::Rings {

@@ -108,13 +108,15 @@ pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
     let log = LogPipe { pipe, dropped, has_writer: AtomicBool::new(forks), writer };
     let log = LOG.get_or_init(|| log);
     if let Some(alone) = alone {
-        process::keep_in_children(log.pipe.as_fd());
         let mut writer = lock(&log.writer).take();
         let forked = process::fork(&alone, &keep, |_| {
             process::set_name(THREAD);
             writer.iter_mut().for_each(|it| it.run(StreamWait::Forever, false, &log.dropped));
             0
         });
+        // The writer itself has none: the pipe ends when no other process is left, however that
+        // comes about.
+        process::keep_in_children(log.pipe.as_fd());
         if forked.is_err() {
             // The error itself is written by a thread, or at once.
             *lock(&log.writer) = writer;
