@@ -106,12 +106,16 @@ fn a_console_and_a_printed_recording_go_on_after_the_lock_down() {
 }
 
 #[test]
-fn by_default_a_server_gives_up_rings_and_if_asked_nothing() {
-    for (model, launch) in servers() {
-        let ring = (model == Model::URING).then_some(RING);
-        let server = launch.args(&["--stats"]).start();
-        Client::connect(server.address()).ping();
-        assert_eq!(given_up(server), Vec::from_iter(ring.into_iter().chain([RINGS])), "{model}");
+fn by_default_a_server_on_a_ring_gives_up_others_and_if_asked_each_does_or_nothing() {
+    for asked in [&["--stats"][..], &["--stats", "--lock-down", "rings"]] {
+        for (model, launch) in servers() {
+            let has_ring = model == Model::URING;
+            let ring = has_ring.then_some(RING);
+            let rings = (has_ring || asked.len() > 1).then_some(RINGS);
+            let server = launch.args(asked).start();
+            Client::connect(server.address()).ping();
+            assert_eq!(given_up(server), Vec::from_iter(ring.into_iter().chain(rings)), "{model}");
+        }
     }
     let server = serve(&["--stats", "--lock-down", "off"]).start();
     assert_eq!(status(server.process, "NoNewPrivs:"), "0");
@@ -133,7 +137,7 @@ fn what_is_not_in_force_is_said_and_if_required_refused() {
         Client::connect(server.address()).ping();
         let exit = server.drain();
         assert!(exit.stderr.contains(&format!("not in force: {what}")), "{exit:?}");
-        let server = launch().start();
+        let server = launch().args(&["--lock-down", "rings"]).start();
         Client::connect(server.address()).ping();
         assert_eq!(server.drain().stderr, "");
         let exit = launch().args(&["--lock-down=require"]).run();
