@@ -319,6 +319,15 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
+    /// Finishes it, whatever its protocol would do: it sends what it is owed, and ends.
+    pub fn finish(&mut self, context: &mut Context) {
+        if self.outbound == Outbound::Open {
+            (self.outbound, self.timer) = (Outbound::Finishing, Nanos(0));
+            context.changed = true;
+            self.untaken.clear();
+        }
+    }
+
     // Wants.
 
     /// Returns true if it wants to receive. A finishing connection receives in order to discard.
@@ -387,6 +396,13 @@ impl<P: Protocol> Connection<P> {
     /// then congested.
     pub fn is_congested(&self) -> bool {
         self.congested
+    }
+
+    /// Returns how many received bytes wait for the rest of their message, if any do and it has not
+    /// ended.
+    pub fn incomplete(&self) -> Option<usize> {
+        let waits = !self.ended && !self.flags.has(ProtocolFlags::PAUSED | ProtocolFlags::HELD);
+        self.untaken.incomplete().filter(|_| waits)
     }
 
     /// Returns the size of buffer that fits what it has received of late.
@@ -491,10 +507,8 @@ impl<P: Protocol> Connection<P> {
         if requests.has(Requests::TIMER) {
             self.set_timer(requests.timer, context);
         }
-        if requests.has(Requests::FINISH) && self.outbound == Outbound::Open {
-            (self.outbound, self.timer) = (Outbound::Finishing, Nanos(0));
-            context.changed = true;
-            self.untaken.clear();
+        if requests.has(Requests::FINISH) {
+            self.finish(context);
         }
         if requests.has(Requests::PAUSE) {
             self.flags.set(ProtocolFlags::PAUSED);

@@ -80,6 +80,14 @@ counters! {
     address_rate,
     /// How often the accepts paused because of the accept rate.
     accept_rate,
+    /// Connections of which the peer acknowledged nothing of what it was owed, in time.
+    send_timeouts,
+    /// Connections that were idle for too long.
+    idle_timeouts,
+    /// Connections of which the first byte did not come in time.
+    first_byte_timeouts,
+    /// Connections of which a message was not complete in time.
+    receive_timeouts,
 }
 
 impl Counters {
@@ -111,7 +119,11 @@ impl Counters {
             CloseReason::Silent => &mut self.silent,
             CloseReason::AddressLimit => &mut self.address_limit,
             CloseReason::AddressRate => &mut self.address_rate,
-            CloseReason::Stalled | CloseReason::QueueFull => return, // `evicted`
+            CloseReason::SendTimeout(_) => &mut self.send_timeouts,
+            CloseReason::Idle(_) => &mut self.idle_timeouts,
+            CloseReason::NoFirstByte(_) => &mut self.first_byte_timeouts,
+            CloseReason::Incomplete(_) => &mut self.receive_timeouts,
+            CloseReason::Stalled(_) | CloseReason::QueueFull => return, // `evicted`
             CloseReason::Cut | CloseReason::Panicked | CloseReason::Refused => return,
         };
         *by_reason += 1;
@@ -148,6 +160,8 @@ impl AddAssign for Counters {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -171,6 +185,10 @@ mod tests {
             (CloseReason::Silent, "silent"),
             (CloseReason::AddressLimit, "address_limit"),
             (CloseReason::AddressRate, "address_rate"),
+            (CloseReason::SendTimeout(Duration::MAX), "send_timeouts"),
+            (CloseReason::Idle(Duration::MAX), "idle_timeouts"),
+            (CloseReason::NoFirstByte(Duration::MAX), "first_byte_timeouts"),
+            (CloseReason::Incomplete(Duration::MAX), "receive_timeouts"),
             (CloseReason::Cut, "cut"),
         ];
         for (reason, name) in reasons {

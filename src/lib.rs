@@ -139,6 +139,8 @@ pub mod silent;
 mod skip;
 pub mod testing;
 #[doc(hidden)]
+pub mod timeouts;
+#[doc(hidden)]
 pub mod traced;
 #[doc(hidden)]
 pub mod version;
@@ -166,7 +168,7 @@ pub use buffer::Chunk;
 pub use builder::Builder;
 pub use counters::Counters;
 pub use error::{Error, SendError};
-pub use limits::{CloseReason, Limits};
+pub use limits::{CloseReason, Limits, Timeouts};
 pub use model::Model;
 pub use network::Network;
 pub use peer::Peer;

@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::network::Network;
+use crate::os;
 use crate::rate::Rate;
+
+pub use crate::timeouts::Timeouts;
 
 /// What bounds a server: the defaults, of which [`Builder::limits`](crate::Builder::limits) changes
 /// some.
@@ -36,6 +40,11 @@ pub struct Limits {
     /// The part of it for what is queued and for untaken input; a model that is set up sets it.
     #[doc(hidden)]
     pub queues: usize,
+    /// The time limits of each connection.
+    pub timeouts: Timeouts,
+    /// How long a TCP connection is idle before the kernel asks whether its peer is still there;
+    /// `None` does not ask.
+    pub keepalive: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -51,7 +60,22 @@ impl Default for Limits {
             max_input: MAX_INPUT,
             memory: MEMORY,
             queues: MEMORY / 2,
+            timeouts: Timeouts::default(),
+            keepalive: Some(Duration::from_secs(300)),
         }
+    }
+}
+
+impl Limits {
+    /// Has the kernel notice that a peer of a connection of `listener` has vanished. Bytes that are
+    /// not acknowledged may wait no shorter than the server itself lets them wait.
+    ///
+    /// # Errors
+    /// setsockopt(2).
+    pub fn keep_alive(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(idle) = self.keepalive else { return Ok(()) };
+        let gives_up = self.timeouts.send.map(|send| 2 * send.max(idle));
+        os::set_keepalive(listener, idle, gives_up)
     }
 }
 
@@ -78,8 +102,16 @@ pub enum CloseReason {
     Finished,
     /// A call on its socket failed with this errno.
     Failed(i32),
-    /// Others waited for it, and it took nothing of what it was owed.
-    Stalled,
+    /// Others waited for it, and its peer acknowledged nothing for this time.
+    Stalled(Duration),
+    /// It was owed bytes, and its peer acknowledged nothing for this time.
+    SendTimeout(Duration),
+    /// Nothing was received and nothing sent for this time.
+    Idle(Duration),
+    /// Its peer sent nothing for this time after it was accepted.
+    NoFirstByte(Duration),
+    /// A message of its peer was incomplete for this time.
+    Incomplete(Duration),
     /// More was queued for it than a server keeps for one connection.
     QueueFull,
     /// The peer did not close in time after everything was sent to it.
@@ -112,7 +144,21 @@ impl CloseReason {
 
     /// Returns true if the server gave the connection up because others waited for it.
     pub fn is_eviction(self) -> bool {
-        matches!(self, CloseReason::Stalled | CloseReason::QueueFull)
+        matches!(self, CloseReason::Stalled(_) | CloseReason::QueueFull)
+    }
+}
+
+impl CloseReason {
+    /// Returns true if a time limit of the connection is over.
+    pub fn is_timeout(self) -> bool {
+        use CloseReason::*;
+        matches!(self, Stalled(_) | SendTimeout(_)) || self.ends_in_order()
+    }
+
+    /// Returns true for a time limit after which the connection ends in order.
+    pub fn ends_in_order(self) -> bool {
+        use CloseReason::*;
+        matches!(self, Idle(_) | NoFirstByte(_) | Incomplete(_))
     }
 }
 
@@ -123,7 +169,20 @@ impl fmt::Display for CloseReason {
             CloseReason::Failed(errno) => {
                 return io::Error::from_raw_os_error(*errno).fmt(f);
             }
-            CloseReason::Stalled => "evicted: others wait for it, and it reads nothing",
+            CloseReason::Stalled(time) => {
+                let text = "evicted: others wait for it, and its peer acknowledged nothing";
+                return write!(f, "{text} for {time:?}");
+            }
+            CloseReason::SendTimeout(time) => {
+                return write!(f, "its peer acknowledged nothing of what is queued for {time:?}");
+            }
+            CloseReason::Idle(time) => return write!(f, "idle for {time:?}"),
+            CloseReason::NoFirstByte(time) => {
+                return write!(f, "its peer sent nothing for {time:?}");
+            }
+            CloseReason::Incomplete(time) => {
+                return write!(f, "a message of its peer was incomplete for {time:?}");
+            }
             CloseReason::QueueFull => "evicted: too much is queued for it",
             CloseReason::LingerTimeout => "the peer did not close in time",
             CloseReason::Cut => "cut at the deadline of the drain",

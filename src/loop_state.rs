@@ -65,11 +65,16 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     }
 
     /// Adds a listener: the next number.
-    pub fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: &Factory<P>) {
+    ///
+    /// # Errors
+    /// Its connections cannot be kept alive: setsockopt(2).
+    pub fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: &Factory<P>) -> io::Result<()> {
+        self.lifecycle.limits.keep_alive(fd.as_fd())?;
         debug_assert_eq!(id.index(), self.listeners.len(), "in the order of their numbers");
         let factory = WorkerFactory::new(factory, fd.as_fd());
         self.listeners.push(Listener::new(id, fd, factory));
         self.listeners_changed = true;
+        Ok(())
     }
 
     /// Attaches an operator console.

@@ -7,26 +7,25 @@
 //! connection once, whatever happened to it. A connection that is marked meanwhile is resumed in
 //! the next pass.
 //!
-//! # A reader may be slow until another connection waits for it
+//! # A reader may be slow
 //!
 //! * *Throttled*: while a connection of a group is congested, those of the group that broadcast are
 //!   not received from. So a flood is as fast as the slowest reader, and no reader loses a line.
 //! * *Out of buffers* (`buffers.rs`): a connection wants to receive, and every buffer holds bytes
 //!   that are owed to others.
 //!
-//! A connection that another one waits for is evicted if it takes none of its bytes for [`SOFT`]
-//! (`timers.rs`): one that holds pool buffers while others are out of buffers, or one that
-//! throttles others. A link to another process is not.
+//! A connection that is owed bytes is closed if its peer acknowledges none of them in time, and
+//! sooner if another connection waits for it (`deadlines.rs`): one that holds pool buffers while
+//! others are out of buffers, or one that throttles others. A link to another process is not.
 
 mod buffers;
+mod deadlines;
 mod groups;
 mod last_input;
 mod operator;
 mod posted;
 mod ready;
 mod timers;
-
-use std::time::Duration;
 
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
@@ -41,6 +40,7 @@ use crate::peer::{AcceptedPeer, Made};
 use crate::protocol::{Message, Protocol};
 use crate::silent::SilentQueue;
 use buffers::BufferWaiters;
+use deadlines::{Deadlines, WatchState};
 use groups::Groups;
 use last_input::{LastInput, LastInputs};
 use ready::ReadyList;
@@ -48,10 +48,6 @@ use timers::{TimerEntry, Timers};
 
 pub use crate::connection::LINGER;
 pub use last_input::LAST_INPUT;
-
-/// A connection that another one waits for is evicted after it has taken none of its bytes for this
-/// time, at the latest after twice this time.
-pub const SOFT: Duration = Duration::from_secs(1);
 
 /// A connection and its driver's state.
 #[derive(Debug)]
@@ -86,8 +82,7 @@ pub struct PeerEntry<P, D> {
     opened: Nanos,
     /// Its last input, once the server drains.
     last: LastInput,
-    /// True if, since the last look for slow readers, it took some of its bytes or was owed none.
-    progressed: bool,
+    watch: WatchState,
 }
 
 /// A connection to resume.
@@ -112,6 +107,7 @@ pub struct Peers<P, D> {
     groups: Groups,
     timers: Timers,
     silent: SilentQueue<ConnId>,
+    deadlines: Deadlines,
     /// The number of the connection that was opened last.
     last_number: u64,
     last_inputs: LastInputs,
@@ -129,10 +125,14 @@ pub struct Peers<P, D> {
 impl<P: Protocol, D> PeerEntry<P, D> {
     /// Notes and logs why it is about to be broken, and counts it if it is evicted.
     fn note_reason(&mut self, id: ConnId, reason: CloseReason, counters: &mut Counters) {
+        if self.reason.ends_in_order() {
+            return; // What happens until it has ended is of no interest.
+        }
         self.reason = reason;
         self.accepted.shared.iter().for_each(|shared| _ = shared.close());
-        if reason.is_eviction() || reason == CloseReason::Panicked {
-            tracing::warn!(connection = self.number, %id, "{reason}");
+        if reason.is_eviction() || reason.is_timeout() || reason == CloseReason::Panicked {
+            let peer = self.accepted.addr.map(tracing::field::display);
+            tracing::warn!(connection = self.number, %id, peer, "{reason}");
             counters.evicted += u64::from(reason.is_eviction());
         }
     }
@@ -149,6 +149,7 @@ impl<P: Protocol, D> Peers<P, D> {
             groups: Groups::default(),
             timers: Timers::default(),
             silent: SilentQueue::default(),
+            deadlines: Deadlines::new(limits.timeouts),
             last_number: 0,
             last_inputs: LastInputs::default(),
             context: Context::new(max_input, clock, Memory::new(limits.queues)),
@@ -187,11 +188,16 @@ impl<P: Protocol, D> Peers<P, D> {
             accepted,
             opened,
             last: LastInput::default(),
-            progressed: false,
+            watch: WatchState::default(),
         });
         if !may_be_silent {
             let (slab, connections) = (&self.slab, self.slab.len());
             self.silent.push(opened, id, connections, |id| is_silent(slab, id));
+        }
+        if self.deadlines.limits.limit_input()
+            && let Some(peer) = self.slab.get_mut(id)
+        {
+            self.deadlines.watch(id, peer);
         }
         self.after_event(id);
         id
@@ -200,7 +206,6 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Delivers bytes that were received.
     pub fn received(&mut self, id: ConnId, chunk: Chunk) {
         let Some(peer) = self.slab.get_mut(id) else { return };
-        peer.progressed |= peer.connection.outgoing().is_empty();
         peer.any_size = false;
         peer.received += chunk.len() as u64;
         if peer.accepted.link {
@@ -239,7 +244,6 @@ impl<P: Protocol, D> Peers<P, D> {
             self.counters.sends += 1;
             self.counters.sent_bytes += n as u64;
         }
-        peer.progressed |= n > 0 || peer.connection.outgoing().is_empty();
         peer.sent += n as u64;
         peer.connection.sent(n, &mut self.context);
         self.after_event(id);
@@ -350,7 +354,6 @@ impl<P: Protocol, D> Peers<P, D> {
 
     fn step(&mut self, id: ConnId, event: impl FnOnce(&mut PeerEntry<P, D>, &mut Context)) {
         let Some(peer) = self.slab.get_mut(id) else { return };
-        peer.progressed |= peer.connection.outgoing().is_empty();
         event(peer, &mut self.context);
         self.after_event(id);
     }

@@ -39,7 +39,7 @@ use crate::keys::{ConnId, ListenerId};
 use crate::lifecycle;
 use crate::limits::{CloseReason, Ended, Limits};
 use crate::loop_state::LoopState;
-use crate::os::ShutdownSignal;
+use crate::os::{self, ShutdownSignal};
 use crate::peer::Factory;
 use crate::peers::{PeerEntry, ReadyPeer};
 use crate::protocol::Protocol;
@@ -73,6 +73,8 @@ pub struct Flight {
     /// True after a send with `skip_success` has completed: the next one asks for its completion.
     confirm_send: bool,
     shutting_down: bool,
+    /// True while the kernel is asked what the peer has not acknowledged.
+    asks_outq: bool,
     /// Cancels that have not completed.
     cancels: u8,
     /// True once the close is submitted: the last operation of a connection.
@@ -129,6 +131,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// The ring as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
         self.state.run_timers();
+        while let Some(conn) = self.state.peers.next_asked() {
+            self.ask_outq(conn)?;
+        }
         if !self.backlog.is_empty() {
             self.open_backlog(); // A pause of the accept rate may have ended.
         }
@@ -211,6 +216,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 self.state.listeners[listener.index()].state[usize::from(slot)].cancel_completed();
                 self.state.listeners_changed = true;
             }
+            Completion::Outq { conn, outq } => {
+                self.update(conn, |flight| flight.asks_outq = false);
+                self.state.peers.mark(conn);
+                self.state.peers.acknowledged(conn, outq);
+            }
             Completion::Internal => {}
             Completion::Read { outcome } => return self.console_input(outcome),
             Completion::Wake => return self.shutdown_requested(),
@@ -244,7 +254,10 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         });
         match outcome {
             Sent::Bytes(n) => self.state.peers.sent(conn, n),
-            Sent::Cancelled => self.state.peers.mark(conn),
+            Sent::Cancelled => {
+                self.state.peers.fell_short(conn);
+                self.state.peers.mark(conn);
+            }
             Sent::Failed(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
@@ -280,6 +293,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             }
             let resumed = resume(&mut self.ring, ready)?;
             self.unconfirmed_sends |= resumed.unconfirmed_sends;
+            if resumed.send_waits {
+                self.state.peers.fell_short(conn);
+            }
             if resumed.out_of_buffers {
                 self.state.peers.wait_for_buffer(conn);
             }
@@ -299,6 +315,21 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             let pool = self.ring.pool();
             self.state.peers.wake_buffer_waiters(pool.unfilled(pool.most_plentiful()));
         }
+    }
+
+    /// Finds out what the peer of a connection has not acknowledged: by a call where the socket has
+    /// a descriptor, else by an operation.
+    fn ask_outq(&mut self, conn: ConnId) -> io::Result<()> {
+        let Some(peer) = self.state.peers.get_mut(conn) else { return Ok(()) };
+        let (socket, flight) = (peer.driver.socket, &mut peer.driver);
+        if !self.ring.has_outq() {
+            let outq = self.ring.descriptor(socket).and_then(|fd| os::unsent(fd).ok());
+            self.state.peers.acknowledged(conn, outq);
+        } else if !flight.asks_outq && !flight.closing {
+            flight.asks_outq = true;
+            self.ring.submit(Op::Outq { conn, socket })?;
+        }
+        Ok(())
     }
 
     /// The shutdown signal was reported.
@@ -326,8 +357,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
 impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
-        self.state.listen(id, fd, &factory);
-        Ok(())
+        self.state.listen(id, fd, &factory)
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {
@@ -356,6 +386,7 @@ impl Flight {
         self.recv == RecvState::Idle
             && self.send == SendState::Idle
             && !self.shutting_down
+            && !self.asks_outq
             && self.cancels == 0
     }
 }
@@ -363,8 +394,10 @@ impl Flight {
 /// What `resume` has found or done that concerns the whole loop.
 #[derive(Debug, Clone, Copy, Default)]
 struct Resumed {
-    /// A send with `skip_success` was submitted.
+    /// A send was submitted that posts no completion if it succeeds.
     unconfirmed_sends: bool,
+    /// A send was submitted that may wait for its peer.
+    send_waits: bool,
     /// The connection wants to receive, and there is no buffer.
     out_of_buffers: bool,
     /// The connection has received all that it may of its last input.
@@ -397,8 +430,11 @@ fn resume<R: Ring, P: Protocol>(
             // If nothing waits for its success, the send posts no completion.
             let skip_success = connection.can_skip_completion() && !flight.confirm_send;
             flight.send = SendState::InFlight { skip_success };
-            resumed.unconfirmed_sends = skip_success;
-            ring.submit(Op::Send { conn, socket, queue, skip_success })?;
+            let sqe = ring.submit(Op::Send { conn, socket, queue, skip_success })?.op;
+            (resumed.unconfirmed_sends, resumed.send_waits) = match sqe.skips_success() {
+                true => (true, false),
+                false => (false, true),
+            };
         }
         SendState::InFlight { .. } if connection.is_broken() => {
             flight.send = SendState::Cancelling;

@@ -121,6 +121,11 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// The selector as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
         self.state.run_timers();
+        while let Some(conn) = self.state.peers.next_asked() {
+            let peer = self.state.peers.get_mut(conn);
+            let outq = peer.and_then(|peer| os::unsent(peer.driver.fd.as_fd()).ok());
+            self.state.peers.acknowledged(conn, outq);
+        }
         if let Some(accepting) = self.state.changed_accepting() {
             self.watch_listeners(accepting)?;
         }
@@ -359,8 +364,14 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
                     socket.writable = n == offered;
                     queued = Some(left.saturating_sub(n));
                     self.state.peers.sent(conn, n);
+                    if n < offered {
+                        self.state.peers.fell_short(conn);
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.writable = false;
+                    self.state.peers.fell_short(conn);
+                }
                 Err(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
             }
         }
@@ -377,8 +388,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
 impl<S: Selector, P: Protocol> Engine<P> for Reactor<S, P> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory<P>) -> io::Result<()> {
         os::set_blocking(fd.as_fd(), false)?;
-        self.state.listen(id, fd, &factory);
-        Ok(())
+        self.state.listen(id, fd, &factory)
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The public names of the crate: one list, so that a name is added on purpose.
 
 /// The names in the root, and the modules that are documented.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "Address",
     "Builder",
     "Chunk",
@@ -25,6 +25,7 @@ const NAMES: [&str; 27] = [
     "Running",
     "SendError",
     "Server",
+    "Timeouts",
     "TooLong",
     "parts",
     "protocols",

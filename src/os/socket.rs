@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use socket2::{SockAddr, SockAddrStorage, SockRef};
+use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, TcpKeepalive};
 
 use super::count_call;
 
@@ -194,6 +194,30 @@ pub fn set_send_timeout(socket: BorrowedFd<'_>, span: Duration) -> io::Result<()
 /// The shortest timeout: zero would mean none.
 const SHORTEST: Duration = Duration::from_micros(1);
 
+/// Has the kernel find out whether the peers of the TCP connections that `listener` accepts are
+/// still there: each inherits what is set here. A peer that sends nothing for `idle` is asked, and
+/// the connection fails after twice that time without a reply; also, with `gives_up`, if what is
+/// sent is not acknowledged for that time. Does nothing at what is no TCP socket.
+///
+/// # Errors
+/// setsockopt(2).
+pub fn set_keepalive(
+    listener: BorrowedFd<'_>,
+    idle: Duration,
+    gives_up: Option<Duration>,
+) -> io::Result<()> {
+    /// Questions until the connection fails.
+    const PROBES: u32 = 3;
+    let socket = SockRef::from(&listener);
+    if !socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
+        return Ok(());
+    }
+    let second = Duration::from_secs(1);
+    let asks = TcpKeepalive::new().with_time(idle.max(second)).with_retries(PROBES);
+    socket.set_tcp_keepalive(&asks.with_interval((idle / PROBES).max(second)))?;
+    socket.set_tcp_user_timeout(gives_up)
+}
+
 /// How many bytes that were sent the other end has not taken yet: over TCP, has not acknowledged.
 ///
 /// # Errors
@@ -239,5 +263,28 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
         _ => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn an_accepted_socket_inherits_the_keepalive_of_its_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (idle, gives_up) = (Duration::from_secs(300), Duration::from_secs(600));
+        set_keepalive(listener.as_fd(), idle, Some(gives_up)).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = accept(listener.as_fd(), 0).unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), idle);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), idle / 3);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(gives_up));
     }
 }

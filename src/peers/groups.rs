@@ -34,11 +34,6 @@ impl Groups {
         self.0[peer.listener.index()]
     }
 
-    /// Returns true if a talker is throttled.
-    pub(super) fn any_throttled(&self) -> bool {
-        self.0.iter().any(|counts| counts.congested > 0 && counts.talkers > 0)
-    }
-
     /// Returns true if a connection wants to receive, is not throttled and has not run out of
     /// buffers. A link is received from however long its own queue is: if both ends of it waited
     /// for the other to receive, both would wait forever (kernel-notes §45).
@@ -128,7 +123,6 @@ impl<P: Protocol, D> Peers<P, D> {
         let mut relieved = false;
         for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
             if id != from {
-                peer.progressed |= peer.connection.outgoing().is_empty();
                 let mut broken = false;
                 for message in &self.context.messages {
                     let (chunk, memory) = (message.chunk().clone(), &self.context.memory);

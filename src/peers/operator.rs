@@ -44,7 +44,6 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Queues `line` for a peer, after everything that it is owed. Returns whether it will be sent.
     pub(super) fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
-        peer.progressed |= peer.connection.outgoing().is_empty();
         if peer.connection.deliver(line, &self.context.memory) {
             peer.note_reason(id, CloseReason::QueueFull, &mut self.counters);
             peer.connection.close(peer.reason, &mut self.context);

@@ -1,12 +1,13 @@
 //! Groups, iterations, and which peers wait for others.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::*;
 use crate::buffer::{BufferClass, Pool, Size};
 use crate::console::{Inspect, SocketInfo};
 use crate::lifecycle::Lifecycle;
-use crate::limits::Limits;
+use crate::limits::{Limits, Timeouts};
 use crate::mailbox::PostedRequest;
 use crate::memory::SHARE_MAX as HIGH;
 use crate::os::ShutdownSignal;
@@ -44,6 +45,26 @@ impl<P: Protocol, D> Default for Peers<P, D> {
 fn timers<P: Protocol>(peers: &mut Peers<P, ()>, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
     peers.run_timers(clock);
     peers.next_timer()
+}
+
+/// Looks at the connections that are watched, `seconds` long and four times in the time of an
+/// eviction. The peer of none acknowledges anything, but of those in `acknowledge`.
+fn look<P: Protocol>(
+    peers: &mut Peers<P, ()>,
+    seconds: std::ops::Range<u64>,
+    acknowledge: &[ConnId],
+) {
+    let period = Timeouts::default().period();
+    let (start, end) = (Nanos(seconds.start * 1_000_000_000), Nanos(seconds.end * 1_000_000_000));
+    let looks = (0..).map(|n| start + period * n).take_while(|now| *now <= end);
+    for now in looks {
+        peers.run_timers(|| now);
+        while let Some(id) = peers.next_asked() {
+            let left = 1 << 40;
+            let outq = left - if acknowledge.contains(&id) { now.0 as usize } else { 0 };
+            peers.acknowledged(id, Some(outq));
+        }
+    }
 }
 
 /// A protocol, whose peer has no handle.
@@ -266,9 +287,8 @@ fn a_link_is_never_closed_for_being_slow() {
     let link = peers.open(link(Broadcast), GROUP, ());
     let [talker, slow] = [(); 2].map(|()| peers.open(made(Broadcast), GROUP, ()));
     receive(&mut peers, talker, HIGH);
-    for second in 0..10 {
-        peers.run_timers(at(second));
-    }
+    [link, slow].into_iter().for_each(|id| peers.fell_short(id));
+    look(&mut peers, 0..15, &[]);
     assert!(peers.get_mut(slow).unwrap().connection.is_broken());
     assert!(!peers.get_mut(link).unwrap().connection.is_broken());
     assert_eq!(peers.counters.evicted, 1);
@@ -322,11 +342,15 @@ fn a_talker_of_a_group_that_waits_is_given_no_input_that_arrives_late() {
 fn a_client_that_takes_nothing_while_others_wait_is_evicted_and_a_slow_one_is_not() {
     let (mut peers, [talker, stalled, slow]) = chat();
     receive(&mut peers, talker, HIGH);
-    assert_eq!(timers(&mut peers, at(10)), Some(Nanos(11_000_000_000)));
-    peers.sent(slow, 1);
-    peers.run_timers(at(11));
+    [stalled, slow].into_iter().for_each(|id| peers.fell_short(id));
+    let second = 1_000_000_000;
+    assert_eq!(timers(&mut peers, at(10)), Some(Nanos(12 * second + second / 2)));
+    look(&mut peers, 10..22, &[slow]);
+    assert!(!peers.get_mut(stalled).unwrap().connection.is_broken());
+    look(&mut peers, 23..23, &[slow]);
     assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
-    assert!(!peers.get_mut(slow).unwrap().connection.is_broken());
+    look(&mut peers, 25..200, &[slow]);
+    assert!(!peers.get_mut(slow).unwrap().connection.is_broken(), "its peer acknowledges");
     assert_eq!(peers.counters.evicted, 1);
 }
 
@@ -334,26 +358,36 @@ fn a_client_that_takes_nothing_while_others_wait_is_evicted_and_a_slow_one_is_no
 fn a_client_with_a_new_queue_is_not_stalled() {
     let (mut peers, [talker, stalled, quick]) = chat();
     receive(&mut peers, talker, HIGH);
+    [stalled, quick].into_iter().for_each(|id| peers.fell_short(id));
+    look(&mut peers, 10..20, &[]);
     peers.sent(quick, HIGH);
-    peers.run_timers(at(10));
     receive(&mut peers, talker, 8); // Just queued, and by the next look not yet sent.
-    peers.run_timers(at(11));
+    look(&mut peers, 23..23, &[]);
     assert!(peers.get_mut(stalled).unwrap().connection.is_broken());
     assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
 }
 
 #[test]
-fn a_client_with_a_new_reply_is_not_stalled() {
-    let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
-    let mut peers = Peers::default();
-    let [waiting, quick] = [(); 2].map(|()| peers.open(made(Echo), GROUP, ()));
-    peers.wait_for_buffer(waiting);
-    peers.run_timers(at(10));
-    peers.received(quick, pooled(&pool));
-    peers.run_timers(at(11));
-    assert!(!peers.get_mut(quick).unwrap().connection.is_broken());
-    peers.run_timers(at(12));
-    assert!(peers.get_mut(quick).unwrap().connection.is_broken());
+fn a_client_that_acknowledges_nothing_is_closed_later_while_no_other_waits() {
+    let (mut peers, [talker, alone]) = chat();
+    receive(&mut peers, talker, LOW);
+    peers.fell_short(alone);
+    look(&mut peers, 0..60, &[]);
+    assert!(!peers.get_mut(alone).unwrap().connection.is_broken());
+    look(&mut peers, 63..66, &[]);
+    assert!(peers.get_mut(alone).unwrap().connection.is_broken());
+    peers.remove(alone);
+    assert_eq!((peers.counters.evicted, peers.counters.send_timeouts), (0, 1));
+}
+
+#[test]
+fn a_pause_of_the_server_is_not_charged_to_its_clients() {
+    let (mut peers, [talker, stalled]) = chat();
+    receive(&mut peers, talker, HIGH);
+    peers.fell_short(stalled);
+    look(&mut peers, 0..5, &[]);
+    look(&mut peers, 1000..1000, &[]); // It was stopped meanwhile, or the machine suspended.
+    assert!(!peers.get_mut(stalled).unwrap().connection.is_broken());
 }
 
 #[test]
@@ -361,15 +395,12 @@ fn no_client_is_evicted_while_it_blocks_only_itself() {
     let pool = Pool::new(&[BufferClass { bytes: 1024, count: 1 }]).unwrap();
     let (mut peers, [idler, waiting]) = chat();
     deliver(&mut peers, idler, pooled(&pool));
+    peers.fell_short(idler);
     peers.wait_for_buffer(idler);
-    for second in 10..15 {
-        peers.run_timers(at(second));
-    }
+    look(&mut peers, 0..50, &[]);
     assert!(!peers.get_mut(idler).unwrap().connection.is_broken());
     peers.wait_for_buffer(waiting);
-    for second in 15..18 {
-        peers.run_timers(at(second));
-    }
+    look(&mut peers, 53..53, &[]);
     assert!(peers.get_mut(idler).unwrap().connection.is_broken());
 }
 

@@ -1,21 +1,15 @@
-//! The timers of connections: those of protocols, the end of lingering, and the eviction of slow
-//! readers.
+//! The timers of connections: those of protocols, and the end of lingering.
 //!
 //! A connection has one timer, which its [`Connection`](crate::connection::Connection) keeps. It is
 //! armed at the start of the next iteration, so the clock is read once for all that were set. Its
 //! entry in the queue moves only when the time of the entry has come: a timer that is set anew with
 //! every message costs no look-up.
-//!
-//! A slow reader is evicted only while another connection waits for it: for a buffer that holds
-//! bytes owed to it, or because it throttles a talker. Then it must take some of its bytes at least
-//! every [`SOFT`], as with the soft limit of redis' `client-output-buffer-limit`.
 
 use std::collections::BTreeSet;
 
-use super::{PeerEntry, Peers, SOFT};
+use super::{PeerEntry, Peers};
 use crate::clock::{Nanos, earlier};
 use crate::keys::ConnId;
-use crate::limits::CloseReason;
 use crate::protocol::Protocol;
 
 #[derive(Debug, Default)]
@@ -24,8 +18,6 @@ pub(super) struct Timers {
     queue: BTreeSet<(Nanos, ConnId)>,
     /// Those whose timer was changed since the clock was last read.
     changed: Vec<ConnId>,
-    /// When slow readers are looked for next; `Some` exactly while a connection waits for another.
-    look_at: Option<Nanos>,
 }
 
 /// What the queue knows of a connection.
@@ -60,17 +52,13 @@ impl Timers {
 }
 
 impl<P: Protocol, D> Peers<P, D> {
-    /// Runs the timers that have expired: calls protocols, closes the connections that lingered,
-    /// evicts those that stall. The clock is read only if a timer is set, or if a connection waits
-    /// for another.
+    /// Runs the timers that have expired: calls protocols, closes connections that lingered, and
+    /// looks at those that are watched. The clock is read only if a timer is set, or if a
+    /// connection is watched.
     pub fn run_timers(&mut self, clock: impl FnOnce() -> Nanos) {
-        let waits = self.has_buffer_waiters() || self.groups.any_throttled();
-        let timers = &mut self.timers;
-        if !waits {
-            timers.look_at = None;
-            if timers.changed.is_empty() && timers.queue.is_empty() {
-                return;
-            }
+        let timers = &self.timers;
+        if timers.changed.is_empty() && timers.queue.is_empty() && self.deadlines.is_idle() {
+            return;
         }
         let now = clock();
         self.arm_changed(now);
@@ -86,11 +74,8 @@ impl<P: Protocol, D> Peers<P, D> {
                 None => {} // It was cleared.
             }
         }
+        self.run_looks(now);
         self.arm_changed(now); // Those that these calls have set.
-        if waits && self.timers.look_at.is_none_or(|at| at <= now) {
-            self.evict_stalled(self.timers.look_at.is_some());
-            self.timers.look_at = Some(now + SOFT);
-        }
     }
 
     /// Arms the timers that were set.
@@ -109,24 +94,6 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Returns when the next timer expires, or a time before.
     pub fn next_timer(&self) -> Option<Nanos> {
         let first = self.timers.queue.first().map(|&(at, _)| at);
-        earlier(first, self.timers.look_at)
-    }
-
-    /// Evicts the connections that another one waits for and that took none of their bytes since
-    /// the last look, if this is not the first.
-    fn evict_stalled(&mut self, evict: bool) {
-        let mut stalled = Vec::new();
-        for (id, peer) in self.slab.iter_mut() {
-            let holds_buffers = peer.connection.outgoing().leases() > 0;
-            let others_wait = self.buffers.count > usize::from(peer.waits_for_buffer);
-            let waited_for = (holds_buffers && others_wait) || self.groups.throttles_others(peer);
-            if waited_for && !peer.accepted.link && !peer.progressed && evict {
-                stalled.push(id);
-            }
-            peer.progressed = false;
-        }
-        for id in stalled {
-            self.broken(id, CloseReason::Stalled);
-        }
+        earlier(first, self.deadlines.next_look())
     }
 }

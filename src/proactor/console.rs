@@ -37,7 +37,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             return Ok(());
         };
         let lease = pool.lease(Size(0)).expect("the last read has given it back");
-        self.ring.submit(Op::Read { fd: console.input(), lease })
+        self.ring.submit(Op::Read { fd: console.input(), lease }).map(drop)
     }
 
     /// Prints the messages to the operator, and runs the commands that were read.

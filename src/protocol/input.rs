@@ -46,6 +46,8 @@ struct Kept {
     wanted: usize,
     /// True while the rest of a line that was too long is dropped.
     skips_line: bool,
+    /// How many bytes of that line have been dropped.
+    skipped: usize,
     /// True once the protocol asked for what is not there.
     asked: bool,
     /// Why the connection must be aborted.
@@ -239,10 +241,11 @@ impl<'a> Input<'a> {
         if !self.untaken.0.as_ref().is_some_and(|kept| kept.skips_line) {
             return true;
         }
-        let end = self.newline_from(0);
-        self.advance(end.map_or(self.len(), |len| len + 1));
+        let (end, len) = (self.newline_from(0), self.len());
+        self.advance(end.map_or(len, |len| len + 1));
         let kept = self.kept();
         kept.skips_line = end.is_none();
+        kept.skipped = if kept.skips_line { kept.skipped + len } else { 0 };
         kept.asked |= end.is_none();
         end.is_some()
     }
@@ -378,6 +381,13 @@ impl Untaken {
         let mut chunk = Chunk::from(head);
         chunk.advance(taken);
         chunk
+    }
+
+    /// Returns how many bytes wait for those that follow, if any do.
+    pub(crate) fn incomplete(&self) -> Option<usize> {
+        let kept = self.0.as_ref()?;
+        let len = kept.head().len() + kept.skipped;
+        (len > 0).then_some(len)
     }
 
     /// Drops what is kept.

@@ -56,6 +56,13 @@ pub enum Completion {
         /// The result of the operation.
         outcome: Recv,
     },
+    /// How many bytes the peer of a connection has not acknowledged; `None` if it is not known.
+    Outq {
+        /// The connection of the operation.
+        conn: ConnId,
+        /// The number of bytes.
+        outq: Option<usize>,
+    },
     /// The descriptor of an [`Op::Wake`](super::Op::Wake) is readable, or the wait for it failed.
     Wake,
     /// An operation of the ring itself ended.
@@ -110,6 +117,9 @@ pub(super) fn decode(cqe: Cqe, take_buffer: impl FnOnce(Cqe) -> Option<Lease>) -
         Some(Kind::CancelRecv) => Completion::Cancel { target: CancelTarget::Recv(conn) },
         Some(Kind::CancelSend) => Completion::Cancel { target: CancelTarget::Send(conn) },
         Some(Kind::Read) => Completion::Read { outcome: received(cqe, take_buffer(cqe)) },
+        Some(Kind::Outq) => {
+            Completion::Outq { conn, outq: cqe.result().ok().map(|bytes| bytes as usize) }
+        }
         Some(Kind::Wake) => Completion::Wake,
         Some(
             Kind::Internal | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead,

@@ -15,6 +15,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use io_uring::{Builder, IoUring, Probe, cqueue, opcode, squeue, types};
+use socket2::{Domain, Socket, Type};
 
 use super::provided::ProvidedRing;
 use crate::buffer::{BufferClass, Pool, Size};
@@ -22,6 +23,8 @@ use crate::refusal::{ENTER, REGISTER, Refusal, SETUP};
 
 pub use crate::version::{OLDEST_VERSION, Version};
 
+/// The command of `IORING_OP_URING_CMD` for a socket that asks what `SIOCOUTQ` asks.
+pub(super) const SOCKET_URING_OP_SIOCOUTQ: u32 = 1;
 /// Entries of the throw-away ring.
 const ENTRIES: u32 = 8;
 
@@ -57,6 +60,8 @@ pub enum Capability {
     DeferTaskrun,
     /// Submissions are taken in order, without an array of indices.
     NoSqArray,
+    /// A socket has commands: `SIOCOUTQ` is an operation.
+    SocketCommands,
     /// Sockets live in the ring's own table, and the kernel picks their slots.
     Direct,
     /// Waiting is not accounted as waiting for a disk.
@@ -83,12 +88,13 @@ impl Capability {
             Capability::NoSqArray => "SETUP_NO_SQARRAY",
             Capability::Direct => "FILE_INDEX_ALLOC",
             Capability::NoIowait => "ENTER_NO_IOWAIT",
+            Capability::SocketCommands => "SOCKET_URING_OP_SIOCOUTQ",
         }
     }
 }
 
 /// The capabilities that each release of Linux brought.
-pub const SINCE: [(Version, &[Capability]); 11] = {
+pub const SINCE: [(Version, &[Capability]); 12] = {
     use Capability::*;
     const fn v(major: u16, minor: u16) -> Version {
         Version { major, minor }
@@ -103,6 +109,7 @@ pub const SINCE: [(Version, &[Capability]); 11] = {
         (v(6, 0), &[MultishotRecv, SingleIssuer]),
         (v(6, 1), &[DeferTaskrun]),
         (v(6, 6), &[NoSqArray]),
+        (v(6, 7), &[SocketCommands]),
         // Those of 5.19 to 6.12 keep closed sockets open: counted from the first that may not
         // (§67).
         (v(6, 13), &[Direct]),
@@ -154,6 +161,7 @@ impl Kernel {
         kernel.set(Capability::Direct, socket && try_direct_close(&mut ring)?);
         kernel.set(Capability::MultishotAccept, socket);
         kernel.set(Capability::CancelAny, socket);
+        kernel.set(Capability::SocketCommands, socket && try_socket_command(&mut ring)?);
         let (buffers, multishot) = try_multishot_recv(ring)?;
         kernel.set(Capability::BufferRing, buffers);
         kernel.set(Capability::MultishotRecv, multishot);
@@ -385,6 +393,16 @@ fn try_direct_close(ring: &mut IoUring) -> Result<bool, Refusal> {
     drop(its_peer); // Which ends what rests, before anything else is tried.
     reap(ring, 2 - results.len())?;
     Ok(closed && results == [0])
+}
+
+/// Whether `SIOCOUTQ` of a TCP socket is an operation: an older kernel has the operation, but no
+/// command for sockets.
+fn try_socket_command(ring: &mut IoUring) -> Result<bool, Refusal> {
+    // Where there is no TCP, no socket has it.
+    let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else { return Ok(false) };
+    let fd = types::Fd(socket.as_raw_fd());
+    submit(ring, &[opcode::UringCmd16::new(fd, SOCKET_URING_OP_SIOCOUTQ).build()])?;
+    Ok(reap(ring, 1)? == [0])
 }
 
 /// Registers a ring of buffers and receives one byte by a multishot recv from a private pair of

@@ -120,6 +120,13 @@ pub enum Op<'a> {
         /// The buffer to read into, which the completion returns.
         lease: Lease,
     },
+    /// Asks how many bytes that the socket took its peer has not acknowledged (`SIOCOUTQ`).
+    Outq {
+        /// The connection of the operation.
+        conn: ConnId,
+        /// The socket of the connection, a direct descriptor.
+        socket: Socket,
+    },
     /// Waits until a descriptor is readable: how a signal reaches the loop.
     Wake {
         /// The descriptor; stays open until the completion.
@@ -172,6 +179,13 @@ pub struct Cqe {
     pub res: i32,
     /// `IORING_CQE_F_*`, and the buffer's id in the upper half.
     pub flags: u32,
+}
+
+impl Sqe {
+    /// Returns true if a success posts no completion.
+    pub fn skips_success(self) -> bool {
+        self.flags & proactor_record::format::SKIP_SUCCESS != 0
+    }
 }
 
 impl Cqe {
@@ -274,6 +288,12 @@ pub trait Ring {
     /// completion, after it was reaped.
     fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease>;
 
+    /// Returns true if the ring has the operation [`Op::Outq`]. It has it wherever its sockets are
+    /// direct descriptors, but of a Unix socket it fails.
+    fn has_outq(&self) -> bool {
+        false
+    }
+
     /// Returns the pool of its buffers.
     fn pool(&self) -> &Rc<Pool>;
 
@@ -314,12 +334,11 @@ pub trait Ring {
     ///
     /// # Errors
     /// Those of [`enter`](Ring::enter).
-    fn submit(&mut self, op: Op<'_>) -> io::Result<()> {
+    fn submit(&mut self, op: Op<'_>) -> io::Result<Pushed> {
         while self.is_full() {
             self.enter(Wait::No)?;
         }
-        self.push(op);
-        Ok(())
+        Ok(self.push(op))
     }
 
     /// Returns the next completion.

@@ -52,6 +52,8 @@ fn entries(kernel: Kernel, kind: Kind) -> (&'static [u8], Flags) {
             (&[opcode::PollAdd::CODE], Flags::IO_LINK)
         }
         Kind::Read => (&[opcode::Read::CODE], Flags::empty()),
+        Kind::Outq if kernel.has(Capability::Direct) => (&[opcode::UringCmd16::CODE], socket),
+        Kind::Outq => (&[], Flags::empty()),
     }
 }
 

@@ -342,6 +342,10 @@ impl Ring for Uring {
         }
     }
 
+    fn has_outq(&self) -> bool {
+        self.has(Capability::Direct) && self.has(Capability::SocketCommands)
+    }
+
     fn pool(&self) -> &Rc<Pool> {
         &self.pool
     }
@@ -542,6 +546,7 @@ mod tests {
             Kind::Wake => vec![opcode::PollAdd::new(bad, 0).build()],
             Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead => vec![poll()],
             Kind::Read => vec![opcode::Read::new(bad, null, 0).build()],
+            Kind::Outq => vec![opcode::UringCmd16::new(bad, 1).build()],
         }
     }
 

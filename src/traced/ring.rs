@@ -83,6 +83,10 @@ impl<R: Ring> Ring for Traced<R> {
         self.inner.take_buffer(cqe)
     }
 
+    fn has_outq(&self) -> bool {
+        self.inner.has_outq()
+    }
+
     fn pool(&self) -> &Rc<Pool> {
         self.inner.pool()
     }

@@ -21,7 +21,7 @@ const PROSE: &[Banned] = &[
     ("answers whether|answers what|answers how|answers with|answers the", "returns", &[]),
     // Metaphors, by what they stand for.
     ("house|houses", "project, program, server", &[]),
-    ("room|rooms", "group; space", &["chat room", "chat rooms"]),
+    ("room|rooms", "group; space", &["chat room", "chat rooms", "room timeout"]),
     ("hall|halls", "shared state", &[]),
     ("crew|crews", "thread pool", &[]),
     ("hand|hands", "worker; `passes`", &["by hand", "other hand", "one hand"]),

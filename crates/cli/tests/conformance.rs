@@ -15,6 +15,7 @@ use std::io::{Error, Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use proactor::model::Ability;
 use serde_json::Value;
@@ -174,6 +175,7 @@ conformance!({
     lines_reach_all_others_whole_in_order_and_never_their_speaker needs Crowd,
     a_stopped_reader_costs_the_healthy_no_line needs Crowd,
     a_slow_reader_loses_no_line needs Crowd,
+    a_member_that_reads_slowly_and_steadily_stays_while_others_flood needs Crowd,
     a_line_too_long_is_answered_and_goes_no_further needs Crowd,
     the_last_line_needs_no_newline needs Crowd,
     control_characters_reach_no_other_client needs Crowd,
@@ -182,6 +184,10 @@ conformance!({
     // Other protocols.
     each_listener_says_its_own needs Crowd,
     a_pattern_without_end_keeps_to_the_pace_of_its_readers needs Crowd,
+    // Time.
+    a_client_that_reads_nothing_is_closed_though_no_other_waits,
+    a_client_that_sends_nothing_is_idle_or_drips_is_ended_in_order_and_a_busy_one_stays,
+    a_client_that_vanishes_would_be_asked_for,
     // Stopping.
     a_drain_delivers_what_is_owed_and_then_the_end needs Duplex,
     a_drain_delivers_to_a_reader_that_resumes,
@@ -934,7 +940,7 @@ fn a_crowd_that_bursts_into_two_buffers_gets_every_byte(model: Model) {
 
 fn a_client_that_holds_every_buffer_and_reads_nothing_is_evicted(model: Model) {
     let mut random = Random::of_test();
-    let server = model.serve("echo").args(&["--buffers", "2"]).start();
+    let server = model.serve("echo").args(&["--buffers", "2", "--evict-timeout", "0.5"]).start();
     let greedy = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     greedy.say_until_stuck(&random.bytes(32 << 20));
     let modest = Client::connect(server.address());
@@ -1034,7 +1040,7 @@ fn lines_reach_all_others_whole_in_order_and_never_their_speaker(model: Model) {
 
 fn a_stopped_reader_costs_the_healthy_no_line(model: Model) {
     let mut random = Random::of_test();
-    let server = model.serve("chat").start();
+    let server = model.serve("chat").args(&["--evict-timeout", "0.5"]).start();
     let options = [Options::default(), Options::default(), Options::SMALL_RECEIVE];
     let [talker, healthy, stopped] =
         group(server.address(), &options).try_into().expect("three of them");
@@ -1095,12 +1101,35 @@ fn a_slow_reader_loses_no_line(model: Model) {
     assert_eq!(server.drain().counter("evicted"), 0);
 }
 
+/// At this pace a third of its send buffer becomes free within seconds only, and TCP reports no
+/// socket writable, and completes no send, before. Its peer acknowledges many times a second.
+fn a_member_that_reads_slowly_and_steadily_stays_while_others_flood(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("chat").args(&["--evict-timeout", "0.8"]).start();
+    let options =
+        [Options::default(), Options { receive_buffer: Some(64 << 10), ..Options::default() }];
+    let [talker, slow] = group(server.address(), &options).try_into().expect("two of them");
+    let lines = lines(&mut random, 8 << 20);
+    let expected = labelled(1, &lines);
+    thread::scope(|scope| {
+        scope.spawn(|| talker.say(&lines));
+        let (slowly, at_once) = expected.split_at(1 << 20);
+        for some in slowly.chunks(4000) {
+            slow.hear(some);
+            thread::sleep(Duration::from_millis(10)); // 400 kB/s
+        }
+        slow.hear(at_once);
+    });
+    drop((talker, slow));
+    assert_eq!(server.drain().counter("evicted"), 0);
+}
+
 /// Waits until a server has taken no CPU for a tenth of a second, which is well below the time
 /// after which it gives up a reader.
 fn eventually_idle(process: Process) {
     eventually("the server waits", || {
         let before = process.cpu_time();
-        thread::sleep(std::time::Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
         (process.cpu_time() == before).then_some(())
     });
 }
@@ -1471,6 +1500,89 @@ fn a_drain_in_mid_talk_delivers_whole_lines(model: Model) {
     drop((talker, listener));
     let exit = server.wait().assert_drained();
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+}
+
+fn a_client_that_reads_nothing_is_closed_though_no_other_waits(model: Model) {
+    let mut random = Random::of_test();
+    let server = model.serve("echo").args(&["--send-timeout", "0.4"]).start();
+    let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
+    client.say_until_stuck(&random.bytes(32 << 20));
+    eventually("it is closed", || client.say_some(b"x").is_err().then_some(()));
+    let exit = server.drain();
+    let counted = ["send_timeouts", "evicted", "closed"].map(|name| exit.counter(name));
+    assert_eq!(counted, [1, 0, 1], "{exit:?}");
+    assert!(exit.stderr.contains("acknowledged nothing of what is queued for 400ms"), "{exit:?}");
+}
+
+fn a_client_that_sends_nothing_is_idle_or_drips_is_ended_in_order_and_a_busy_one_stays(
+    model: Model,
+) {
+    let limits =
+        ["--first-byte-timeout", "0.3", "--idle-timeout", "0.4", "--receive-timeout", "0.6"];
+    let server = model.serve("prefix=").args(&limits).start();
+    let connect = || Client::connect(server.address());
+    let ask = |client: &Client| {
+        client.say(b"?\n");
+        client.hear(b"? ===\n");
+    };
+    let pause = || thread::sleep(Duration::from_millis(50));
+    // One after the other: a model may serve one at a time.
+    let busy = connect();
+    for _ in 0..24 {
+        ask(&busy);
+        pause();
+    }
+    busy.say(b"?");
+    busy.finish();
+    assert_eq!(busy.hear_all().0, b"? ===\n");
+    let mute = connect();
+    mute.hear_end();
+    drop(mute);
+    let idle = connect();
+    ask(&idle);
+    idle.hear_end();
+    drop(idle);
+    let drips = connect();
+    let mut dripped = 0;
+    while drips.hear_now(1).is_none() {
+        dripped += 1;
+        assert!(dripped < 200, "it drips on and on");
+        drips.say(b"x");
+        pause(); // It is never idle.
+    }
+    assert!(dripped > 6, "no sooner");
+    drop(drips);
+    let exit = server.drain();
+    let names = ["first_byte_timeouts", "idle_timeouts", "receive_timeouts", "finished", "failed"];
+    assert_eq!(names.map(|name| exit.counter(name)), [1, 1, 1, 1, 0], "{exit:?}");
+    for text in ["sent nothing for 300ms", "idle for 400ms", "was incomplete for 600ms"] {
+        assert_eq!(exit.stderr.matches(text).count(), 1, "{exit:?}");
+    }
+}
+
+fn a_client_that_vanishes_would_be_asked_for(model: Model) {
+    for (keepalive, timer) in [(None, "02"), (Some("off"), "00")] {
+        let mut launch = model.serve("echo");
+        launch = launch.args(&keepalive.map_or(vec![], |time| vec!["--keepalive", time]));
+        let server = launch.start();
+        let client = Client::connect(server.address());
+        client.ping();
+        // The ends of a connection, as `local remote state queues timer:when …`.
+        let [ours, theirs] =
+            [client.local(), server.address().tcp()].map(|at| format!(":{:04X}", at.port()));
+        let is_running = || {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("a table of connections");
+            table.lines().any(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                words[1].ends_with(&theirs)
+                    && words[2].ends_with(&ours)
+                    && words[5].starts_with(timer)
+            })
+        };
+        eventually("only the timer of keepalive runs, or none", || is_running().then_some(()));
+        drop(client);
+        server.drain();
+    }
 }
 
 fn a_drain_cuts_a_client_that_never_reads(model: Model) {

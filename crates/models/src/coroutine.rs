@@ -101,8 +101,7 @@ impl<C: CallHooks> Coroutines<C> {
 impl<C: CallHooks> Engine for Coroutines<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         os::set_blocking(fd.as_fd(), false)?;
-        self.server.state().core.listen(id, fd, &factory);
-        Ok(())
+        self.server.state().core.listen(id, fd, &factory)
     }
 
     fn set_console(&mut self, console: Console) -> io::Result<()> {

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use proactor::buffer::{Chunk, Pool, Size};
 use proactor::calls::Calls;
+use proactor::clock::Nanos;
 use proactor::connection::{Connection, Context};
 use proactor::connection_log;
 use proactor::counters::Counters;
 use proactor::keys::Key;
-use proactor::limits::CloseReason;
+use proactor::limits::{CloseReason, Limits, Timeouts};
 use proactor::memory::Memory;
 use proactor::os::{self, Clock};
 use proactor::peers::LAST_INPUT;
 use proactor::protocol::Protocol;
+use proactor::timeouts::{InputLook, LookState};
 
 /// A connection, its socket, and what is counted of it.
 pub(crate) struct ConnectionDriver<'a, C> {
@@ -30,11 +32,15 @@ pub(crate) struct ConnectionDriver<'a, C> {
     pub(crate) counters: &'a mut Counters,
     /// Why it is closed, once it is.
     reason: CloseReason,
+    timeouts: Timeouts,
+    progress: LookState,
+    /// When it is looked at next for its time limits.
+    look_at: Nanos,
     /// False from a send that does not sleep and would block, or is short, until the socket takes
     /// bytes again.
     pub(crate) writable: bool,
-    /// True while a receive on its socket has a timeout.
-    has_timeout: bool,
+    /// The timeout of a receive on its socket.
+    receive_timeout: Option<Duration>,
     /// How many bytes of its last input it may still receive, while it takes that.
     last_input: Option<u64>,
     pool: Rc<Pool>,
@@ -47,11 +53,11 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         calls: &'a C,
         (key, socket): (Key, BorrowedFd<'a>),
         protocol: Box<dyn Protocol>,
-        (max_input, memory): (usize, Memory),
+        (limits, memory): (&Limits, Memory),
         pool: Rc<Pool>,
         counters: &'a mut Counters,
     ) -> ConnectionDriver<'a, C> {
-        let mut context = Context::new(max_input, Clock::default(), memory);
+        let mut context = Context::new(limits.max_input, Clock::default(), memory);
         let connection = Connection::open(protocol, &mut context);
         ConnectionDriver {
             calls,
@@ -61,8 +67,11 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             context,
             counters,
             reason: CloseReason::Finished,
+            timeouts: limits.timeouts,
+            progress: LookState::default(),
+            look_at: Nanos(0),
             writable: true,
-            has_timeout: false,
+            receive_timeout: None,
             last_input: None,
             pool,
         }
@@ -78,11 +87,59 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
 
     /// Notes why it is broken.
     fn broken(&mut self, reason: CloseReason) {
-        self.reason = reason;
-        if reason.is_eviction() {
-            tracing::warn!("{reason}");
-            self.counters.evicted += 1;
+        if self.reason.ends_in_order() {
+            return; // What happens until it has ended is of no interest.
         }
+        self.reason = reason;
+        if reason.is_eviction() || reason.is_timeout() {
+            tracing::warn!("{reason}");
+            self.counters.evicted += u64::from(reason.is_eviction());
+        }
+    }
+
+    /// Looks at the time limits, if it is time to: at what the peer has acknowledged if it `owes`
+    /// bytes that its socket does not take, and at what was received, after a receive that has
+    /// `timed_out` or brought a part of a message. `bytes` are those that were received and sent.
+    pub(crate) fn look(&mut self, owes: bool, timed_out: bool, bytes: impl FnOnce() -> [u64; 2]) {
+        let limits_input = self.timeouts.limit_input() && self.connection.is_open();
+        let incomplete = self.connection.incomplete().filter(|_| limits_input);
+        let input = limits_input && (timed_out || incomplete.is_some());
+        if !owes {
+            self.progress.owes_anew();
+        }
+        if !(owes || input) || !self.is_time_to_look() {
+            return;
+        }
+        let [received, sent] = bytes();
+        if limits_input {
+            let owed = !self.connection.outgoing().is_empty();
+            let incomplete = incomplete.filter(|_| self.connection.wants_recv());
+            let now = InputLook { received, sent, incomplete, owed };
+            if let Some(reason) = self.progress.look_at_input(&self.timeouts, now) {
+                self.broken(reason);
+                self.connection.finish(&mut self.context);
+            }
+        }
+        if owes {
+            let outq = os::unsent(self.socket).ok();
+            let over = self.progress.look_at_output(&self.timeouts, sent, outq, false);
+            over.into_iter().for_each(|reason| self.break_off(reason));
+        }
+    }
+
+    fn is_time_to_look(&mut self) -> bool {
+        let now = os::now();
+        let is_time = now >= self.look_at;
+        if is_time {
+            self.look_at = now + self.timeouts.period();
+        }
+        is_time
+    }
+
+    /// Returns how long it may wait until it is looked at, if it has limits meanwhile.
+    pub(crate) fn look_period(&self) -> Option<Duration> {
+        let owed = !self.connection.outgoing().is_empty();
+        (owed || self.timeouts.limit_input()).then(|| self.timeouts.period())
     }
 
     /// Queues a message of the operator.
@@ -172,18 +229,19 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         self.connection.arm_timer(os::now).map(|due| due.since(os::now()))
     }
 
-    /// Lets a receive sleep until the timer expires, or without a limit if there is none. Returns
-    /// false if it expires now.
+    /// Lets a receive sleep until the timer expires or the next look is due, or without a limit if
+    /// there is neither. Returns false if the timer expires now.
     pub(crate) fn limit_receive(&mut self) -> bool {
         let left = self.time_left();
         if left == Some(Duration::ZERO) {
             return false;
         }
-        if left.is_some() || self.has_timeout {
+        let span = [left, self.look_period()].into_iter().flatten().min();
+        if left.is_some() || span != self.receive_timeout {
             // If this fails, the receive fails with the same error.
-            let _ = os::set_receive_timeout(self.socket, left);
+            let _ = os::set_receive_timeout(self.socket, span);
         }
-        self.has_timeout = left.is_some();
+        self.receive_timeout = span;
         true
     }
 
@@ -197,7 +255,8 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
     /// Counts and logs the end of connection `number`, which has received and was sent so many
     /// bytes, and calls its protocol for the last time.
     pub(crate) fn close(&mut self, number: u64, addr: Option<SocketAddr>, bytes: [u64; 2]) {
-        let reason = self.context.failure.unwrap_or(self.reason);
+        let failure = self.context.failure.filter(|_| !self.reason.ends_in_order());
+        let reason = failure.unwrap_or(self.reason);
         connection_log::closed(self.counters, number, addr, bytes, reason);
         self.connection.close(reason, &mut self.context);
         self.counters.panicked += self.context.panicked;

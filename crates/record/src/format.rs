@@ -294,6 +294,8 @@ numbered! {
         Read = 14, "read";
         /// The poll linked before a read.
         PollRead = 15, "poll-read";
+        /// Asks how many bytes the peer of a connection has not acknowledged.
+        Outq = 16, "outq";
     }
 }
 
@@ -302,7 +304,7 @@ impl Kind {
     pub const fn is_of_connection(self) -> bool {
         use Kind::*;
         let is_polled = matches!(self, PollRecv | PollSend);
-        is_polled || matches!(self, Recv | Send | Shutdown | Close | CancelRecv | CancelSend)
+        is_polled || matches!(self, Recv | Send | Shutdown | Close | CancelRecv | CancelSend | Outq)
     }
 
     /// Whether it cancels another operation. A connection may have two in flight: one of its
@@ -411,7 +413,8 @@ impl Op {
         match self {
             Op::Ring(Accept | Recv | Wake | Internal | Read) => true,
             Op::Ring(PollAccept | PollRecv | PollSend | PollRead) => true,
-            Op::Ring(Send | Shutdown | Close | CancelAccept | CancelRecv | CancelSend) => false,
+            Op::Ring(Send | Shutdown | Close | CancelAccept | CancelRecv) => false,
+            Op::Ring(CancelSend | Outq) => false,
             Op::Call(_) => may_sleep && !self.sends(),
             Op::Wait => true,
         }

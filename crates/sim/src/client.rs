@@ -31,8 +31,10 @@ pub enum Reads {
 /// A client: sends the bytes of the test, reads by its [`Reads`], and ends after the server does.
 pub struct Client {
     reads: Reads,
-    /// What each of the two socket buffers holds at most.
+    /// What each of the server's two socket buffers holds at most.
     capacity: usize,
+    /// The client's kernel opens its window by so many bytes, when what it has is read.
+    window: usize,
     /// The bytes that are not yet sent.
     to_send: VecDeque<u8>,
     /// True once it is to end when all is sent.
@@ -45,6 +47,10 @@ pub struct Client {
     ended: bool,
     /// Sent by the server, and not yet read.
     to_client: VecDeque<u8>,
+    /// How many of the first of these the client's kernel has acknowledged.
+    acknowledged: usize,
+    /// How many more it takes before the next part is read.
+    open: usize,
     /// True once the server's end was sent: it follows what is in `to_client`.
     server_ended: bool,
     /// True once the server has closed its socket.
@@ -71,16 +77,19 @@ pub enum Reset {
 }
 
 impl Client {
-    pub(super) fn new(reads: Reads, capacity: usize) -> Client {
+    pub(super) fn new(reads: Reads, capacity: usize, window: usize) -> Client {
         Client {
             reads,
             capacity,
+            window,
             to_send: VecDeque::new(),
             finishing: false,
             stubborn: false,
             to_server: VecDeque::new(),
             ended: false,
             to_client: VecDeque::new(),
+            acknowledged: 0,
+            open: window,
             server_ended: false,
             server_closed: false,
             reset: None,
@@ -176,14 +185,28 @@ impl Client {
         self.to_server.len()
     }
 
-    /// Whether a send would move.
+    /// Whether a send that waits goes on: TCP wakes it when a third of the send buffer is free.
     pub(super) fn is_writable(&self) -> bool {
-        self.writable() > 0 || self.reset.is_some()
+        3 * self.unacknowledged() <= 2 * self.capacity || self.reset.is_some()
     }
 
     /// How many bytes a send may add.
     pub(super) fn writable(&self) -> usize {
-        self.capacity.saturating_sub(self.to_client.len())
+        self.capacity.saturating_sub(self.unacknowledged())
+    }
+
+    /// How many bytes the client's kernel has not acknowledged: what `SIOCOUTQ` returns.
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.to_client.len() - self.acknowledged
+    }
+
+    /// The client's kernel takes what its window has space for.
+    fn acknowledge(&mut self) {
+        if self.acknowledged == 0 {
+            self.open = self.window;
+        }
+        let n = self.open.min(self.unacknowledged());
+        (self.acknowledged, self.open) = (self.acknowledged + n, self.open - n);
     }
 
     /// The server receives into all of `buffer`.
@@ -201,6 +224,7 @@ impl Client {
         assert!(!self.server_ended, "nothing is sent after the end");
         self.to_client.extend(bytes);
         self.given += bytes.len();
+        self.acknowledge();
     }
 
     /// The server ends its direction.
@@ -223,6 +247,7 @@ impl Client {
             self.reset = Some(by);
             self.to_server.clear();
             self.to_client.clear();
+            self.acknowledged = 0;
             self.to_send.clear();
         }
     }
@@ -288,15 +313,17 @@ impl Client {
 
     fn read_some(&mut self, now: Nanos, dice: &mut Dice) {
         let len = match self.reads {
-            Reads::AtOnce => self.to_client.len(),
+            Reads::AtOnce => self.acknowledged,
             Reads::Paced { bytes, every } => {
                 self.read_at = now + every;
-                self.to_client.len().min(dice.between(1, bytes))
+                self.acknowledged.min(dice.between(1, bytes))
             }
             Reads::Never => 0,
         };
         self.received.extend(self.to_client.drain(..len));
-        if len == 0 && self.server_ended {
+        self.acknowledged -= len;
+        self.acknowledge();
+        if len == 0 && self.server_ended && self.to_client.is_empty() {
             self.received_end = true;
             if !self.stubborn {
                 self.to_send.clear();

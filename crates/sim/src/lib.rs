@@ -64,8 +64,12 @@ pub struct Setup {
     pub sockets: usize,
     /// How many operations the submission queue holds.
     pub entries: usize,
-    /// How many bytes a socket buffer holds; there is one for each direction.
+    /// How many bytes a socket buffer of the server holds; there is one for each direction.
     pub socket_buffer: usize,
+    /// By how many bytes a client's kernel opens its window, when all that it had is read.
+    pub window: usize,
+    /// Whether it is known what the peers have not acknowledged: as with TCP.
+    pub outq: bool,
     /// The faults to inject.
     pub faults: Faults,
 }
@@ -158,14 +162,16 @@ enum Work {
     Send {
         socket: Socket,
         chunks: VecDeque<Chunk>,
-        sent: usize,
         skip_success: bool,
+        /// True once it waits for space.
+        waits: bool,
     },
     Shutdown(Socket),
     Close(Socket),
     Cancel(CancelTarget),
     Read(Lease),
     Wake,
+    Outq(Socket),
     /// Done when it was submitted, with this result.
     Done(i32),
 }
@@ -217,7 +223,7 @@ impl Sim {
     pub fn connect(&mut self, listener: ListenerId, reads: Reads) -> ClientId {
         self.idle = false;
         let id = ClientId(self.clients.len());
-        self.clients.push(Client::new(reads, self.setup.socket_buffer));
+        self.clients.push(Client::new(reads, self.setup.socket_buffer, self.setup.window));
         let at = listener.0 as usize;
         self.backlogs.resize_with(self.backlogs.len().max(at + 1), VecDeque::new);
         self.backlogs[at].push_back(id);
@@ -329,7 +335,10 @@ impl Sim {
                 let chunks = queue.iter().take(VECTOR).cloned().collect();
                 let skip_success =
                     skip_success && self.setup.tier == Tier::Multishot && queue.chunks() <= VECTOR;
-                (Token::of(Kind::Send, conn), Work::Send { socket, chunks, sent: 0, skip_success })
+                (
+                    Token::of(Kind::Send, conn),
+                    Work::Send { socket, chunks, skip_success, waits: false },
+                )
             }
             Op::Shutdown { conn, socket } => {
                 self.check_owner(conn, socket);
@@ -349,6 +358,10 @@ impl Sim {
                 (token, Work::Cancel(target))
             }
             Op::Read { lease, .. } => (Token::at(Kind::Read, 0), Work::Read(lease)),
+            Op::Outq { conn, socket } => {
+                self.check_owner(conn, socket);
+                (Token::of(Kind::Outq, conn), Work::Outq(socket))
+            }
             Op::Wake { .. } => (Token::at(Kind::Wake, 0), Work::Wake),
         };
         Doing { token, work, cancelled: Cancelled::No, at: Nanos(0) }
@@ -463,6 +476,10 @@ impl Ring for Sim {
         at.map(|at| self.filled.swap_remove(at).1)
     }
 
+    fn has_outq(&self) -> bool {
+        true
+    }
+
     fn pool(&self) -> &Rc<Pool> {
         &self.pool
     }
@@ -526,7 +543,8 @@ fn reclaim(pool: &Rc<Pool>, id: BufferId) -> Lease {
 }
 
 fn sqe(doing: &Doing) -> Sqe {
-    // IORING_OP_*, and IOSQE_BUFFER_SELECT for a receive without a buffer of its own.
+    // IORING_OP_*, IOSQE_BUFFER_SELECT for a receive without a buffer of its own, and
+    // IOSQE_CQE_SKIP_SUCCESS.
     const BUFFER_SELECT: u8 = 1 << 5;
     let (opcode, flags, fd, len) = match &doing.work {
         Work::Accept(listener) => (13, 0, i32::from(listener.0), 0),
@@ -534,14 +552,18 @@ fn sqe(doing: &Doing) -> Sqe {
             (27, 0, socket.0 as i32, lease.bytes().len())
         }
         Work::Recv { socket, lease: None, .. } => (27, BUFFER_SELECT, socket.0 as i32, 0),
-        Work::Send { socket, chunks, .. } => {
-            (9, 0, socket.0 as i32, chunks.iter().map(|chunk| chunk.len()).sum())
-        }
+        Work::Send { socket, chunks, skip_success, .. } => (
+            9,
+            u8::from(*skip_success) << 6,
+            socket.0 as i32,
+            chunks.iter().map(|chunk| chunk.len()).sum(),
+        ),
         Work::Shutdown(socket) => (34, 0, socket.0 as i32, 0),
         Work::Close(socket) => (19, 0, socket.0 as i32, 0),
         Work::Cancel(_) | Work::Done(_) => (14, 0, -1, 0),
         Work::Read(lease) => (22, 0, -1, lease.bytes().len()),
         Work::Wake => (6, 0, -1, 0),
+        Work::Outq(socket) => (46, 0, socket.0 as i32, 0),
     };
     Sqe { token: doing.token, opcode, flags, fd, len: len as u32 }
 }

@@ -11,8 +11,10 @@ const SOCKET: Socket = Socket(0);
 
 /// A kernel with one client, accepted, that has sent five bytes.
 fn sim(tier: Tier) -> Sim {
+    let (socket_buffer, window, outq) = (64, 64, true);
+    let faults = Faults::NONE;
     let setup =
-        Setup { seed: 1, tier, sockets: 4, entries: 8, socket_buffer: 64, faults: Faults::NONE };
+        Setup { seed: 1, tier, sockets: 4, entries: 8, socket_buffer, window, outq, faults };
     let mut sim = Sim::new(setup, Pool::new(&[BufferClass { bytes: 64, count: 2 }]).unwrap());
     let listener = ListenerId(0);
     let client = sim.connect(listener, Reads::AtOnce);

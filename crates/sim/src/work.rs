@@ -50,8 +50,16 @@ impl Sim {
                 Work::Done(0)
             }
             Work::Cancel(target) => Work::Done(self.cancel(target)),
+            Work::Outq(socket) if self.setup.outq => {
+                Work::Done(self.far(socket).unacknowledged() as i32)
+            }
+            Work::Outq(_) => Work::Done(-libc::EOPNOTSUPP),
             Work::Send { socket, chunks, skip_success: true, .. } => {
                 return self.send_skipping_completion(doing.token, socket, &chunks);
+            }
+            Work::Send { socket, chunks, skip_success, .. } => {
+                let waits = self.far(socket).writable() == 0;
+                Work::Send { socket, chunks, skip_success, waits }
             }
             work => work,
         };
@@ -116,7 +124,7 @@ impl Sim {
                     fails || !self.backlogs[listener.0 as usize].is_empty()
                 }
                 Work::Recv { socket, at_once, .. } => *at_once || far(socket).is_readable(),
-                Work::Send { socket, .. } => far(socket).is_writable(),
+                Work::Send { socket, waits, .. } => !waits || far(socket).is_writable(),
                 Work::Read(_) => !self.input.is_empty() || self.input_ended,
                 Work::Wake => self.readable,
                 _ => true,
@@ -136,7 +144,9 @@ impl Sim {
             Work::Done(result) => {
                 self.post(doing.token, result, 0);
             }
-            Work::Shutdown(_) | Work::Close(_) | Work::Cancel(_) => unreachable!("done at once"),
+            Work::Shutdown(_) | Work::Close(_) | Work::Cancel(_) | Work::Outq(_) => {
+                unreachable!("done at once")
+            }
         }
     }
 
@@ -249,50 +259,43 @@ impl Sim {
     }
 
     fn send(&mut self, socket: Socket, mut doing: Doing) {
-        let Work::Send { chunks, sent, .. } = &mut doing.work else { unreachable!("a send") };
-        let (mut chunks, mut sent) = (std::mem::take(chunks), *sent);
+        let Work::Send { chunks, .. } = &mut doing.work else { unreachable!("a send") };
+        let chunks = std::mem::take(chunks);
         if self.far(socket).was_reset().is_none() && self.befalls(Fault::SendReset) {
             self.far(socket).reset();
         }
-        let reset = self.far(socket).was_reset().is_some();
-        let errno = if reset {
-            [libc::EPIPE, libc::ECONNRESET][self.dice.below(2)]
-        } else if sent == 0 && doing.cancelled == Cancelled::No && self.befalls(Fault::NoMemory) {
-            libc::ENOMEM
-        } else {
-            0
+        if self.far(socket).was_reset().is_some() {
+            let errno = [libc::EPIPE, libc::ECONNRESET][self.dice.below(2)];
+            return self.end(&doing, -errno);
+        }
+        if doing.cancelled == Cancelled::No && self.befalls(Fault::NoMemory) {
+            return self.end(&doing, -libc::ENOMEM);
+        }
+        let space = match doing.cancelled {
+            Cancelled::Yes => 0,
+            _ => self.far(socket).writable(),
         };
-        // After progress, the bytes are reported and not the error (kernel-notes §6).
-        if errno != 0 || doing.cancelled == Cancelled::Yes {
-            return match (sent, errno) {
-                (1.., _) => self.end(&doing, sent as i32),
-                (0, 0) => self.end_cancelled(&doing),
-                (0, _) => self.end(&doing, -errno),
-            };
+        if space == 0 {
+            return self.end_cancelled(&doing);
         }
-        let short = self.befalls(Fault::ShortSend);
-        while let Some(chunk) = chunks.front_mut() {
-            let mut len = chunk.len().min(self.far(socket).writable());
-            if short && len > 1 {
-                len = self.dice.between(1, len - 1);
-            }
+        // What it takes at once: a send that waits does not wait to send all (kernel-notes §6).
+        let mut left = space.min(chunks.iter().map(|chunk| chunk.len()).sum());
+        if left > 1 && self.befalls(Fault::ShortSend) {
+            left = self.dice.between(1, left - 1);
+        }
+        let sent = self.give(socket, &chunks, left);
+        self.end(&doing, sent as i32);
+    }
+
+    /// Sends the first `space` bytes of `chunks`.
+    fn give(&mut self, socket: Socket, chunks: &VecDeque<Chunk>, space: usize) -> usize {
+        let mut left = space;
+        for chunk in chunks {
+            let len = chunk.len().min(left);
             self.far(socket).give(&chunk[..len]);
-            sent += len;
-            chunk.advance(len);
-            if !chunk.is_empty() {
-                break;
-            }
-            chunks.pop_front();
+            left -= len;
         }
-        let over = chunks.is_empty() || (short && sent > 0);
-        if over || (doing.cancelled == Cancelled::TooLate && sent > 0) {
-            self.end(&doing, sent as i32);
-        } else if doing.cancelled == Cancelled::TooLate {
-            self.end_cancelled(&doing);
-        } else {
-            let work = Work::Send { socket, chunks, sent, skip_success: false };
-            self.bag.push(Doing { work, ..doing });
-        }
+        space - left
     }
 
     /// Sends what fits, at once. A completion is posted only if that is not all.
@@ -306,12 +309,7 @@ impl Sim {
         if self.befalls(Fault::SkippedSendFails) {
             space = self.dice.below(space + 1).min(all - 1);
         }
-        let mut left = space;
-        for chunk in chunks {
-            let len = chunk.len().min(left);
-            self.far(socket).give(&chunk[..len]);
-            left -= len;
-        }
+        self.give(socket, chunks, space);
         match space {
             0 => drop(self.post(token, -libc::EAGAIN, 0)),
             space if space < all => drop(self.post(token, space as i32, 0)),

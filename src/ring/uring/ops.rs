@@ -11,7 +11,7 @@ use super::Uring;
 use crate::buffer::{Lease, SendQueue, Size};
 use crate::keys::ConnId;
 use crate::os;
-use crate::ring::kernel::Capability;
+use crate::ring::kernel::{Capability, SOCKET_URING_OP_SIOCOUTQ};
 use crate::ring::memory::{Bytes, VECTOR};
 use crate::ring::{AcceptId, CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
 
@@ -42,6 +42,11 @@ impl Uring {
             }
             Op::Cancel { target } => self.queue_cancel(target),
             Op::Read { fd, lease } => self.queue_read(fd, lease),
+            Op::Outq { conn, socket } => {
+                let (slot, command) = (Fixed(socket.0), SOCKET_URING_OP_SIOCOUTQ);
+                let entry = opcode::UringCmd16::new(slot, command).build();
+                alone(self.queue(entry, Token::of(Kind::Outq, conn), socket.0 as i32, 0, 0))
+            }
             Op::Wake { fd } => {
                 let fd = fd.as_raw_fd();
                 alone(self.queue(poll(fd, libc::POLLIN), Token::at(Kind::Wake, 0), fd, 0, 0))

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{output, terminal_width};
 use proactor::Model;
 use proactor::Rate;
-use proactor::limits::Limits;
+use proactor::limits::{Limits, Timeouts};
 use proactor::memory_plan::MemoryPlan;
 use proactor::model::EngineOptions;
 use proactor_report::template;
@@ -66,6 +66,7 @@ fn rows(limits: &Limits, plan: &MemoryPlan) -> Vec<LimitRow> {
         time("shutdown", "--drain-timeout", Some(limits.drain), "the connections left are closed"),
     ];
     rows.extend(admission(limits));
+    rows.extend(time_limits(limits));
     rows.extend(user_memory(plan));
     rows.extend(socket_memory(limits.connections));
     rows
@@ -93,6 +94,20 @@ fn admission(limits: &Limits) -> [LimitRow; 4] {
         row("--max-connections-per-address", of_address, Counted::Count, "others are closed"),
         rate("--accept-rate", limits.accept_rate, "others wait"),
         rate("--accept-rate-per-address", limits.accept_rate_per_address, "others are closed"),
+    ]
+}
+
+/// The time limits of each connection.
+fn time_limits(limits: &Limits) -> [LimitRow; 6] {
+    let row = |name, value, why| time("time", name, value, why);
+    let Timeouts { send, evict, idle, first_byte, receive, .. } = limits.timeouts;
+    [
+        row("--send-timeout", send, "owed bytes, of which the peer acknowledged none: closed"),
+        row("--evict-timeout", evict, "the same, while others wait for the connection"),
+        row("--idle-timeout", idle, "nothing received and nothing sent: ends in order"),
+        row("--first-byte-timeout", first_byte, "nothing received since the accept: the same"),
+        row("--receive-timeout", receive, "a message of the client is incomplete: the same"),
+        row("--keepalive", limits.keepalive, "the kernel asks; closed after twice this time"),
     ]
 }
 

@@ -21,6 +21,7 @@ mod repeats;
 mod serve;
 pub(crate) mod stderr;
 pub(crate) mod stream;
+mod timeouts;
 mod trace;
 
 use std::io;

@@ -13,7 +13,7 @@ use super::check::trial::killed;
 use super::output::{self, Destination};
 use super::stderr::note;
 use super::stream::{self, Stream, StreamWait};
-use super::{limits, record};
+use super::{limits, record, timeouts};
 use super::{lock_down, log, number, run_on_cpu, stop_signal, wrong_usage};
 use crate::parse_protocol;
 use proactor::address::Address;
@@ -83,6 +83,9 @@ pub(super) struct ServeArgs {
     /// of the memory of the machine or of its cgroup]
     #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Limits")]
     max_memory: Option<u64>,
+
+    #[command(flatten)]
+    timeouts: timeouts::TimeoutArgs,
 
     /// Print every limit with its value and its reason, and exit
     #[arg(long, help_heading = "Limits")]
@@ -231,6 +234,7 @@ impl ServeArgs {
         let mut limits = Limits::default();
         self.admission.apply(&mut limits);
         (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
+        self.timeouts.apply(&mut limits);
         limits.memory = self.max_memory.map_or(limits.memory, |asked| asked as usize);
         let options = EngineOptions {
             limits,

@@ -31,6 +31,8 @@ pub(crate) fn echo(seed: u64, tier: Tier, settings: &Settings) -> (Vec<u8>, u64)
         tier,
         sockets: 64,
         entries: [2, 8, 256][dice.below(3)],
+        window: 1 << 16,
+        outq: true,
         socket_buffer: [200, 4096][dice.below(2)],
         faults: Faults::some(&mut dice).without_resets(),
     };

@@ -14,6 +14,7 @@
 //! nothing is left to write. A protocol that refills without end never lets it sleep: it polls its
 //! input and goes on writing.
 
+use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,7 +68,7 @@ pub(super) fn serve_connection<C: Calls>(
         Ok(pool) => {
             let whose = (member.key(), member.socket());
             let (protocol, accepted) = member.make_protocol(&shared.signal);
-            let account = (shared.limits.max_input, shared.memory());
+            let account = (&shared.limits, shared.memory());
             let driver = ConnectionDriver::open(calls, whose, protocol, account, pool, counters);
             ConnectionThread {
                 status,
@@ -218,7 +219,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
         let mut writer = member.lock_writer(calls);
         member.does(ThreadState::SENDS);
         let mut owed = self.driver.connection.outgoing().bytes();
-        let mut stall = StallCheck::default();
+        let mut stall = StallCheck::new(self.status.shared.limits.timeouts);
         self.notice();
         while owed > 0 && !self.driver.connection.is_broken() {
             // While no other thread waits, the peer may take as long as it likes.
@@ -259,8 +260,16 @@ impl<C: Calls> ConnectionThread<'_, C> {
         let received = self.driver.recv(sleeps);
         self.member.does(ThreadState::RUNS);
         self.notice();
+        let timed_out = received.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock);
         add(&self.member.received, self.driver.received(received));
+        self.look(timed_out);
         self.deliver(false);
+    }
+
+    fn look(&mut self, timed_out: bool) {
+        let Member { received, sent, .. } = self.member;
+        let bytes = || [received, sent].map(|count| count.load(Ordering::Relaxed));
+        self.driver.look(false, timed_out, bytes); // A send looks itself.
     }
 
     /// Delivers the messages to the operator and to the other members; with `earlier_only`, to
@@ -288,15 +297,17 @@ impl<C: Calls> ConnectionThread<'_, C> {
     /// Has neither to read nor to write: waits for messages of others, until the server drains or
     /// the peer is gone.
     fn wait_for_the_others(&mut self) {
-        let left = self.driver.time_left();
+        let (timer, look) = (self.driver.time_left(), self.driver.look_period());
+        let left = [timer, look].into_iter().flatten().min();
         if left == Some(Duration::ZERO) || self.is_called_before(ThreadState::STAYS) {
             return;
         }
         // poll(2) always reports hang-ups and errors.
         let gone = self.driver.calls.poll(self.member.key(), self.member.socket(), 0, left);
         self.member.does(ThreadState::RUNS);
-        if !matches!(gone, Ok(0)) {
-            self.fail(CloseReason::Failed(libc::ECONNRESET));
+        match gone {
+            Ok(0) => self.look(true),
+            _ => self.fail(CloseReason::Failed(libc::ECONNRESET)),
         }
     }
 

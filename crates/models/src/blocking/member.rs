@@ -4,7 +4,8 @@
 //! There is no queue between two threads: a speaker writes to the socket of each listener itself,
 //! and sleeps while one of them reads nothing. That is the character of this model. So that lines
 //! stay whole, each socket has a *write lock*, which a thread holds until a whole piece is written.
-//! So that no thread sleeps forever, a send sleeps for [`SOFT`](proactor::peers::SOFT) at most.
+//! So that no thread sleeps forever, a send sleeps for a [period](Timeouts::period) at most, and
+//! then what the peer has acknowledged is looked at.
 //!
 //! No thread holds two locks, so no circle of threads waits for locks. There may be a circle of
 //! threads that write to peers which do not read because they write: it lasts until one of these is
@@ -24,12 +25,13 @@ use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
 use proactor::counters::Counters;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
-use proactor::limits::CloseReason;
+use proactor::limits::{CloseReason, Timeouts};
 use proactor::mailbox::PostedRequest;
 use proactor::memory::SHARE_MAX;
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::{Factory, Made, Peer};
 use proactor::protocol::{Message, Protocol};
+use proactor::timeouts::LookState;
 
 /// A listener, as the threads of its connections need it.
 #[derive(Debug)]
@@ -69,6 +71,7 @@ pub(super) struct Member {
     writer: Mutex<MayWrite>,
     /// How many threads wait for the write lock, to write a broadcast.
     pub(super) waiting: AtomicUsize,
+    timeouts: Timeouts,
     /// Why another thread has broken the connection, once one has: its own has to close it.
     pub(super) broken_off: OnceLock<CloseReason>,
     messages: Mutex<Messages>,
@@ -102,8 +105,10 @@ impl Member {
         origin: Arc<Origin>,
         socket: OwnedFd,
         peer: AdmittedPeer,
+        timeouts: Timeouts,
     ) -> Member {
         Member {
+            timeouts,
             socket,
             id,
             number,
@@ -166,11 +171,11 @@ impl Member {
     }
 
     /// Sends some of the first `most` bytes of `queue`, which is not empty. Returns how many: none
-    /// if a signal came, or if the peer took nothing for [`SOFT`](proactor::peers::SOFT). The
-    /// caller holds the write lock.
+    /// if a signal came, or if the socket took nothing for a [period](Timeouts::period). The caller
+    /// holds the write lock.
     ///
     /// # Errors
-    /// The peer takes nothing again although `is_waited_for`, or the send fails.
+    /// A time limit is over, or the send fails.
     pub(super) fn send(
         &self,
         calls: &impl Calls,
@@ -183,13 +188,12 @@ impl Member {
         match queue.offer(most, |parts| calls.send(key, socket, parts, SLEEPS)).0 {
             Ok(n) => {
                 add(&self.sent, n);
-                *stall = StallCheck::default();
                 Ok(n)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let is_over = is_waited_for() && stall.is_over(socket);
-                if is_over { Err(CloseReason::Stalled) } else { Ok(0) }
+                let sent = self.sent.load(Ordering::Relaxed);
+                stall.look(sent, socket, is_waited_for()).map_or(Ok(0), Err)
             }
             Err(error) => Err(CloseReason::failed(&error)),
         }
@@ -219,7 +223,7 @@ impl Member {
                 }
             }
         }
-        let mut stall = StallCheck::default();
+        let mut stall = StallCheck::new(self.timeouts);
         while !queue.is_empty() {
             match self.send(calls, &queue, usize::MAX, &mut stall, || true) {
                 Ok(0) => {}
@@ -294,19 +298,28 @@ impl Member {
     }
 }
 
-/// Decides when a peer that takes nothing is given up: at the second send that fails for
-/// [`SOFT`](proactor::peers::SOFT) without any progress between.
-#[derive(Debug, Default)]
+/// Decides when a peer that acknowledges nothing is given up, by the sends that took a
+/// period without a result.
+#[derive(Debug)]
 pub(super) struct StallCheck {
-    /// Bytes that the peer had not taken at the last look.
-    unsent: Option<usize>,
+    limits: Timeouts,
+    progress: LookState,
 }
 
 impl StallCheck {
-    /// Returns true if the peer is given up, after another send that timed out.
-    pub(super) fn is_over(&mut self, socket: BorrowedFd<'_>) -> bool {
-        let unsent = os::unsent(socket).unwrap_or(usize::MAX);
-        self.unsent.replace(unsent).is_some_and(|before| unsent >= before)
+    pub(super) fn new(limits: Timeouts) -> StallCheck {
+        StallCheck { limits, progress: LookState::default() }
+    }
+
+    /// Looks at the peer after a send without a result. Returns the limit that is over, if one is.
+    pub(super) fn look(
+        &mut self,
+        sent: u64,
+        socket: BorrowedFd<'_>,
+        is_waited_for: bool,
+    ) -> Option<CloseReason> {
+        let outq = os::unsent(socket).ok();
+        self.progress.look_at_output(&self.limits, sent, outq, is_waited_for)
     }
 }
 

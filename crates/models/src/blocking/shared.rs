@@ -13,7 +13,6 @@ use proactor::lifecycle::Stage;
 use proactor::limits::Limits;
 use proactor::memory::Memory;
 use proactor::os::{self, EventFd, ShutdownSignal};
-use proactor::peers::SOFT;
 
 /// The connections of a server, by the slots of their threads: a thread serves one at a time.
 pub(super) type Members = BTreeMap<u32, Arc<Member>>;
@@ -24,6 +23,7 @@ pub(super) struct SharedState {
     stage: AtomicU8,
     /// The buffer sizes of each connection.
     pub(super) buffers: Vec<BufferClass>,
+    /// The limits of each connection.
     pub(super) limits: Limits,
     /// What the connections of all threads hold.
     held: Arc<AtomicUsize>,
@@ -98,10 +98,12 @@ impl SharedState {
         socket: OwnedFd,
         peer: AdmittedPeer,
     ) -> io::Result<Membership> {
-        os::set_send_timeout(socket.as_fd(), SOFT)?;
+        let timeouts = self.limits.timeouts;
+        os::set_send_timeout(socket.as_fd(), timeouts.period())?;
         let mut members = self.members();
         let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-        let member = Arc::new(Member::new(id, number, Arc::clone(origin), socket, peer));
+        let origin = Arc::clone(origin);
+        let member = Arc::new(Member::new(id, number, origin, socket, peer, timeouts));
         members.insert(id.slot(), Arc::clone(&member));
         Ok(Membership { shared: Arc::clone(self), member })
     }

@@ -20,9 +20,9 @@ use proactor::buffer::Chunk;
 use proactor::calls::PlainCalls;
 use proactor::console::Inspect;
 use proactor::keys::{ConnId, Key};
+use proactor::limits::{Limits, Timeouts};
 use proactor::memory::SHARE_MAX as HIGH;
 use proactor::peer::{Factory, Peer};
-use proactor::peers::SOFT;
 use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Chargen, Echo, Input, Message, Outbox, Protocol};
 use proactor_record::Call;
@@ -39,8 +39,13 @@ fn origin_of<P: Protocol>(make: impl Fn() -> P + Send + Sync + 'static) -> Arc<O
 /// A server without a thread.
 fn shared() -> Arc<SharedState> {
     let signal = ShutdownSignal::new().unwrap();
-    Arc::new(SharedState::new(BUFFERS.to_vec(), Limits::default(), signal).unwrap())
+    let mut limits = Limits::default();
+    limits.timeouts.evict = Some(EVICT);
+    Arc::new(SharedState::new(BUFFERS.to_vec(), limits, signal).unwrap())
 }
+
+/// How long a member may take nothing while others wait for it, in these tests.
+const EVICT: Duration = Duration::from_millis(400);
 
 /// A message of a member to the others.
 fn broadcast(text: impl Into<Chunk>) -> Message {
@@ -317,7 +322,7 @@ fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
         let calls = os::calls();
         speaker.write_broadcasts(&PlainCalls, &[broadcast("more")], &speaker, &mut counters);
         assert_eq!(os::calls(), calls);
-        assert_eq!(speaker.broken_off.get(), Some(&CloseReason::Stalled));
+        assert_eq!(speaker.broken_off.get(), Some(&CloseReason::Stalled(EVICT)));
     });
     let counters = serve_here(&shared, membership);
     speaking.join().unwrap();
@@ -367,11 +372,15 @@ fn a_client_that_takes_nothing_times_out_and_a_slow_one_does_not() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     while (&ours).write(&[0; 4096]).is_ok() {}
-    let mut stall = StallCheck::default();
-    assert!(!stall.is_over(ours.as_fd()), "the first time");
-    receive(&mut theirs, 4096);
-    assert!(!stall.is_over(ours.as_fd()), "it took some");
-    assert!(stall.is_over(ours.as_fd()), "it took none since");
+    let limits = Timeouts::default();
+    let mut stall = StallCheck::new(limits);
+    let mut over = || stall.look(0, ours.as_fd(), true);
+    for _ in 0..20 {
+        assert_eq!(over(), None, "it takes some");
+        receive(&mut theirs, 4096);
+    }
+    assert_eq!([(); 4].map(|()| over()), [None; 4]);
+    assert_eq!(over(), Some(CloseReason::Stalled(limits.evict.unwrap())), "it took none since");
 }
 
 #[test]
@@ -379,15 +388,14 @@ fn a_send_blocks_for_a_bounded_time_and_not_again_after_a_cut() {
     let mut server = resting_server();
     let (membership, _peer) = enter(&server.shared);
     let piece = vec![0; 16 << 20];
-    let (queue, mut stall) = (queue(&piece), StallCheck::default());
+    let (queue, mut stall) = (queue(&piece), StallCheck::new(server.shared.limits.timeouts));
     let mut send = || membership.member.send(&PlainCalls, &queue, usize::MAX, &mut stall, || true);
-    // `SOFT` each
     let error = loop {
         if let Err(error) = send() {
             break error;
         }
     };
-    assert_eq!(error, CloseReason::Stalled, "after {SOFT:?}");
+    assert_eq!(error, CloseReason::Stalled(EVICT));
     assert_eq!(server.cut(), 1);
     assert_eq!(send(), Err(CloseReason::Failed(libc::EPIPE)));
     assert_eq!(os::recv(membership.member.socket(), &mut [0], 0).unwrap(), 0);

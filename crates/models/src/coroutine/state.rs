@@ -46,6 +46,8 @@ pub(super) struct TaskState {
     waker: Waker,
     /// The readiness of its socket that it awaits; `None` if it has yielded.
     awaits: Option<Interest>,
+    /// True if it has to find what its peer has not acknowledged.
+    asks_outq: bool,
     /// The peer's address, if there is a console to show it.
     address: Option<String>,
 }
@@ -53,7 +55,7 @@ pub(super) struct TaskState {
 impl TaskState {
     /// The state of a task that has not run yet.
     pub(super) fn new(address: Option<String>) -> TaskState {
-        TaskState { waker: Waker::noop().clone(), awaits: None, address }
+        TaskState { waker: Waker::noop().clone(), awaits: None, asks_outq: false, address }
     }
 
     /// Returns what the console shows of it.
@@ -153,6 +155,11 @@ impl ServerState {
         steps: &mut usize,
         cx: &mut Context<'_>,
     ) -> Poll<TaskStep<'a>> {
+        let asked = self.core.peers.get_mut(id).map(|peer| &mut peer.driver.asks_outq);
+        if asked.is_some_and(std::mem::take) {
+            self.core.peers.acknowledged(id, os::unsent(socket.as_fd()).ok());
+            self.settle(Some(id)); // It may have been closed.
+        }
         while self.core.peers.holds_input(id) && self.core.peers.resume_input(id) {}
         let readable = self.core.peers.wants(id).is_some_and(|peer| peer.wants_recv);
         let peer = self.core.peers.get_mut(id).expect("only its own task removes a connection");
@@ -279,12 +286,16 @@ impl ServerState {
             queue.offer(usize::MAX, |parts| calls.send(key, socket, parts, SLEEPS));
         match sent {
             Ok(n) => {
+                self.core.peers.sent(id, n);
                 if n < offered {
                     ready.clear_ready();
+                    self.core.peers.fell_short(id);
                 }
-                self.core.peers.sent(id, n);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ready.clear_ready();
+                self.core.peers.fell_short(id);
+            }
             Err(error) => self.core.peers.broken(id, CloseReason::failed(&error)),
         }
     }
@@ -298,6 +309,12 @@ impl ServerState {
             peers.wake_buffer_waiters(self.pool.unfilled_in_all());
         }
         peers.run_timers(os::now);
+        while let Some(asked) = peers.next_asked() {
+            if let Some(peer) = peers.get_mut(asked) {
+                peer.driver.asks_outq = true;
+                peers.mark(asked);
+            }
+        }
         peers.finish_taken();
         peers.begin();
         while let Some(marked) = peers.next_ready() {

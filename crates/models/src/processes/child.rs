@@ -12,7 +12,6 @@ use proactor::buffer::{BufferClass, Pool};
 use proactor::counters::Counters;
 use proactor::engine::Engine;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
-use proactor::limits::Limits;
 use proactor::os::process::{self, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::AcceptedPeer;
@@ -69,9 +68,8 @@ impl NewConnection {
         mut publish: impl FnMut(&Counters),
     ) -> io::Result<()> {
         // The parent has the deadline: past it, it kills the child.
-        let mut limits = Limits::default();
+        let mut limits = self.limits;
         (limits.connections, limits.drain) = (2, Duration::MAX);
-        (limits.max_input, limits.queues) = (self.limits.max_input, self.limits.queues);
         limits.silent_timeout = None; // Nothing waits for a place in this group.
         let mut group = Reactor::new(calls.selector(), pool, limits, stop)?;
         group.number_from(self.number);
@@ -105,6 +103,7 @@ mod tests {
     use super::super::link;
     use super::*;
     use proactor::calls::PlainCalls;
+    use proactor::limits::Limits;
     use proactor::protocol::{Chat, Input, Outbox, Protocol};
 
     /// Runs a child in a group, as a thread. Returns its client, and the parent's end of its link.

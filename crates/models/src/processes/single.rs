@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::driver::ConnectionDriver;
-use proactor::buffer::Pool;
+use proactor::buffer::{Chunk, Pool};
 use proactor::calls::{AT_ONCE, Calls, SLEEPS};
 use proactor::counters::Counters;
 use proactor::keys::Key;
@@ -51,7 +51,7 @@ pub(super) fn serve<C: Calls>(
     let NewConnection { socket, protocol, limits, number, accepted } = connection;
     let (mut counters, calls_before) = (Counters::default(), os::calls());
     let whose = (key, socket.as_fd());
-    let account = (limits.max_input, Memory::new(limits.queues));
+    let account = (&limits, Memory::new(limits.queues));
     let mut driver = ConnectionDriver::open(calls, whose, protocol, account, pool, &mut counters);
     let mut drains = false;
     loop {
@@ -83,10 +83,10 @@ pub(super) fn serve<C: Calls>(
             && driver.limit_receive();
         if sleeps {
             let received = driver.recv(SLEEPS);
-            driver.received(received);
+            driver.take(received);
         } else if driver.takes_last_input() && driver.connection.wants_recv() {
             let received = driver.recv(AT_ONCE);
-            driver.received(received);
+            driver.take(received);
         } else {
             driver.wait()?;
         }
@@ -123,6 +123,18 @@ impl<C: Calls> ConnectionDriver<'_, C> {
         }
     }
 
+    /// Passes on what a receive has returned, and looks at the time limits.
+    fn take(&mut self, received: io::Result<Chunk>) {
+        let timed_out = received.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock);
+        self.received(received);
+        self.look_at(timed_out);
+    }
+
+    fn look_at(&mut self, timed_out: bool) {
+        let bytes = [self.counters.received_bytes, self.counters.sent_bytes];
+        self.look(!self.writable && !self.connection.outgoing().is_empty(), timed_out, || bytes);
+    }
+
     /// Waits until an operation that it wants is possible.
     ///
     /// A signal that comes just before the wait is noticed only after it. While the connection is
@@ -136,17 +148,20 @@ impl<C: Calls> ConnectionDriver<'_, C> {
         }
         let reads = self.connection.wants_recv();
         let writes = !self.connection.outgoing().is_empty();
-        let left = if reads || writes { left } else { left.min(LOOK_AGAIN).or(LOOK_AGAIN) };
+        let again = if reads || writes { None } else { LOOK_AGAIN };
+        let left = [left, again, self.look_period()].into_iter().flatten().min();
         let events = if reads { libc::POLLIN } else { 0 } | if writes { libc::POLLOUT } else { 0 };
         let mut asked = [libc::pollfd { fd: self.socket.as_raw_fd(), events, revents: 0 }];
-        if self.calls.wait(&mut asked, left)? == 0 {
+        let ready = self.calls.wait(&mut asked, left)?;
+        self.look_at(ready == 0);
+        if ready == 0 {
             return Ok(());
         }
         let [libc::pollfd { revents, .. }] = asked;
         self.writable |= revents & libc::POLLOUT != 0;
         if revents & libc::POLLIN != 0 {
             let received = self.recv(AT_ONCE);
-            self.received(received);
+            self.take(received);
         } else if revents & libc::POLLOUT == 0 {
             // An error or a hang-up: what it wants will never be possible.
             self.break_off(CloseReason::Failed(libc::ECONNRESET));

@@ -13,7 +13,7 @@ fn server_of<P: Protocol + Clone + Send + Sync>(
 ) -> Blocking<PlainCalls> {
     // Long: a connection that is cut would not have ended by itself.
     let mut limits = Limits::default();
-    limits.drain = Duration::from_secs(60);
+    (limits.drain, limits.timeouts.evict) = (Duration::from_secs(60), Some(EVICT));
     let mut server = Blocking::new(PlainCalls, style, BUFFERS.to_vec(), limits, stop).unwrap();
     let factory = Factory::shared(move |_: &Peer| protocol.clone());
     server.listen(ListenerId(0), listener.into(), factory).unwrap();

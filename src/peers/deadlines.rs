@@ -1,0 +1,128 @@
+//! The looks at connections for their [time limits](crate::timeouts).
+//!
+//! A connection is *watched* from a send that falls short, because its socket takes no more, until
+//! it is owed nothing; with a limit of what is received, from its begin to its end. Without a
+//! watched connection there is no timer, and no clock is read. At a look, the driver is asked what
+//! the peers of those that are owed bytes have not acknowledged (`SIOCOUTQ`); no message is.
+
+use super::{PeerEntry, Peers};
+use crate::clock::Nanos;
+use crate::keys::ConnId;
+use crate::protocol::Protocol;
+use crate::timeouts::{InputLook, LookState, Timeouts};
+
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    pub(super) limits: Timeouts,
+    /// Each connection once: those whose entry says `watched`. One that was removed is skipped.
+    watched: Vec<ConnId>,
+    /// When the next look comes; `Some` only while a connection is watched.
+    look_at: Option<Nanos>,
+    /// Of which the driver is asked.
+    asked: Vec<ConnId>,
+}
+
+/// What is known of a connection.
+#[derive(Debug, Default)]
+pub(super) struct WatchState {
+    watched: bool,
+    progress: LookState,
+}
+
+impl Deadlines {
+    pub(super) fn new(limits: Timeouts) -> Deadlines {
+        Deadlines { limits, watched: Vec::new(), look_at: None, asked: Vec::new() }
+    }
+
+    /// Watches a connection. A link has no limits.
+    pub(super) fn watch<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
+        let has_limits = !peer.accepted.link && !self.limits.is_off();
+        if has_limits && !std::mem::replace(&mut peer.watch.watched, true) {
+            peer.watch.progress.owes_anew();
+            self.watched.push(id);
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.watched.is_empty()
+    }
+
+    pub(super) fn next_look(&self) -> Option<Nanos> {
+        self.look_at
+    }
+}
+
+impl<P: Protocol, D> Peers<P, D> {
+    /// The socket of a connection takes no more for now, or its send waits.
+    pub fn fell_short(&mut self, id: ConnId) {
+        if let Some(peer) = self.slab.get_mut(id)
+            && !peer.connection.outgoing().is_empty()
+        {
+            self.deadlines.watch(id, peer);
+        }
+    }
+
+    /// Looks at the watched connections, if it is time to.
+    pub(super) fn run_looks(&mut self, now: Nanos) {
+        if self.deadlines.is_idle() {
+            self.deadlines.look_at = None;
+            return;
+        }
+        let period = self.deadlines.limits.period();
+        if *self.deadlines.look_at.get_or_insert(now + period) > now {
+            return;
+        }
+        let mut watched = std::mem::take(&mut self.deadlines.watched);
+        watched.retain(|&id| self.look(id));
+        watched.append(&mut self.deadlines.watched); // Those that this has added.
+        self.deadlines.look_at = (!watched.is_empty()).then(|| now + period);
+        self.deadlines.watched = watched;
+    }
+
+    /// Looks at a connection. Returns whether it stays watched.
+    fn look(&mut self, id: ConnId) -> bool {
+        let Some(peer) = self.slab.get_mut(id) else { return false };
+        let limits = &self.deadlines.limits;
+        let owed = !peer.connection.outgoing().is_empty();
+        if owed {
+            self.deadlines.asked.push(id);
+        }
+        let limits_input = limits.limit_input() && peer.connection.is_open();
+        peer.watch.watched = owed || limits_input;
+        if limits_input {
+            let incomplete = peer.connection.incomplete().filter(|_| self.groups.wants_recv(peer));
+            let (received, sent) = (peer.received, peer.sent);
+            let now = InputLook { received, sent, incomplete, owed };
+            if let Some(reason) = peer.watch.progress.look_at_input(limits, now) {
+                peer.note_reason(id, reason, &mut self.counters);
+                self.step(id, |peer, context| peer.connection.finish(context));
+            }
+        }
+        owed || limits_input
+    }
+
+    /// Returns a connection of which the driver has to find what its peer has not acknowledged, and
+    /// pass it to [`acknowledged`](Peers::acknowledged). Called until it returns `None`, after the
+    /// timers have run.
+    #[inline]
+    pub fn next_asked(&mut self) -> Option<ConnId> {
+        self.deadlines.asked.pop()
+    }
+
+    /// The peer of a connection has not acknowledged so many of the bytes that its socket took; it
+    /// is not known of each kind of socket.
+    pub fn acknowledged(&mut self, id: ConnId, outq: Option<usize>) {
+        let Some(peer) = self.slab.get_mut(id) else { return };
+        if peer.connection.outgoing().is_empty() {
+            return;
+        }
+        let holds_buffers = peer.connection.outgoing().leases() > 0;
+        let others_wait = self.buffers.count > usize::from(peer.waits_for_buffer);
+        let waited_for = (holds_buffers && others_wait) || self.groups.throttles_others(peer);
+        let limits = &self.deadlines.limits;
+        let over = peer.watch.progress.look_at_output(limits, peer.sent, outq, waited_for);
+        if let Some(reason) = over {
+            self.broken(id, reason);
+        }
+    }
+}
