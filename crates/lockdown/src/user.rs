@@ -74,9 +74,9 @@ impl UserSpec {
     fn verify(&self) -> io::Result<()> {
         let held = [CapSet::Permitted, CapSet::Effective, CapSet::Ambient];
         let has_none = |set: &CapSet| caps::read(None, *set).is_ok_and(|caps| caps.is_empty());
-        let is_root =
+        let is_final =
             self.uid.is_root() || unistd::setresuid(self.uid, Uid::from_raw(0), self.uid).is_err();
-        match self.is_current()? && held.iter().all(has_none) && is_root {
+        match self.is_current()? && held.iter().all(has_none) && is_final {
             true => Ok(()),
             false => Err(io::Error::other(format!("{self}: the privileges are not gone"))),
         }
