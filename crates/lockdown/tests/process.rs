@@ -6,6 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
 use io_uring::{IoUring, opcode};
+#[cfg(target_arch = "x86_64")]
+use proactor::os::probe::Probe;
 use proactor_lockdown::{UserSpec, forbid_files, forbid_rings};
 
 #[path = "../../../tests/skip/mod.rs"]
@@ -70,6 +72,29 @@ fn no_further_ring_can_be_used_in_any_thread_or_child() {
         }
         assert_eq!(status("NoNewPrivs:"), "1");
         forbid_rings(true).expect("a second time is no error");
+    });
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_probe_sees_the_refusal_of_a_ring_whichever_came_first() {
+    in_a_process("a_probe_sees_the_refusal_of_a_ring_whichever_came_first", || {
+        for probe_is_first in [true, false] {
+            let probe = Probe::new().unwrap();
+            let calls = [libc::SYS_io_uring_setup];
+            if probe_is_first {
+                probe.begin(&calls).unwrap();
+            }
+            // Without a ring of its own, the process takes the filter on each kernel.
+            assert_eq!(forbid_rings(false).unwrap(), "seccomp");
+            if !probe_is_first {
+                probe.begin(&calls).unwrap();
+            }
+            let error = use_a_ring().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+            let seen = probe.calls().iter().any(|call| call.result == -i64::from(libc::EPERM));
+            assert!(seen, "{:?}", probe.calls());
+        }
     });
 }
 
