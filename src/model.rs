@@ -20,7 +20,6 @@ use crate::memory_plan::MemoryPlan;
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
-use crate::refusal::Refusal;
 use crate::ring::kernel::{Capability, Kernel, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
@@ -45,8 +44,6 @@ pub struct EngineOptions {
     pub kernel: Option<Version>,
     /// If true, a ring permits only the operations of a server, where the kernel can restrict it.
     pub restrict: bool,
-    /// Why no ring may be tried: a trial in another process was killed.
-    pub ring_refused: Option<Refusal>,
     /// How long a busy-polling model sleeps after a pass that did nothing; without it, never.
     pub idle_sleep: Option<Duration>,
 }
@@ -58,7 +55,6 @@ impl Default for EngineOptions {
             buffers: BUFFERS.to_vec(),
             kernel: None,
             restrict: true,
-            ring_refused: None,
             idle_sleep: Some(Duration::from_millis(1)),
         }
     }
@@ -343,7 +339,6 @@ fn refused(model: Model, error: io::Error) -> io::Error {
 /// Sets up the loop of completions.
 fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
     let EngineOptions { limits, buffers, kernel: ceiling, restrict, .. } = options.clone();
-    options.ring_refused.clone().map_or(Ok(()), Err)?;
     let mut kernel = Kernel::detect()?;
     if !restrict {
         kernel = kernel.without(Capability::Restrictions);

@@ -8,10 +8,14 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::sync::OnceLock;
 
 use proactor_record::errno::Errno;
 
 use crate::version::{OLDEST_VERSION, Version, release};
+
+/// What a trial in another process has found, for every trial in this one.
+static REMEMBERED: OnceLock<Refusal> = OnceLock::new();
 
 /// The call that makes a ring.
 pub const SETUP: &str = "io_uring_setup";
@@ -81,6 +85,20 @@ impl Refusal {
     /// Returns the refusal of a call that has just failed in this thread.
     pub fn of(call: &'static str, error: &io::Error) -> Refusal {
         Refusal::conclude(call, error, Evidence::read())
+    }
+
+    /// Remembers a refusal for good: io_uring is not tried in this process, which a filter would
+    /// kill.
+    pub fn remember(self) {
+        let _ = REMEMBERED.set(self);
+    }
+
+    /// Succeeds unless a refusal is remembered.
+    ///
+    /// # Errors
+    /// The refusal that is remembered.
+    pub fn remembered() -> Result<(), Refusal> {
+        REMEMBERED.get().cloned().map_or(Ok(()), Err)
     }
 
     /// Returns the refusal that is in an error of a set-up, or that of the set-up.

@@ -134,6 +134,7 @@ impl Kernel {
     /// # Errors
     /// There is no usable io_uring here; the refusal says what refuses it, most likely.
     pub fn detect() -> Result<Kernel, Refusal> {
+        Refusal::remembered()?;
         let (mut ring, mut kernel) = set_up()?;
         submit(&mut ring, &[opcode::Nop::new().build()])?;
         reap(&mut ring, 1)?;

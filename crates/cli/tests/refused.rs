@@ -95,6 +95,14 @@ fn a_filter_that_kills_leaves_a_server_and_is_named() {
         assert!(reason.starts_with(start), "{call}: {reason}");
         let exit = serve(&["--model", "uring"]).filtered(filter.clone()).run();
         assert_eq!(refuses(&exit), reason, "the same sentence");
+        let exit = Launch::new(PROACTOR, &["models", "--json"]).filtered(filter.clone()).run();
+        let models: Value = serde_json::from_str(&exit.stdout.join("\n")).expect("JSON");
+        let mut models = models["models"].as_array().expect("models").iter();
+        let ring = models.find(|model| model["model"] == "uring").expect("a model");
+        assert_eq!(ring["refusal"], reason, "the same sentence");
+        let args = ["load", "127.0.0.1:1", "--engine", "uring"];
+        let exit = Launch::new(PROACTOR, &args).filtered(filter.clone()).run();
+        assert!(refuses(&exit).contains(&reason), "{exit:?}");
         let checked = check(filter);
         assert_eq!(checked["verdict"], reason, "the same sentence");
         assert_eq!(checked["io_uring"]["refusal"]["cause"], "seccomp");

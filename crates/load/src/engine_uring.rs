@@ -81,6 +81,7 @@ impl UringEngine {
     /// The error of the first call that is refused: all three of io_uring are made here, so that
     /// none is found to be refused when the connections are open.
     pub(super) fn open(shape: LoadShape) -> io::Result<UringEngine> {
+        Refusal::remembered()?;
         let refused = |call| move |error| io::Error::from(Refusal::of(call, &error));
         let entries = (2 * shape.connections).next_power_of_two().clamp(64, 4096) as u32;
         let mut ring = IoUring::builder()

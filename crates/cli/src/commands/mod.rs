@@ -66,21 +66,30 @@ struct ReactorCli {
 
 /// Runs `proactor` with the arguments of this process.
 pub fn proactor() -> ExitCode {
-    run(|cli: ProactorCli| match cli.command {
-        ProactorCommand::Serve(serve) => serve.run(None),
-        ProactorCommand::Connect(connect) => connect.run(),
-        ProactorCommand::Load(load) => load.run(),
-        ProactorCommand::Compare(compare) => compare.run(),
-        ProactorCommand::Explain(explain) => explain.run(),
-        ProactorCommand::Models(models) => models.run(),
-        ProactorCommand::Check(check) => check.run(),
-        ProactorCommand::Trace(trace) => trace.run(),
+    use ProactorCommand::{Check, Compare, Connect, Explain, Load, Models, Serve, Trace};
+    run(|cli: ProactorCli| {
+        if !matches!(cli.command, Connect(_) | Check(_) | Trace(_)) {
+            check::trial::outlive();
+        }
+        match cli.command {
+            Serve(serve) => serve.run(None),
+            Connect(connect) => connect.run(),
+            Load(load) => load.run(),
+            Compare(compare) => compare.run(),
+            Explain(explain) => explain.run(),
+            Models(models) => models.run(),
+            Check(check) => check.run(),
+            Trace(trace) => trace.run(),
+        }
     })
 }
 
 /// Runs `reactor` with the arguments of this process.
 pub fn reactor() -> ExitCode {
-    run(|cli: ReactorCli| cli.serve.run(Some(proactor::Model::EPOLL)))
+    run(|cli: ReactorCli| {
+        check::trial::outlive();
+        cli.serve.run(Some(proactor::Model::EPOLL))
+    })
 }
 
 /// Parses the arguments of this process, and runs the command, or prints the help.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::admission::AdmissionArgs;
-use super::check::trial::killed;
 use super::output::{self, Destination};
 use super::stderr::note;
 use super::stream::{self, Stream, StreamWait};
@@ -241,7 +240,6 @@ impl ServeArgs {
             buffers,
             kernel: self.kernel,
             restrict: self.lock_down.restricts_rings(),
-            ring_refused: asked.is_none_or(|model| model == Model::URING).then(killed).flatten(),
             idle_sleep: self.idle_sleep,
         };
         let prepared = model::set_up(asked, &options)?;

@@ -22,12 +22,14 @@ pub(super) fn run() -> Value {
     found.unwrap_or_else(|killed| refused(&killed))
 }
 
-/// Returns the refusal if a trial of a ring is killed. It is made in a child process, and only
+/// Remembers the refusal if a trial of a ring is killed. It is made in a child process, and only
 /// under a filter: nothing else kills it.
-pub(in super::super) fn killed() -> Option<Refusal> {
+pub(in super::super) fn outlive() {
     let is_filtered = Evidence::read().seccomp == Some(2);
     let tried = is_filtered.then(|| in_child(|| Kernel::detect().map(|_| ()).is_ok().to_string()));
-    tried??.err()
+    if let Some(Some(Err(killed))) = tried {
+        killed.remember();
+    }
 }
 
 /// Makes a trial in a child process, and returns what it says; an error if it is killed. `None` if
