@@ -48,6 +48,7 @@ use timers::{TimerEntry, Timers};
 
 pub use crate::connection::LINGER;
 pub use last_input::LAST_INPUT;
+pub use ready::{HEAVY_BYTES, LIGHT, is_heavy};
 
 /// A connection and its driver's state.
 #[derive(Debug)]

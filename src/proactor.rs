@@ -112,7 +112,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// # Errors
     /// The ring refuses its first submission.
     pub fn new(mut ring: R, limits: Limits, stop: ShutdownSignal) -> io::Result<Proactor<R, P>> {
-        let state = LoopState::new(limits, stop, ring.clock());
+        let mut state = LoopState::new(limits, stop, ring.clock());
+        state.peers.receive_into(ring.pool());
         ring.submit(Op::Wake { fd: state.lifecycle.shutdown.as_fd() })?;
         Ok(Proactor {
             ring,
@@ -285,6 +286,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     fn resume_ready(&mut self) -> io::Result<()> {
         self.wake_buffer_waiters();
         let scarce = self.ring.pool().has_scarce();
+        self.state.peers.begin_iteration(scarce);
         self.state.peers.begin();
         while let Some(ready) = self.state.peers.next_ready() {
             let conn = ready.id;

@@ -29,7 +29,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::buffer::{Chunk, Pool, Size};
+use crate::buffer::{Chunk, Pool, SEND_MAX, Size};
 use crate::clock::{Nanos, earlier};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
@@ -43,6 +43,7 @@ use crate::peer::Factory;
 use crate::peers::ReadyPeer;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger};
+pub use accept::ACCEPTS;
 use accept::ListenerReadiness;
 use console::InputReadiness;
 
@@ -98,7 +99,8 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         limits: Limits,
         stop: ShutdownSignal,
     ) -> io::Result<Reactor<S, P>> {
-        let state = LoopState::new(limits, stop, Clock::default());
+        let mut state = LoopState::new(limits, stop, Clock::default());
+        state.peers.receive_into(&pool);
         let signal = state.lifecycle.shutdown.as_fd();
         selector.add(signal, KeyOwner::Shutdown.into(), Interest::READ)?;
         Ok(Reactor {
@@ -259,8 +261,9 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// which does not sleep: first the selector reports the others that are ready.
     fn resume_ready(&mut self) {
         let drains = !self.state.lifecycle.is_serving();
+        self.state.peers.begin_iteration(false);
         for _ in 0..PASSES {
-            if !self.state.peers.has_marked() {
+            if !self.state.peers.has_resumable() {
                 return;
             }
             self.state.peers.begin();
@@ -346,19 +349,19 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         }
     }
 
-    /// Writes what is queued, while the socket takes it. What a protocol adds meanwhile is written
-    /// when the connection is resumed again: an endless stream does not delay the others.
+    /// Writes what is queued, at most [`SEND_MAX`] bytes, while the socket takes it. What is left,
+    /// and what a protocol adds meanwhile, is written when the connection is resumed again: an
+    /// endless stream does not delay the others.
     fn send(&mut self, conn: ConnId) {
         let mut queued = None;
         while let Some(peer) = self.state.peers.get_mut(conn) {
             let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
-            let left = *queued.get_or_insert(queue.bytes());
+            let left = *queued.get_or_insert(queue.bytes().min(SEND_MAX));
             if left == 0 || queue.is_empty() || !socket.writable {
                 return;
             }
             let (fd, key) = (socket.fd.as_fd(), KeyOwner::Conn(conn).into());
-            let (sent, offered) =
-                queue.offer(usize::MAX, |parts| self.selector.send(key, fd, parts));
+            let (sent, offered) = queue.offer(left, |parts| self.selector.send(key, fd, parts));
             match sent {
                 Ok(n) => {
                     socket.writable = n == offered;

@@ -1055,6 +1055,50 @@ scenario!(
     }
 );
 
+// Iterations are counted, and not time.
+scenario!(
+    a_light_connection_is_served_in_the_next_iterations_during_floods,
+    0.1,
+    &[],
+    |dice, mut setup, counts| {
+        setup.faults = Faults::NONE;
+        // One enter in an iteration.
+        (setup.socket_buffer, setup.entries) = (65_536, 256);
+        let shapes = [(256, 64), (4096, 64)];
+        let mut world = World::new(setup, &shapes, limits(CONNECTIONS), |_| Echo);
+        let pinger = world.connect(Reads::AtOnce);
+        let floods: Vec<_> =
+            (0..dice.between(1, 16)).map(|_| world.connect(Reads::AtOnce)).collect();
+        for &flood in &floods {
+            world.client_mut(flood).send(&vec![b'x'; 400_000]);
+        }
+        world.until("the floods have grown", |world| {
+            floods.iter().all(|&id| world.client(id).taken() > 10_000)
+        });
+        for round in 1..20 {
+            let taken =
+                |world: &World<_>| floods.iter().map(|&id| world.client(id).taken()).collect();
+            world.client_mut(pinger).send(b"x");
+            world.client_mut(pinger).send_all();
+            let mut iterations = 0;
+            while world.client(pinger).received().len() < round {
+                let before: Vec<usize> = taken(&world);
+                assert!(world.server.run_once().unwrap().is_continue());
+                for (before, after) in before.into_iter().zip(taken(&world) as Vec<usize>) {
+                    assert!(after - before <= 4096, "{} bytes at once", after - before);
+                }
+                iterations += 1;
+                // It is also played when the simulator reports the bytes, and the client reads.
+                assert!(iterations <= 40, "it waits for the floods");
+            }
+        }
+        floods.iter().for_each(|&id| world.client_mut(id).finish());
+        world.client_mut(pinger).finish();
+        world.until_done(&floods);
+        world.drain(counts);
+    }
+);
+
 scenario!(
     a_client_that_does_not_end_is_closed_after_the_linger_time,
     0.1,

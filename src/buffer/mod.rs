@@ -18,4 +18,4 @@ mod queue;
 
 pub use chunk::Chunk;
 pub use pool::{BufferClass, BufferId, Fit, Lease, Pages, Pool, Size};
-pub use queue::SendQueue;
+pub use queue::{SEND_MAX, SendQueue};

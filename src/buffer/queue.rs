@@ -35,6 +35,8 @@ const COALESCE_INTO: usize = 16 << 10;
 const SLOTS_KEPT: usize = 16;
 /// Chunks in one vectored send.
 const VECTOR: usize = 16;
+/// Bytes that a connection sends in an iteration; on a ring, but for the last chunk.
+pub const SEND_MAX: usize = 512 << 10;
 
 impl SendQueue {
     /// Owes `chunk` after all else; an empty one is nothing.
@@ -127,6 +129,17 @@ impl SendQueue {
     /// The chunks, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Chunk> {
         self.first.iter().chain(&self.rest)
+    }
+
+    /// The chunks of one vectored send, oldest first.
+    #[inline]
+    pub fn vectored(&self) -> impl Iterator<Item = &Chunk> {
+        let mut bytes = 0;
+        self.iter().take(VECTOR).take_while(move |chunk| {
+            let before = bytes;
+            bytes += chunk.len();
+            before < SEND_MAX
+        })
     }
 
     /// Returns the oldest chunk.

@@ -1,8 +1,23 @@
 //! The ready list: which connections their driver resumes.
+//!
+//! A *heavy* connection moves much: it receives into larger buffers than the smallest, or is owed
+//! more than [`LIGHT`]. In an iteration the others are resumed first, and then heavy ones, one
+//! after another, until those have moved [`HEAVY_BYTES`]. The rest is first in the next iteration.
+//! So the length of an iteration does not depend on how many connections flood the server.
+
+use std::collections::VecDeque;
 
 use super::{PeerEntry, Peers, ReadyPeer};
+use crate::buffer::{Pool, SEND_MAX, Size};
+use crate::connection::Connection;
 use crate::keys::ConnId;
 use crate::protocol::Protocol;
+
+/// The most bytes that the heavy connections move in an iteration, in both directions together, but
+/// for the last one of them.
+pub const HEAVY_BYTES: usize = 1 << 20;
+/// A connection that is owed more than this is heavy.
+pub const LIGHT: usize = 16 << 10;
 
 /// Two lists: the connections that are resumed in this pass, and those marked for the next. A
 /// connection that has been removed since it was marked is skipped.
@@ -11,8 +26,14 @@ pub(super) struct ReadyList {
     ready: Vec<ConnId>,
     /// The position in `ready` of the next connection to resume.
     next: usize,
-    /// Each connection once: those whose entry says `marked`.
+    /// Each connection once: with those of `heavy`, those whose entry says `marked`.
     marked: Vec<ConnId>,
+    /// The heavy connections that wait.
+    heavy: VecDeque<ConnId>,
+    /// How many bytes heavy connections may still move in this iteration.
+    budget: usize,
+    /// How many bytes a receive may bring, for each size of buffers.
+    received: Vec<usize>,
 }
 
 impl ReadyList {
@@ -21,6 +42,14 @@ impl ReadyList {
         if !std::mem::replace(&mut peer.marked, true) {
             self.marked.push(id);
         }
+    }
+
+    /// Returns how many bytes a heavy connection moves when it is resumed: what its buffer holds,
+    /// and what it is owed.
+    fn weight<P: Protocol>(&self, connection: &Connection<P>) -> usize {
+        let size = usize::from(connection.recv_size().0).min(self.received.len().max(1) - 1);
+        let receives = self.received.get(size).copied().unwrap_or_default();
+        receives + connection.outgoing().bytes().min(SEND_MAX)
     }
 }
 
@@ -34,33 +63,84 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Returns true if a connection is marked: the driver must not sleep.
     pub fn has_marked(&self) -> bool {
-        !self.ready.marked.is_empty()
+        !self.ready.marked.is_empty() || !self.ready.heavy.is_empty()
+    }
+
+    /// Connections receive into buffers of this pool.
+    pub fn receive_into(&mut self, pool: &Pool) {
+        let sizes = (0..pool.sizes()).map(|size| pool.shape(Size(size as u8)).bytes);
+        self.ready.received = sizes.collect();
+    }
+
+    /// Begins an iteration, in which heavy connections move [`HEAVY_BYTES`]; or all they want, if
+    /// others need the buffers that they hold.
+    pub fn begin_iteration(&mut self, scarce: bool) {
+        self.ready.budget = if scarce { usize::MAX } else { HEAVY_BYTES };
+    }
+
+    /// Returns true if a further pass would resume a connection in this iteration.
+    pub fn has_resumable(&self) -> bool {
+        !self.ready.marked.is_empty() || (self.ready.budget > 0 && !self.ready.heavy.is_empty())
     }
 
     /// Begins a pass over the connections that are marked now. Those marked during the pass wait
     /// for the next one.
     pub fn begin(&mut self) {
-        let ReadyList { ready, next, marked } = &mut self.ready;
+        let ReadyList { ready, next, marked, .. } = &mut self.ready;
         debug_assert_eq!(*next, ready.len(), "a pass resumes every ready connection");
         ready.clear();
         *next = 0;
         std::mem::swap(ready, marked);
     }
 
-    /// Returns the next connection of the pass.
+    /// Returns the next connection of the pass: the light ones first, then heavy ones, as far as the
+    /// budget of the iteration permits.
     pub fn next_ready(&mut self) -> Option<ReadyPeer<'_, P, D>> {
+        while let Some(&id) = self.ready.ready.get(self.ready.next) {
+            self.ready.next += 1;
+            match self.slab.get_mut(id) {
+                Some(peer) if is_heavy(&peer.connection) => self.ready.heavy.push_back(id),
+                Some(_) => return self.take_marked(id),
+                None => {}
+            }
+        }
+        self.next_heavy()
+    }
+
+    #[cold]
+    fn next_heavy(&mut self) -> Option<ReadyPeer<'_, P, D>> {
+        while self.ready.budget > 0 {
+            let id = self.ready.heavy.pop_front()?;
+            if let Some(peer) = self.slab.get_mut(id) {
+                let weight = self.ready.weight(&peer.connection);
+                self.ready.budget = self.ready.budget.saturating_sub(weight);
+                return self.take_marked(id);
+            }
+        }
+        None
+    }
+
+    /// Returns the next connection of the pass, heavy or not, for a driver that divides the time
+    /// itself.
+    pub fn next_marked(&mut self) -> Option<ReadyPeer<'_, P, D>> {
         loop {
             let id = *self.ready.ready.get(self.ready.next)?;
             self.ready.next += 1;
-            if let Some(peer) = self.slab.get_mut(id) {
-                debug_assert!(peer.marked, "only marked connections are in the list");
-                peer.marked = false;
-                if peer.connection.holds_input() {
-                    self.resume_input(id);
-                }
-                return self.wants(id);
+            if self.slab.get_mut(id).is_some() {
+                return self.take_marked(id);
             }
         }
+    }
+
+    #[inline]
+    fn take_marked(&mut self, id: ConnId) -> Option<ReadyPeer<'_, P, D>> {
+        let peer = self.slab.get_mut(id)?;
+        debug_assert!(peer.marked, "only marked connections are in the list");
+        peer.marked = false;
+        if peer.connection.holds_input() {
+            self.resume_input(id);
+        }
+        self.wants(id)
     }
 
     /// Returns true if a connection holds input that its protocol was not given.
@@ -95,4 +175,10 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         Some(ReadyPeer { id, peer, wants_recv, any_size })
     }
+}
+
+/// Returns true if a connection moves much.
+#[inline]
+pub fn is_heavy<P: Protocol>(connection: &Connection<P>) -> bool {
+    connection.recv_size() != Size::SMALLEST || connection.outgoing().bytes() > LIGHT
 }

@@ -87,6 +87,7 @@ fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
 
 /// Runs one iteration. Returns the marked connections, and whether each would receive.
 fn iterate(peers: &mut Peers<Broadcast, ()>) -> Vec<(ConnId, bool)> {
+    peers.begin_iteration(false);
     peers.begin();
     std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv))).collect()
 }
@@ -200,6 +201,7 @@ fn join_and_leave_messages_are_not_throttled() {
     let [idle, slow] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
     deliver(&mut peers, slow, Chunk::from(vec![b'x'; HIGH]));
     peers.sent(slow, 1);
+    peers.begin_iteration(false);
     peers.begin();
     while let Some(ready) = peers.next_ready() {
         assert!(ready.wants_recv == (ready.id == idle));
@@ -219,6 +221,7 @@ fn a_peer_is_resumed_once_however_much_happened_to_it() {
 fn a_mark_during_an_iteration_waits_for_the_next() {
     let (mut peers, [a, b]) = chat();
     peers.mark(a);
+    peers.begin_iteration(false);
     peers.begin();
     assert_eq!(peers.next_ready().map(|ready| ready.id), Some(a));
     peers.mark(a);
@@ -271,7 +274,7 @@ fn a_link_is_read_however_much_is_queued_for_it_unless_others_are_congested() {
     let other = peers.open(made(Broadcast), GROUP, ());
     receive(&mut peers, link, 8);
     receive(&mut peers, other, HIGH);
-    assert_eq!(iterate(&mut peers), [(link, true), (other, false)], "the other waits for the link");
+    assert_eq!(iterate(&mut peers), [(other, false), (link, true)], "the other waits for the link");
     receive(&mut peers, link, HIGH);
     assert_eq!(iterate(&mut peers), [(link, false), (other, false)], "and the link for the other");
     peers.sent(other, HIGH);
@@ -451,6 +454,34 @@ fn a_group_is_drained_when_all_its_members_that_can_receive_have_taken_their_las
     peers.last_input_taken(blocked);
     peers.finish_taken();
     assert!(!is_open(&mut peers, blocked));
+}
+
+#[test]
+fn light_connections_are_resumed_first_and_heavy_ones_one_after_another() {
+    let (mut peers, ids) = chat::<40>();
+    let pool =
+        Pool::new(&[BufferClass { bytes: 64, count: 4 }, BufferClass { bytes: 128, count: 4 }]);
+    let pool = pool.unwrap();
+    peers.receive_into(&pool);
+    let (light, heavy) = ids.split_at(20);
+    for &id in heavy {
+        for _ in 0..2 {
+            let tight = Chunk::received(pool.lease(Size(0)).unwrap(), 64);
+            peers.get_mut(id).unwrap().connection.received(tight, &mut Context::default());
+        }
+        assert!(peers.send_to(id, Chunk::from(vec![b'x'; 200 << 10])));
+    }
+    let mut waits = std::collections::VecDeque::from(heavy.to_vec());
+    while !waits.is_empty() {
+        light.iter().for_each(|&id| peers.mark(id));
+        assert!(peers.has_marked());
+        let resumed: Vec<ConnId> = iterate(&mut peers).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(resumed[..20], *light, "in each iteration, and before the heavy ones");
+        let moved = (resumed.len() - 20) * ((200 << 10) + 128);
+        assert!(moved > 0 && moved < HEAVY_BYTES + (201 << 10), "{moved}");
+        resumed[20..].iter().for_each(|&id| assert_eq!(waits.pop_front(), Some(id), "in order"));
+    }
+    assert!(!peers.has_marked());
 }
 
 #[test]

@@ -17,6 +17,7 @@ use socket2::SockRef;
 use super::*;
 use crate::buffer::BufferClass;
 use crate::peer::Factory;
+use crate::peers::HEAVY_BYTES;
 use crate::protocol::testing::Broadcast;
 use crate::protocol::{Echo, Input, Outbox};
 use crate::selector::{Epoll, Key, Poll, Select, Sigio, Spin, Trigger};
@@ -372,6 +373,27 @@ fn an_iteration_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
     }
 }
 
+fn an_iteration_moves_no_more_of_heavy_connections_than_their_budget<S: Selector>(
+    selector: fn() -> S,
+) {
+    const SHAPES: &[BufferClass] =
+        &[BufferClass { bytes: 2048, count: 64 }, BufferClass { bytes: 256 << 10, count: 64 }];
+    let (mut reactor, address) = stepwise(selector, Sink, SHAPES, Limits::default());
+    let clients = [(); 16].map(|()| connect(address));
+    run_until(&mut reactor, |counters| counters.accepted == 16);
+    let sends = clients.each_ref().map(|client| send_all(client, text(2 << 20)));
+    let mut most = 0;
+    while reactor.counters().received_bytes < 16 << 21 {
+        let before = reactor.counters().received_bytes;
+        assert!(reactor.run_once().unwrap().is_continue());
+        most = most.max(reactor.counters().received_bytes - before);
+    }
+    // Each is light at first.
+    let bound = HEAVY_BYTES + (256 << 10) + 16 * PASSES * 2048;
+    assert!(most <= bound as u64, "{most} bytes in an iteration");
+    sends.into_iter().for_each(|send| send.join().unwrap());
+}
+
 // Talk.
 
 /// Three members of a group, the last of them with a small kernel buffer.
@@ -484,6 +506,7 @@ macro_rules! scenarios {
                 sixteen_clients_share_two_buffers
                 an_unwatchable_socket_is_refused_alone
                 an_iteration_reads_no_more_than_its_share
+                an_iteration_moves_no_more_of_heavy_connections_than_their_budget
                 a_line_reaches_all_others_and_not_its_speaker
                 a_drain_delivers_what_is_owed_and_then_the_end
                 a_drain_cuts_a_client_that_stays

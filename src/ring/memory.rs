@@ -155,7 +155,7 @@ impl Vector {
 
     /// Takes shares of the first chunks. The header points into this box.
     fn fill(&mut self, queue: &SendQueue) {
-        self.chunks.extend(queue.iter().take(VECTOR).cloned());
+        self.chunks.extend(queue.vectored().cloned());
         for (part, chunk) in self.parts.iter_mut().zip(&self.chunks) {
             part.iov_base = chunk.as_ptr().cast_mut().cast();
             part.iov_len = chunk.len();

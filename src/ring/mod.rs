@@ -71,8 +71,8 @@ pub enum Op<'a> {
         /// The listening socket; stays open until the last completion.
         fd: BorrowedFd<'a>,
     },
-    /// Receives into a buffer of `size`; once, or, where the kernel can, again and again until
-    /// cancelled.
+    /// Receives into a buffer of `size`: once, or, into the smallest where the kernel can, again
+    /// and again until cancelled.
     Recv {
         /// The connection of the operation.
         conn: ConnId,

@@ -58,7 +58,8 @@ use state::{ServerState, TaskStep};
 use watched::WatchedFd;
 
 /// Calls that one connection may make before it yields, so that the others go on while it receives
-/// a flood. (tokio's own budget counts 128, of whatever size.)
+/// a flood; a [heavy](proactor::peers::is_heavy) one yields after each. (tokio's own budget counts
+/// 128, of whatever size.)
 const STEPS: usize = 32;
 
 /// A server whose connections are coroutines.

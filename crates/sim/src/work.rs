@@ -338,7 +338,7 @@ impl Sim {
     fn post_and_stay(&mut self, doing: Doing, result: i32, flags: u32) -> Cqe {
         let once = match doing.work {
             Work::Accept(_) => self.accepts_once(),
-            Work::Recv { at_once, .. } => at_once,
+            Work::Recv { at_once, size, .. } => at_once || size != Size::SMALLEST,
             _ => false,
         };
         let more = self.setup.tier == Tier::Multishot

@@ -12,7 +12,7 @@ use crate::buffer::{Lease, SendQueue, Size};
 use crate::keys::ConnId;
 use crate::os;
 use crate::ring::kernel::{Capability, SOCKET_URING_OP_SIOCOUTQ};
-use crate::ring::memory::{Bytes, VECTOR};
+use crate::ring::memory::Bytes;
 use crate::ring::{AcceptId, CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
 
 impl Uring {
@@ -88,7 +88,8 @@ impl Uring {
             let (base, len) = lease.location();
             self.memory.recv(conn, lease);
             opcode::Recv::new(Fd(fd), base.as_ptr(), len as u32).flags(how).build()
-        } else if self.has(Capability::MultishotRecv) && !at_once {
+        } else if self.has(Capability::MultishotRecv) && size == Size::SMALLEST && !at_once {
+            // Of the larger buffers it could fill many in one go: one in an iteration is enough.
             opcode::RecvMulti::new(Fd(fd), group).build()
         } else {
             let recv = opcode::Recv::new(Fd(fd), null_mut(), len).flags(how).buf_group(group);
@@ -107,9 +108,9 @@ impl Uring {
     ) -> Pushed {
         let (token, fd) = (Token::of(Kind::Send, conn), socket.0 as RawFd);
         let preceding = self.queue_poll(fd, libc::POLLOUT, token.with(Kind::PollSend));
-        let len = queue.iter().take(VECTOR).map(|chunk| chunk.len() as u32).sum();
+        let len = queue.vectored().map(|chunk| chunk.len() as u32).sum();
         let skip_success =
-            skip_success && queue.chunks() <= VECTOR && self.has(Capability::CqeSkip);
+            skip_success && queue.bytes() == len as usize && self.has(Capability::CqeSkip);
         let (mut how, mut flags) = (libc::MSG_NOSIGNAL, squeue::Flags::empty());
         if skip_success {
             // A short send must fail, or the missing completion would mean success. A send that

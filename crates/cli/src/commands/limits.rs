@@ -11,9 +11,12 @@ use serde_json::json;
 use super::{output, terminal_width};
 use proactor::Model;
 use proactor::Rate;
+use proactor::buffer::SEND_MAX;
 use proactor::limits::{Limits, Timeouts};
 use proactor::memory_plan::MemoryPlan;
 use proactor::model::EngineOptions;
+use proactor::peers::HEAVY_BYTES;
+use proactor::reactor::ACCEPTS;
 use proactor_report::template;
 
 /// One limit.
@@ -45,7 +48,8 @@ enum Counted {
 /// Prints the limits of a server.
 pub(super) fn print(model: Model, options: &EngineOptions, as_json: bool) -> anyhow::Result<()> {
     let plan = options.memory_plan(model);
-    let rows = rows(&options.limits, &plan);
+    let mut rows = rows(&options.limits, &plan);
+    rows.extend(iteration(options));
     let limits = json!({ "schema": "proactor.limits/1", "model": model.name(), "limits": rows });
     if as_json {
         return output::print_json(&limits);
@@ -70,6 +74,24 @@ fn rows(limits: &Limits, plan: &MemoryPlan) -> Vec<LimitRow> {
     rows.extend(user_memory(plan));
     rows.extend(socket_memory(limits.connections));
     rows
+}
+
+/// What one iteration of a loop does at most. Threads and processes share no loop.
+fn iteration(options: &EngineOptions) -> [LimitRow; 5] {
+    let name = "received by a heavy connection";
+    let largest = options.buffers.last().map_or(0, |buffers| buffers.bytes);
+    [
+        count("an iteration", "accepts of a listener", ACCEPTS, "8 on io_uring"),
+        bytes("an iteration", name, largest, "the largest buffer, 128 times --buffer-size"),
+        bytes("an iteration", "sent to a connection", SEND_MAX, "the rest in the next iterations"),
+        bytes(
+            "an iteration",
+            "moved by all heavy ones",
+            HEAVY_BYTES,
+            "the rest come first in the next",
+        ),
+        count("an iteration", "wait of a ready light one", 1, "iterations until it is resumed"),
+    ]
 }
 
 fn admission(limits: &Limits) -> [LimitRow; 4] {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use proactor::address::{self, LISTEN_BACKLOG};
-use proactor::buffer::{Chunk, Pool, Size};
+use proactor::buffer::{Chunk, Pool, SEND_MAX, Size};
 use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
 use proactor::console::SocketInfo;
@@ -18,9 +18,11 @@ use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::loop_state::LoopState;
 use proactor::os::{self, AcceptFailure, Clock, ShutdownSignal};
 use proactor::peer::Made;
+use proactor::peers::is_heavy;
 use proactor::protocol::Protocol;
 use proactor::selector::Interest;
 
+use super::STEPS;
 use super::watched::{SocketReady, WatchedFd};
 use crate::hooks::CallHooks;
 
@@ -192,6 +194,9 @@ impl ServerState {
         if *steps == 0 {
             calls.ready(KeyOwner::Conn(id).into(), receives, !receives);
         }
+        if is_heavy(&peer.connection) {
+            *steps = STEPS - 1; // It yields after this one: the others are resumed first.
+        }
         // tokio's driver fails only when it shuts down, and this task with it.
         Poll::Ready(step.unwrap_or(TaskStep::Close))
     }
@@ -282,8 +287,7 @@ impl ServerState {
             return;
         }
         let key = KeyOwner::Conn(id).into();
-        let (sent, offered) =
-            queue.offer(usize::MAX, |parts| calls.send(key, socket, parts, SLEEPS));
+        let (sent, offered) = queue.offer(SEND_MAX, |parts| calls.send(key, socket, parts, SLEEPS));
         match sent {
             Ok(n) => {
                 self.core.peers.sent(id, n);
@@ -317,7 +321,7 @@ impl ServerState {
         }
         peers.finish_taken();
         peers.begin();
-        while let Some(marked) = peers.next_ready() {
+        while let Some(marked) = peers.next_marked() {
             if Some(marked.id) != except {
                 marked.peer.driver.waker.wake_by_ref();
             }
