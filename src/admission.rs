@@ -58,7 +58,9 @@ impl Admission {
         addr: Option<SocketAddr>,
         now: Nanos,
     ) -> Result<Option<Admitted>, CloseReason> {
-        let Some(peer) = addr else { return Ok(None) };
+        // Behind a balancer, clients are admitted when their headers have come.
+        let named_later = self.0.limits.proxy_protocol.is_some();
+        let Some(peer) = addr.filter(|_| !named_later) else { return Ok(None) };
         let (state, address) = (&self.0, counted(peer.ip()));
         let limits = &state.limits;
         let mut addresses = state.lock();

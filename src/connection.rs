@@ -502,7 +502,10 @@ impl<P: Protocol> Connection<P> {
             self.refill = true;
         }
         if let Some(reason) = &requests.abort {
-            return self.abort(reason, context);
+            return match &**reason {
+                Ok(text) => self.abort(text, context),
+                Err(reason) => self.fail(*reason, context),
+            };
         }
         if requests.has(Requests::TIMER) {
             self.set_timer(requests.timer, context);

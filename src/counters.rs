@@ -88,6 +88,8 @@ counters! {
     first_byte_timeouts,
     /// Connections of which a message was not complete in time.
     receive_timeouts,
+    /// Connections closed because they did not begin with a valid PROXY header.
+    proxy_header,
 }
 
 impl Counters {
@@ -123,6 +125,7 @@ impl Counters {
             CloseReason::Idle(_) => &mut self.idle_timeouts,
             CloseReason::NoFirstByte(_) => &mut self.first_byte_timeouts,
             CloseReason::Incomplete(_) => &mut self.receive_timeouts,
+            CloseReason::ProxyHeader => &mut self.proxy_header,
             CloseReason::Stalled(_) | CloseReason::QueueFull => return, // `evicted`
             CloseReason::Cut | CloseReason::Panicked | CloseReason::Refused => return,
         };
@@ -189,6 +192,7 @@ mod tests {
             (CloseReason::Idle(Duration::MAX), "idle_timeouts"),
             (CloseReason::NoFirstByte(Duration::MAX), "first_byte_timeouts"),
             (CloseReason::Incomplete(Duration::MAX), "receive_timeouts"),
+            (CloseReason::ProxyHeader, "proxy_header"),
             (CloseReason::Cut, "cut"),
         ];
         for (reason, name) in reasons {

@@ -122,6 +122,8 @@ pub mod proactor;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
+pub mod proxy;
+#[doc(hidden)]
 pub mod rate;
 #[doc(hidden)]
 pub mod reactor;

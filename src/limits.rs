@@ -31,6 +31,10 @@ pub struct Limits {
     pub accept_rate_per_address: Option<Rate>,
     /// Networks whose addresses have no limit of their own.
     pub exempt: Vec<Network>,
+    /// If set, each connection begins with a header of the PROXY protocol, as a balancer sends it:
+    /// the address in it is that of the peer, for the limits, the log and the protocols. Other
+    /// connections are closed, and if networks are given, those that do not come from them.
+    pub proxy_protocol: Option<Vec<Network>>,
     /// How long a drain may take.
     pub drain: Duration,
     /// Bytes of input that a protocol may leave untaken; beyond, its connection is aborted.
@@ -56,6 +60,7 @@ impl Default for Limits {
             accept_rate: None,
             accept_rate_per_address: None,
             exempt: Vec::new(),
+            proxy_protocol: None,
             drain: Duration::from_secs(5),
             max_input: MAX_INPUT,
             memory: MEMORY,
@@ -134,6 +139,8 @@ pub enum CloseReason {
     AddressLimit,
     /// Its address connected too often.
     AddressRate,
+    /// It did not begin with a valid header of the PROXY protocol.
+    ProxyHeader,
 }
 
 impl CloseReason {
@@ -194,6 +201,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Silent => "it never sent a byte, and the server is full",
             CloseReason::AddressLimit => "its address has too many connections",
             CloseReason::AddressRate => "its address connects too often",
+            CloseReason::ProxyHeader => "no valid PROXY header",
         })
     }
 }

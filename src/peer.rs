@@ -1,11 +1,12 @@
 //! The peer of a connection, and what makes the protocol that serves it.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 
 use crate::address::Address;
 use crate::admission::Admitted;
@@ -25,6 +26,26 @@ pub struct Peer {
     /// The id of the connection and how its loop is reached, if it can be.
     reach: Option<(ConnId, ShutdownSignal)>,
     handle: OnceCell<PeerHandle>,
+    /// Where a PROXY header is announced, if one is awaited.
+    proxied: OnceCell<Arc<OnceLock<ProxiedPeer>>>,
+}
+
+/// The client that a PROXY header names.
+#[derive(Debug, Clone, Copy)]
+pub struct ProxiedPeer {
+    /// The address of the client, if it has one.
+    pub addr: Option<SocketAddr>,
+    /// The length of the header, in bytes.
+    pub header: usize,
+}
+
+impl fmt::Display for ProxiedPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.addr {
+            Some(addr) => addr.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
 }
 
 /// The id of a connection and how its loop is reached; `None` if other threads cannot.
@@ -33,8 +54,10 @@ pub type Reach<'a> = Option<(ConnId, &'a ShutdownSignal)>;
 /// What is kept of the [`Peer`] of an open connection.
 #[derive(Debug, Default)]
 pub struct AcceptedPeer {
-    /// Its address, if it has one.
-    pub addr: Option<SocketAddr>,
+    /// The address of its socket, if it has one.
+    pub socket_addr: Option<SocketAddr>,
+    /// The client that a PROXY header names, once it has come.
+    pub proxied: Option<Arc<OnceLock<ProxiedPeer>>>,
     /// What its handles know of it, if it has any.
     pub shared: Option<Arc<SharedPeer>>,
     /// Its place among the connections of its address.
@@ -56,6 +79,21 @@ impl AcceptedPeer {
     pub fn of_link() -> AcceptedPeer {
         AcceptedPeer { link: true, ..AcceptedPeer::default() }
     }
+
+    /// Returns the address of the client, if it has one.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        self.proxied().map_or(self.socket_addr, |proxied| proxied.addr)
+    }
+
+    /// Returns true if, of so many bytes that were received, one is the client's.
+    pub fn has_sent(&self, received: u64) -> bool {
+        received > self.proxied().map_or(0, |proxied| proxied.header as u64)
+    }
+
+    /// Returns the client that a PROXY header has named.
+    pub fn proxied(&self) -> Option<&ProxiedPeer> {
+        self.proxied.as_ref()?.get()
+    }
 }
 
 /// A protocol, and what is kept of the peer that it serves.
@@ -74,10 +112,23 @@ impl Peer {
         connection_log::accepted(id, listener, addr);
         let reach = reach.map(|(conn, signal)| (conn, signal.clone()));
         let listener = Arc::clone(listener);
-        let peer = Peer { id, listener, addr, reach, handle: OnceCell::new() };
+        let (handle, proxied) = (OnceCell::new(), OnceCell::new());
+        let peer = Peer { id, listener, addr, reach, handle, proxied };
         let made = make(&peer);
         let shared = peer.handle.get().map(PeerHandle::shared);
-        (made, AcceptedPeer { addr, shared, ..AcceptedPeer::default() })
+        let (socket_addr, proxied) = (addr, peer.proxied.into_inner());
+        (made, AcceptedPeer { socket_addr, proxied, shared, ..AcceptedPeer::default() })
+    }
+
+    /// Returns the peer of the same connection, with this address.
+    pub(crate) fn another(&self, addr: Option<SocketAddr>) -> Peer {
+        let (handle, listener) = (self.handle().into(), Arc::clone(&self.listener));
+        Peer { id: self.id, listener, addr, reach: None, handle, proxied: OnceCell::new() }
+    }
+
+    /// Returns where the client is announced that a PROXY header will name.
+    pub(crate) fn proxied(&self) -> Arc<OnceLock<ProxiedPeer>> {
+        self.proxied.get_or_init(Arc::default).clone()
     }
 
     /// Returns the number of the connection at its server, from 1; no other connection gets the
@@ -118,7 +169,8 @@ pub struct Factory<P: ?Sized = Box<dyn Protocol>> {
     pub allow_silence: bool,
 }
 
-type MakeProtocol<P> = Box<dyn FnMut(&Peer) -> P>;
+/// What a worker makes protocols by.
+pub type MakeProtocol<P = Box<dyn Protocol>> = Box<dyn FnMut(&Peer) -> P>;
 
 impl Factory {
     /// A factory that all workers share.
@@ -139,6 +191,22 @@ impl Factory {
             Box::new(move |peer| make_or_panic_later(peer, &mut make))
         };
         Factory { make: Arc::new(make), needs: P::needs(), allow_silence: P::allow_silence() }
+    }
+}
+
+impl Factory {
+    /// Returns a factory whose protocols `wrap` makes: it may make those of this one by its second
+    /// argument, at once or later.
+    pub fn wrapped<P: Protocol>(
+        &self,
+        wrap: impl Fn(&Peer, Rc<RefCell<MakeProtocol>>) -> P + Send + Sync + 'static,
+    ) -> Factory {
+        let (wrap, inner) = (Arc::new(wrap), Arc::clone(&self.make));
+        let make = move |at| -> MakeProtocol {
+            let (wrap, inner) = (Arc::clone(&wrap), Rc::new(RefCell::new(inner(at))));
+            Box::new(move |peer| Box::new(wrap(peer, Rc::clone(&inner))))
+        };
+        Factory { make: Arc::new(make), ..*self }
     }
 }
 

@@ -274,7 +274,7 @@ impl<P: Protocol, D> Peers<P, D> {
         let PeerEntry { mut connection, driver, listener, reason, ref accepted, .. } = peer;
         if !peer.accepted.link {
             let (counters, bytes) = (&mut self.counters, [peer.received, peer.sent]);
-            connection_log::closed(counters, peer.number, accepted.addr, bytes, reason);
+            connection_log::closed(counters, peer.number, accepted.addr(), bytes, reason);
         }
         self.buffers.count -= usize::from(peer.waits_for_buffer);
         self.timers.remove(id, peer.timer);
@@ -382,7 +382,8 @@ impl<P: Protocol, D> Peers<P, D> {
 
 /// Returns true if the connection is open and has never sent a byte.
 fn is_silent<P: Protocol, D>(slab: &ConnSlab<PeerEntry<P, D>>, id: ConnId) -> bool {
-    slab.get(id).is_some_and(|peer| peer.received == 0 && peer.connection.is_open())
+    slab.get(id)
+        .is_some_and(|peer| !peer.accepted.has_sent(peer.received) && peer.connection.is_open())
 }
 
 #[cfg(test)]

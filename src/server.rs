@@ -14,6 +14,7 @@ use crate::mailbox::PostedRequest;
 use crate::model::{self, EngineOptions, Model};
 use crate::os::ShutdownSignal;
 use crate::peer::Factory;
+use crate::proxy::ProxyGate;
 
 /// A server whose sockets are open: its addresses are known, and privileges may be dropped.
 #[derive(Debug)]
@@ -86,7 +87,8 @@ impl Server {
     }
 
     fn serve(self, ready: impl FnOnce(Model)) -> Result<Report, Error> {
-        let Server { listeners, model, limits, handle, shutdown, .. } = self;
+        let Server { mut listeners, model, limits, handle, shutdown, .. } = self;
+        ProxyGate::wrap(&limits, listeners.iter_mut().map(|(_, factory)| factory));
         let (model, mut engine) = build(model, limits, shutdown)?;
         // The files of Unix sockets are removed when the server has ended.
         let _files = engine::listen_all(&mut *engine, listeners)

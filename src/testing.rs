@@ -60,7 +60,7 @@ impl Driver {
         Driver::of(&Factory::shared(factory))
     }
 
-    fn of(factory: &Factory) -> Driver {
+    pub(crate) fn of(factory: &Factory) -> Driver {
         let listener = Arc::new(Address::Tcp(([127, 0, 0, 1], 1).into()));
         let mut context = Context::new(MAX_INPUT, Clock::simulated(), Memory::new(usize::MAX));
         let (protocol, _) = Peer::with(1, &listener, None, None, factory.for_worker(0));
@@ -135,9 +135,13 @@ pub fn every_split<P: Protocol>(
     factory: impl Fn(&Peer) -> P + Send + Sync + 'static,
     input: &[u8],
 ) -> Transcript {
-    let factory = Factory::shared(factory);
+    every_split_of(&Factory::shared(factory), input)
+}
+
+/// Does what [`every_split`] does, with the protocols of a factory.
+pub(crate) fn every_split_of(factory: &Factory, input: &[u8]) -> Transcript {
     let play = |cuts: &[usize]| {
-        let mut driver = Driver::of(&factory);
+        let mut driver = Driver::of(factory);
         let ends = cuts.iter().copied().chain([input.len()]);
         let mut start = 0;
         for end in ends {

@@ -90,7 +90,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
                 number: peer.number,
                 id,
                 listener: peer.listener,
-                address,
+                address: peer.accepted.proxied().map(ToString::to_string).or(address),
                 age: Some(now.since(peer.opened)),
                 received: peer.received,
                 sent: peer.sent,

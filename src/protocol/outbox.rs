@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Received;
 use crate::buffer::{Chunk, SendQueue, Size};
+use crate::clock::Nanos;
 use crate::limits::{CloseReason, MAX_INPUT};
 use crate::memory::Memory;
 use crate::os::Clock;
@@ -92,8 +93,8 @@ const UNDELIVERED_MAX: usize = 64 << 10;
 pub struct Requests {
     /// One bit each: see the constants.
     flags: u8,
-    /// Why it aborts, if it does.
-    pub(crate) abort: Option<Box<Cow<'static, str>>>,
+    /// Why it aborts, if it does: by a text to log, or by a reason that was logged.
+    pub(crate) abort: Option<Box<Result<Cow<'static, str>, CloseReason>>>,
     /// With `TIMER`: when its timer expires; `None` clears it.
     pub(crate) timer: Option<Duration>,
 }
@@ -222,7 +223,13 @@ impl<'a> Outbox<'a> {
     /// Closes the connection now; what is queued is dropped. The reason is logged.
     pub fn abort(&mut self, reason: impl Into<Cow<'static, str>>) {
         self.requests.flags |= Requests::ABORT;
-        self.requests.abort.get_or_insert_with(|| Box::new(reason.into()));
+        self.requests.abort.get_or_insert_with(|| Box::new(Ok(reason.into())));
+    }
+
+    /// Closes the connection now, for a reason that was logged.
+    pub(crate) fn close_as(&mut self, reason: CloseReason) {
+        self.requests.flags |= Requests::ABORT;
+        self.requests.abort.get_or_insert_with(|| Box::new(Err(reason)));
     }
 
     /// Asks for one call of [`refill`](super::Protocol::refill), as soon as little is queued.
@@ -247,6 +254,11 @@ impl<'a> Outbox<'a> {
     /// Returns the time, by the clock of the server: in a test, that of the test.
     pub fn now(&self) -> Instant {
         self.context.clock.instant()
+    }
+
+    /// Returns the time by the clock of the server, as engines have it.
+    pub(crate) fn server_now(&self) -> Nanos {
+        self.context.clock.now()
     }
 
     /// Receives nothing more until [`resume`](Outbox::resume): an answer from elsewhere is awaited.

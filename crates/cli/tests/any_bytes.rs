@@ -3,7 +3,7 @@
 //! every run: a real one, damaged.
 //!
 //! `PROACTOR_CORPUS=$PWD/fuzz/corpus cargo test --test any_bytes` also writes what the fuzz targets
-//! begin from. Then: `cargo +nightly fuzz run trace`, `exports` or `kernel`.
+//! begin from. Then: `cargo +nightly fuzz run trace`, `exports`, `kernel` or `proxy`.
 
 #[path = "any_bytes/kernel.rs"]
 mod kernel;

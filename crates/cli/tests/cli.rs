@@ -530,6 +530,22 @@ fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
 }
 
 #[test]
+fn a_wrong_rate_or_network_is_refused_with_the_right_spelling() {
+    for (option, right) in [
+        ("--accept-rate=0/s", "100/s"),
+        ("--accept-rate-per-address=10/h", "30/m"),
+        ("--exempt=10.1.0.0/8", "its first address is 10.0.0.0"),
+        ("--exempt=", "10.0.0.0/8"),
+        ("--proxy-protocol=balancer", "10.0.0.0/8"),
+        ("--silent-timeout=0s", "silent-timeout"),
+    ] {
+        assert_refused(proactor(&["--listen", "127.0.0.1:0", option]).run(), 2, right);
+    }
+    let limits = ["--model", "process", "--proxy-protocol", "--max-connections-per-address=1"];
+    assert_refused(proactor(&limits).run(), 2, "process has no limits per address");
+}
+
+#[test]
 fn an_option_without_effect_is_a_usage_error() {
     let exit = proactor(&["--kernel", "5.6", "--model", "epoll"]).run();
     assert_refused(exit, 2, "--kernel is only for uring");

@@ -166,6 +166,8 @@ conformance!({
     an_address_has_so_many_connections_and_the_end_of_others_is_orderly needs Crowd,
     an_address_that_connects_too_often_is_closed_and_others_are_served,
     connections_above_the_accept_rate_wait_and_are_served,
+    the_client_in_a_proxy_header_is_logged_and_limited_and_no_byte_is_lost,
+    a_member_joins_behind_its_proxy_header needs Crowd,
     more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end needs Crowd,
     descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end needs Crowd,
     a_crowd_that_bursts_into_two_buffers_gets_every_byte,
@@ -797,7 +799,7 @@ fn a_full_server_closes_silent_connections_and_says_that_it_is_full(model: Model
 fn a_member_that_only_listens_is_not_silent(model: Model) {
     let limits = ["--max-connections", "2", "--silent-timeout", "1ms"];
     let server = model.serve("chat").args(&limits).start();
-    let listens = enter(server.address(), Options::default());
+    let listens = Client::connect(server.address());
     let talks = enter(server.address(), Options::default());
     listens.hear(b"* 2 joined\n");
     let waits = Client::connect(server.address());
@@ -867,6 +869,66 @@ fn connections_above_the_accept_rate_wait_and_are_served(model: Model) {
     assert_eq!(exit.counter("accepted"), 12);
     assert!(exit.counter("accept_rate") >= 1, "{exit:?}");
     assert!(exit.stderr.contains("the accept rate is reached"), "{exit:?}");
+}
+
+fn the_client_in_a_proxy_header_is_logged_and_limited_and_no_byte_is_lost(model: Model) {
+    let client = |server: &Server, from: &str| {
+        let client = Client::connect(server.address());
+        client.say(format!("PROXY TCP4 {from} 127.0.0.1 1234 80\r\nPI").as_bytes());
+        // One that is closed takes no more.
+        let _ = client.say_some(b"NG");
+        client
+    };
+    let log = ["--proxy-protocol", "--log", "info", "--log-format", "json"];
+    let mut server = model.serve("echo").args(&log);
+    let limits = !model.declared().info().forks();
+    if limits {
+        server = server.args(&["--max-connections-per-address", "1"]);
+    }
+    let server = server.start();
+    let first = client(&server, "192.0.2.7");
+    first.hear(b"PING");
+    if limits && !model.missing(Ability::Crowd) {
+        let second = client(&server, "192.0.2.7");
+        assert_eq!(second.hear_all().0, b"", "its address has a connection");
+        client(&server, "192.0.2.8").hear(b"PING");
+    }
+    first.finish();
+    first.hear_end();
+    let direct = Client::connect(server.address());
+    direct.say(b"PING");
+    assert_eq!(direct.hear_all().0, b"", "it has no header");
+    let exit = server.drain();
+    assert_eq!(exit.counter("proxy_header"), 1, "{exit:?}");
+    let lines = exit.stderr.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let mut closed = lines.filter(|line: &Value| line["message"] == "closed");
+    assert!(closed.any(|line| line["peer"] == "192.0.2.7:1234"), "{exit:?}");
+    assert!(exit.stderr.contains("no valid PROXY header"), "{exit:?}");
+
+    let server = model.serve("echo").args(&["--proxy-protocol=10.0.0.0/8,::1"]).start();
+    assert_eq!(client(&server, "192.0.2.7").hear_all().0, b"", "it is not trusted");
+    assert_eq!(server.drain().counter("proxy_header"), 1);
+}
+
+fn a_member_joins_behind_its_proxy_header(model: Model) {
+    let server = model.serve("chat").args(&["--proxy-protocol"]).start();
+    let enter = || {
+        let client = Client::connect(server.address());
+        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"; // LOCAL, of version 2.
+        client.say(&local[..9]);
+        client.say(&local[9..]);
+        client
+    };
+    let first = enter();
+    first.say(b"x\n");
+    // A first member gets nothing: another one joins until it is there.
+    let second = enter();
+    first.hear(b"* 2 joined\n");
+    second.say(b"hello\n");
+    first.hear(b"[2] hello\n");
+    second.finish();
+    first.hear(b"* 2 left\n");
+    server.drain();
 }
 
 fn more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end(model: Model) {

@@ -43,6 +43,26 @@ pub(super) struct AdmissionArgs {
     /// otherwise, 127.0.0.1 neither
     #[arg(long, value_name = "NETWORK,…", value_delimiter = ',')]
     exempt: Vec<Network>,
+
+    /// Expect a header of the PROXY protocol, version 1 or 2, at the beginning of each connection,
+    /// as from a balancer: limits, log and protocols then see the address of the client.
+    /// Connections without a valid one are closed, and with NETWORK, those from elsewhere
+    #[arg(long, value_name = "NETWORK,…", num_args = 0..=1, require_equals = true,
+          default_missing_value = "")]
+    proxy_protocol: Option<Networks>,
+}
+
+/// The networks of a list; none if it is empty.
+#[derive(Debug, Clone)]
+struct Networks(Vec<Network>);
+
+impl FromStr for Networks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Networks, String> {
+        let listed = text.split(',').filter(|_| !text.is_empty());
+        listed.map(str::parse).collect::<Result<_, _>>().map(Networks)
+    }
 }
 
 /// A time, or none.
@@ -68,5 +88,12 @@ impl AdmissionArgs {
         limits.accept_rate = self.accept_rate;
         limits.accept_rate_per_address = self.accept_rate_per_address;
         limits.exempt = self.exempt.clone();
+        limits.proxy_protocol = self.proxy_protocol.clone().map(|Networks(from)| from);
+    }
+
+    /// Returns true if clients are limited by the addresses that PROXY headers name.
+    pub(super) fn limits_proxied_addresses(&self) -> bool {
+        let of_address = self.max_connections_per_address.is_some();
+        (of_address || self.accept_rate_per_address.is_some()) && self.proxy_protocol.is_some()
     }
 }

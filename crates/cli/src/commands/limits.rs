@@ -17,6 +17,7 @@ use proactor::memory_plan::MemoryPlan;
 use proactor::model::EngineOptions;
 use proactor::peers::HEAVY_BYTES;
 use proactor::reactor::ACCEPTS;
+use proactor::proxy::HEADER_TIMEOUT;
 use proactor_report::template;
 
 /// One limit.
@@ -94,7 +95,7 @@ fn iteration(options: &EngineOptions) -> [LimitRow; 5] {
     ]
 }
 
-fn admission(limits: &Limits) -> [LimitRow; 4] {
+fn admission(limits: &Limits) -> [LimitRow; 5] {
     let row = |name, value: Option<u64>, unit, why: &str| LimitRow {
         section: "connections",
         name,
@@ -116,6 +117,12 @@ fn admission(limits: &Limits) -> [LimitRow; 4] {
         row("--max-connections-per-address", of_address, Counted::Count, "others are closed"),
         rate("--accept-rate", limits.accept_rate, "others wait"),
         rate("--accept-rate-per-address", limits.accept_rate_per_address, "others are closed"),
+        time(
+            "connections",
+            "PROXY header",
+            limits.proxy_protocol.is_some().then_some(HEADER_TIMEOUT),
+            "--proxy-protocol: a connection without one is closed",
+        ),
     ]
 }
 

@@ -21,6 +21,7 @@ use proactor::console::{Console, ListenerInfo};
 use proactor::limits::{Ended, Limits};
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
 use proactor::printable::escape;
+use proactor::proxy::ProxyGate;
 use proactor::ring::kernel::{self, Version};
 use proactor::{Model, os};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
@@ -161,7 +162,8 @@ impl ServeArgs {
         let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
         stream::bound_waits();
-        let (listeners, infos) = early.map_or_else(|| self.listen(), Ok)?;
+        let (mut listeners, infos) = early.map_or_else(|| self.listen(), Ok)?;
+        ProxyGate::wrap(&options.limits, listeners.iter_mut().map(|(_, factory)| factory));
         // Now, so that a server that cannot listen empties no file.
         let stats = self.stats.as_deref().map(Destination::open).transpose()?;
         let (trace, mut trace_output) = self.record.prepare(model)?;
@@ -219,6 +221,14 @@ impl ServeArgs {
             && let Some(reason) = model.info().missing(Ability::Console)
         {
             wrong_usage(&format!("{why} does not work with {model}: {reason}"));
+        }
+        if let Some(model) = asked.filter(|model| model.info().forks())
+            && self.admission.limits_proxied_addresses()
+        {
+            wrong_usage(&format!(
+                "{model} has no limits per address with --proxy-protocol: each header is read in a \
+                 process of its own"
+            ));
         }
     }
 

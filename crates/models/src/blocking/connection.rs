@@ -316,7 +316,7 @@ impl<C: Calls> ConnectionThread<'_, C> {
         self.publish_open(false);
         *self.member.lock_writer(self.driver.calls) = MayWrite::RepliesOnly;
         let [received, sent] = [received, sent].map(|count| count.load(Ordering::Relaxed));
-        self.driver.close(*number, self.accepted.addr, [received, sent]);
+        self.driver.close(*number, self.accepted.addr(), [received, sent]);
         if !self.driver.context.messages.is_empty() {
             // A delivery may have to wait; the peer must not.
             let _ =

@@ -87,7 +87,10 @@ fn row(member: &Member, now: Nanos) -> Row {
         number: member.number,
         id: member.id,
         listener: member.listener(),
-        address: address::of_peer(member.socket()),
+        address: match member.client() {
+            Some(client) => Some(client.to_string()),
+            None => address::of_peer(member.socket()),
+        },
         age: Some(now.since(member.accepted)),
         received: member.received.load(Ordering::Relaxed),
         sent: member.sent.load(Ordering::Relaxed),

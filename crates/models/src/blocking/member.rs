@@ -29,7 +29,7 @@ use proactor::limits::{CloseReason, Timeouts};
 use proactor::mailbox::PostedRequest;
 use proactor::memory::SHARE_MAX;
 use proactor::os::{self, ShutdownSignal};
-use proactor::peer::{Factory, Made, Peer};
+use proactor::peer::{Factory, Made, Peer, ProxiedPeer};
 use proactor::protocol::{Message, Protocol};
 use proactor::timeouts::LookState;
 
@@ -55,6 +55,8 @@ pub(super) struct Member {
     origin: Arc<Origin>,
     /// The address of its peer, and its place among the connections of that address.
     pub(super) peer: AdmittedPeer,
+    /// Where its client is announced, if a PROXY header names it.
+    proxied: OnceLock<Arc<OnceLock<ProxiedPeer>>>,
     /// When it was accepted.
     pub(super) accepted: Nanos,
     /// Bytes received from it, by its own thread.
@@ -114,6 +116,7 @@ impl Member {
             number,
             origin,
             peer,
+            proxied: OnceLock::new(),
             accepted: os::now(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -132,7 +135,10 @@ impl Member {
     pub(super) fn make_protocol(&self, signal: &ShutdownSignal) -> Made<Box<dyn Protocol>> {
         let (origin, reach) = (&*self.origin, Some((self.id, signal)));
         let make = origin.factory.for_worker(0);
-        Peer::with(self.number, &origin.address, self.peer.0, reach, make)
+        let (protocol, accepted) =
+            Peer::with(self.number, &origin.address, self.peer.0, reach, make);
+        accepted.proxied.iter().for_each(|client| _ = self.proxied.set(Arc::clone(client)));
+        (protocol, accepted)
     }
 
     /// Returns the number of its listener.
@@ -142,7 +148,13 @@ impl Member {
 
     /// Returns true if it has never sent a byte, and should have.
     pub(super) fn is_silent(&self) -> bool {
-        !self.origin.factory.allow_silence && self.received.load(Ordering::Relaxed) == 0
+        let header = self.client().map_or(0, |client| client.header as u64);
+        !self.origin.factory.allow_silence && self.received.load(Ordering::Relaxed) <= header
+    }
+
+    /// Returns the client that a PROXY header has named.
+    pub(super) fn client(&self) -> Option<&ProxiedPeer> {
+        self.proxied.get()?.get()
     }
 
     /// Returns the socket of the connection.

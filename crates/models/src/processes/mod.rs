@@ -308,7 +308,7 @@ impl<C: CallHooks> Processes<C> {
 
     /// A child serves a client.
     fn forked(&mut self, pid: Pid, client: ChildClient) {
-        let (addr, allow_silence) = (client.peer.addr, client.peer.allow_silence);
+        let (addr, allow_silence) = (client.peer.addr(), client.peer.allow_silence);
         if !self.lifecycle.is_serving() {
             self.terminate(pid, &client);
         }
@@ -388,7 +388,7 @@ impl<C: CallHooks> Processes<C> {
             self.calls.close(KeyOwner::Listener(id).into(), connection.socket);
             let NewConnection { number, accepted, .. } = connection;
             let counters = &mut self.counters;
-            connection_log::closed(counters, number, accepted.addr, [0, 0], CloseReason::Refused);
+            connection_log::closed(counters, number, accepted.addr(), [0, 0], CloseReason::Refused);
         }
     }
 
@@ -468,7 +468,7 @@ impl<C: CallHooks> Processes<C> {
         let mut counters = self.counted.close(client.id);
         if counters.closed == 0 {
             let bytes = [counters.received_bytes, counters.sent_bytes];
-            connection_log::closed(&mut counters, client.number, client.peer.addr, bytes, reason);
+            connection_log::closed(&mut counters, client.number, client.peer.addr(), bytes, reason);
         }
         self.counters += counters;
     }

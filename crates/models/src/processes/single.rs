@@ -94,7 +94,7 @@ pub(super) fn serve<C: Calls>(
         driver.context.messages.clear();
     }
     let bytes = [driver.counters.received_bytes, driver.counters.sent_bytes];
-    driver.close(number, accepted.addr, bytes);
+    driver.close(number, accepted.addr(), bytes);
     publish(driver.counters);
     calls.close(key, socket);
     Ok(())
