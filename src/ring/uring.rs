@@ -457,6 +457,9 @@ impl fmt::Debug for Uring {
 const _: () = assert!(size_of::<cqueue::Entry>() == size_of::<Cqe>());
 
 #[cfg(test)]
+mod rare;
+
+#[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
     use std::ptr::null_mut;
@@ -474,6 +477,36 @@ mod tests {
         let buffers = vec![BufferClass { bytes: 4096, count: 8 }];
         let config = Config { kernel, connections: 1, buffers, addresses: false };
         Uring::new(config).map_err(|error| error.to_string())
+    }
+
+    /// Queues an entry that the kernel refuses as it takes it, and not as it runs it.
+    pub(super) fn queue_refused(ring: &mut Uring) {
+        let cancel = opcode::AsyncCancel::new(0).build().flags(squeue::Flags::BUFFER_SELECT);
+        ring.queue(cancel, Token::at(Kind::Internal, 7), -1, 0, 0);
+    }
+
+    /// From now on an enter of this thread that submits `count` entries fails with this error.
+    pub(super) fn fail_enter(count: u32, errno: i32) {
+        use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+        let op = |code: u32, k: u32, jf: u8| sock_filter { code: code as u16, jt: 0, jf, k };
+        let load = |at: usize| op(BPF_LD | BPF_W | BPF_ABS, at as u32, 0);
+        let equal = |k: u32, jf| op(BPF_JMP | BPF_JEQ | BPF_K, k, jf);
+        let arg = std::mem::offset_of!(libc::seccomp_data, args) + size_of::<u64>();
+        let low = if cfg!(target_endian = "big") { 4 } else { 0 };
+        let mut filter = [
+            load(std::mem::offset_of!(libc::seccomp_data, nr)),
+            equal(libc::SYS_io_uring_enter as u32, 3),
+            load(arg + low),
+            equal(count, 1),
+            op(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32, 0),
+            op(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+        ];
+        let program = libc::sock_fprog { len: 6, filter: filter.as_mut_ptr() };
+        // SAFETY: takes numbers alone.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: `program` and the filter that it points to are read during the call.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }, 0);
     }
 
     /// Returns the result of an operation that the loop does not know.

@@ -204,7 +204,9 @@ impl Sim {
         if self.far(socket).was_reset().is_some() {
             self.post(token, -libc::ECONNRESET, 0);
         } else if self.befalls(Fault::RecvInterrupted) {
-            self.post(token, -libc::EINTR, 0);
+            let errnos = [libc::EINTR, if at_once { libc::EINTR } else { libc::EAGAIN }];
+            let errno = errnos[self.dice.below(2)];
+            self.post(token, -errno, 0);
         } else if self.befalls(Fault::NoMemory) {
             self.post(token, -libc::ENOMEM, 0);
         } else if !has_buffer && available > 0 {
@@ -269,7 +271,8 @@ impl Sim {
             return self.end(&doing, -errno);
         }
         if doing.cancelled == Cancelled::No && self.befalls(Fault::NoMemory) {
-            return self.end(&doing, -libc::ENOMEM);
+            let errno = [libc::ENOMEM, libc::EAGAIN][self.dice.below(2)];
+            return self.end(&doing, -errno);
         }
         let space = match doing.cancelled {
             Cancelled::Yes => 0,
