@@ -132,7 +132,7 @@ impl<P: Protocol, D> PeerEntry<P, D> {
         self.reason = reason;
         self.accepted.shared.iter().for_each(|shared| _ = shared.close());
         if reason.is_eviction() || reason.is_timeout() || reason == CloseReason::Panicked {
-            let peer = self.accepted.addr.map(tracing::field::display);
+            let peer = self.accepted.addr().map(tracing::field::display);
             tracing::warn!(connection = self.number, %id, peer, "{reason}");
             counters.evicted += u64::from(reason.is_eviction());
         }

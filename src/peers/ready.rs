@@ -93,8 +93,8 @@ impl<P: Protocol, D> Peers<P, D> {
         std::mem::swap(ready, marked);
     }
 
-    /// Returns the next connection of the pass: the light ones first, then heavy ones, as far as the
-    /// budget of the iteration permits.
+    /// Returns the next connection of the pass: the light ones first, then heavy ones, as far as
+    /// the budget of the iteration permits.
     pub fn next_ready(&mut self) -> Option<ReadyPeer<'_, P, D>> {
         while let Some(&id) = self.ready.ready.get(self.ready.next) {
             self.ready.next += 1;

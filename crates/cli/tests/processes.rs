@@ -403,3 +403,48 @@ fn a_connection_that_waits_for_its_child_when_the_server_drains_has_its_line_in_
     let reasons: Vec<bool> = closed.map(|line| line.contains("for want of resources")).collect();
     assert_eq!(reasons, [true], "{}", exit.stderr);
 }
+
+#[test]
+fn a_stopped_child_is_killed_and_its_group_goes_on() {
+    let server = serve(&[CHAT]).args(&["--evict-timeout", "2s"]).start();
+    let (speaker, listener) = (enter(server.address()), enter(server.address()));
+    let before = eventually_children(&server, 2);
+    let stopped = enter(server.address());
+    let all = eventually_children(&server, 3);
+    let child = all.iter().find(|child| before.iter().all(|other| other.0 != child.0)).unwrap();
+    child.signal(libc::SIGSTOP);
+    let line = [&[b'x'; 10_000][..], b"\n"].concat();
+    let speak = || {
+        // More than links and sockets hold. A pause of the whole group is longer than the timeout
+        // of a client.
+        let all = line.repeat(2_000);
+        let mut sent = 0;
+        while sent < all.len() {
+            match speaker.say_some(&all[sent..]) {
+                Ok(n) => sent += n,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+        speaker.finish();
+    };
+    let mut heard = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(speak);
+        let mut buffer = vec![0; 1 << 16];
+        while !heard.windows(6).any(|text| text == b"1 left") {
+            match listener.hear_some(&mut buffer) {
+                Ok(0) => panic!("the listener is disconnected"),
+                Ok(n) => {
+                    heard.drain(..heard.len().saturating_sub(5));
+                    heard.extend_from_slice(&buffer[..n]);
+                }
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+    });
+    eventually("it is killed", || (!child.exists()).then_some(()));
+    drop((stopped, listener));
+    let exit = server.drain();
+    assert_eq!(exit.counter("evicted"), 1, "{exit:?}");
+    assert!(exit.stderr.contains("a child is stopped or blocked while others wait: killed"));
+}

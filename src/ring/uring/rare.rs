@@ -51,7 +51,8 @@ impl PeerPair {
     }
 
     fn recv(&self, ring: &mut Uring) {
-        ring.submit(Op::Recv { conn: self.conn, socket: self.socket(), size: Size(0) }).unwrap();
+        let (conn, socket) = (self.conn, self.socket());
+        ring.submit(Op::Recv { conn, socket, size: Size(0), at_once: false }).unwrap();
     }
 }
 
@@ -178,7 +179,7 @@ fn a_ring_that_is_dropped_has_nothing_in_flight() {
         let Some(mut ring) = ring_for(1, missing) else { return };
         let PeerPair { conn, ours, mut theirs } = PeerPair::new(0);
         let socket = Socket(ours.as_raw_fd() as u32);
-        ring.push(Op::Recv { conn, socket, size: Size(0) });
+        ring.push(Op::Recv { conn, socket, size: Size(0), at_once: false });
         ring.enter(Wait::No).unwrap();
         let pool = Rc::clone(ring.pool());
         drop((ring, ours));

@@ -16,8 +16,8 @@ use proactor::limits::{Limits, Timeouts};
 use proactor::memory_plan::MemoryPlan;
 use proactor::model::EngineOptions;
 use proactor::peers::HEAVY_BYTES;
-use proactor::reactor::ACCEPTS;
 use proactor::proxy::HEADER_TIMEOUT;
+use proactor::reactor::ACCEPTS;
 use proactor_report::template;
 
 /// One limit.

@@ -25,6 +25,7 @@ mod frames;
 mod relay;
 mod shared_counters;
 mod single;
+mod stalls;
 
 use std::collections::HashMap;
 use std::io;
@@ -35,6 +36,7 @@ use std::os::unix::net::UnixStream;
 use self::relay::Relay;
 use self::shared_counters::SharedCounters;
 use self::single::NewConnection;
+use self::stalls::StallWatch;
 use crate::hooks::{CHILD_EXITS, CallHooks, LISTENERS, SHUTDOWN};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::AT_ONCE;
@@ -71,6 +73,8 @@ struct ChildClient {
     number: u64,
     /// What is known of its peer.
     peer: AcceptedPeer,
+    /// The link to its child, if there is one.
+    link: Option<ConnId>,
     /// Why the parent has killed it, if it has.
     killed: Option<CloseReason>,
 }
@@ -93,6 +97,7 @@ pub(crate) struct Processes<C: CallHooks> {
     /// A connection that was accepted and could not be forked for yet.
     waiting: Option<(ListenerId, NewConnection)>,
     children: HashMap<Pid, ChildClient>,
+    stalls: StallWatch,
     silent: SilentQueue<Pid>,
     /// A child that was killed because its client never sent a byte; another one only after it.
     closing_silent: Option<Pid>,
@@ -136,6 +141,7 @@ impl<C: CallHooks> Processes<C> {
             listeners: Vec::new(),
             waiting: None,
             children: HashMap::new(),
+            stalls: StallWatch::default(),
             silent: SilentQueue::default(),
             closing_silent: None,
             counted: SharedCounters::new(limits.connections)?,
@@ -162,9 +168,11 @@ impl<C: CallHooks> Processes<C> {
         }
         self.watch_listeners()?;
         let silent = self.close_silent();
-        self.relay.wake_at(earlier(self.lifecycle.next_timer(), silent));
+        let timer = earlier(self.lifecycle.next_timer(), silent);
+        self.relay.wake_at(earlier(timer, self.stalls.next_look()));
         // Links end, the relay does not.
         let _ = self.relay.run_once()?;
+        self.end_stalled();
         let mut flow = ControlFlow::Continue(());
         for number in self.relay.take_external() {
             match number {
@@ -294,7 +302,8 @@ impl<C: CallHooks> Processes<C> {
         let pid = forked.inspect_err(|_| _ = self.counted.close(client))?;
         let NewConnection { socket, protocol, accepted, .. } =
             both.take().expect("not taken in the parent");
-        self.forked(pid, ChildClient { id: client, number, peer: accepted, killed: None });
+        let link = ours.is_some().then(|| self.relay.next_id());
+        self.forked(pid, ChildClient { id: client, number, peer: accepted, link, killed: None });
         // The parent's copy, in the name of the listener; the child closes its own.
         self.calls.close(KeyOwner::Listener(id).into(), socket);
         if let Some(link) = ours {
@@ -346,6 +355,26 @@ impl<C: CallHooks> Processes<C> {
     }
 
     // Ending.
+
+    /// Kills the children that take nothing of what others of their group wait to send.
+    fn end_stalled(&mut self) {
+        let waits = self.relay.waits_for_peers();
+        if !waits && self.stalls.next_look().is_none() {
+            return;
+        }
+        let Some(evict) = self.lifecycle.limits.timeouts.evict else { return };
+        for link in self.stalls.look(waits, 2 * evict, os::now, self.relay.owed()) {
+            // The kill may come late; the others go on now.
+            self.relay.break_off(link, CloseReason::Failed(libc::ETIMEDOUT));
+            let child = self.children.iter_mut().find(|(_, client)| client.link == Some(link));
+            if let Some((&pid, client)) = child {
+                client.killed = Some(CloseReason::Stalled(2 * evict));
+                self.counters.evicted += 1;
+                tracing::warn!(%pid, "a child is stopped or blocked while others wait: killed");
+                let _ = self.kill(&self.children[&pid], || process::kill(pid));
+            }
+        }
+    }
 
     /// Reaps all children that have ended: their signals coalesce.
     fn reap(&mut self) -> io::Result<()> {
