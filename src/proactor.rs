@@ -275,6 +275,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         // A connection that waits for a buffer may get the one that a send with `skip_success` is
         // about to free.
         if self.state.peers.has_marked()
+            || self.is_drained() // The last connection may have closed as the drain began.
             || self.state.peers.has_taken()
             || (self.unconfirmed_sends && self.state.peers.has_buffer_waiters())
         {
