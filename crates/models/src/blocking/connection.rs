@@ -287,10 +287,19 @@ impl<C: Calls> ConnectionThread<'_, C> {
             self.status.publish(counters);
             self.membership.others(earlier_only, &mut self.others);
         }
-        for other in self.others.drain(..) {
-            other.write_broadcasts(*calls, &context.messages, self.member, counters);
-            release(*calls, other);
+        let mut stalls = Vec::new();
+        for (at, other) in self.others.iter().enumerate() {
+            let (calls, mut stall) = (*calls, stalls.get(at).copied());
+            let stall = stall.get_or_insert_with(|| other.stall_check());
+            other.write_broadcasts(calls, &context.messages, self.member, counters, stall, || {
+                if stalls.is_empty() {
+                    stalls.extend(self.others.iter().map(|other| other.stall_check()));
+                }
+                let rest = self.others.iter().zip(&mut stalls).skip(at + 1);
+                rest.for_each(|(other, stall)| other.look_ahead(calls, stall));
+            });
         }
+        self.others.drain(..).for_each(|other| release(*calls, other));
         context.messages.clear();
     }
 

@@ -16,6 +16,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::state::ThreadState;
 use proactor::address::Address;
@@ -213,13 +214,15 @@ impl Member {
 
     /// Writes the broadcasts of `speaker`, in one piece, however long the peer sleeps, unless it
     /// takes nothing at all: then it is evicted. Called by the thread of the speaker, which owns
-    /// the calls and the counters.
+    /// the calls and the counters. `waits` is called after each send without a result.
     pub(super) fn write_broadcasts(
         &self,
         calls: &impl Calls,
         messages: &[Message],
         speaker: &Member,
         counters: &mut Counters,
+        stall: &mut StallCheck,
+        mut waits: impl FnMut(),
     ) {
         speaker.does(ThreadState::locks_writer_of(self.number));
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -235,10 +238,9 @@ impl Member {
                 }
             }
         }
-        let mut stall = StallCheck::new(self.timeouts);
         while !queue.is_empty() {
-            match self.send(calls, &queue, usize::MAX, &mut stall, || true) {
-                Ok(0) => {}
+            match self.send(calls, &queue, usize::MAX, stall, || true) {
+                Ok(0) => waits(),
                 Ok(n) => {
                     queue.advance(n);
                     counters.sends += 1;
@@ -250,6 +252,24 @@ impl Member {
                 }
             }
         }
+    }
+
+    /// Looks at the peer while a speaker that writes to it later waits for another member. So
+    /// those that read nothing are given up together, not one after another.
+    pub(super) fn look_ahead(&self, calls: &impl Calls, stall: &mut StallCheck) {
+        let writable = calls.poll(self.key(), self.socket(), libc::POLLOUT, Some(Duration::ZERO));
+        if !matches!(writable, Ok(0)) {
+            *stall = self.stall_check();
+        } else if let Some(reason) =
+            stall.look(self.sent.load(Ordering::Relaxed), self.socket(), true)
+        {
+            self.break_off(calls, reason);
+        }
+    }
+
+    /// Returns the state of a look at its peer before the first.
+    pub(super) fn stall_check(&self) -> StallCheck {
+        StallCheck::new(self.timeouts)
     }
 
     /// Breaks the connection from another thread. This wakes a thread that sleeps in a call on its
@@ -312,7 +332,7 @@ impl Member {
 
 /// Decides when a peer that acknowledges nothing is given up, by the sends that took a
 /// period without a result.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct StallCheck {
     limits: Timeouts,
     progress: LookState,

@@ -52,6 +52,12 @@ fn broadcast(text: impl Into<Chunk>) -> Message {
     Message::Broadcast(text.into())
 }
 
+/// Has `member` written these messages of `speaker`.
+fn write(member: &Member, messages: &[Message], speaker: &Member, counters: &mut Counters) {
+    let mut stall = member.stall_check();
+    member.write_broadcasts(&PlainCalls, messages, speaker, counters, &mut stall, || {});
+}
+
 /// Returns a connection of a server, and the other end of its socket.
 fn enter(shared: &Arc<SharedState>) -> (Membership, UnixStream) {
     enter_at(shared, &origin_of(|| Echo))
@@ -297,7 +303,7 @@ fn pieces_of_several_senders_never_interleave() {
                 let mut counters = Counters::default();
                 for _ in 0..PIECES {
                     let sent = [broadcast(piece.clone())];
-                    member.write_broadcasts(&PlainCalls, &sent, &member, &mut counters);
+                    write(&member, &sent, &member, &mut counters);
                 }
                 assert_eq!(counters.sent_bytes, (PIECES * PIECE) as u64);
             });
@@ -317,16 +323,43 @@ fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
     let speaker = Arc::clone(&membership.member);
     let speaking = thread::spawn(move || {
         let (many, mut counters) = ([broadcast(vec![b'x'; 16 << 20])], Counters::default());
-        speaker.write_broadcasts(&PlainCalls, &many, &speaker, &mut counters);
+        write(&speaker, &many, &speaker, &mut counters);
         // Nothing more is sent to it, and none is tried.
         let calls = os::calls();
-        speaker.write_broadcasts(&PlainCalls, &[broadcast("more")], &speaker, &mut counters);
+        write(&speaker, &[broadcast("more")], &speaker, &mut counters);
         assert_eq!(os::calls(), calls);
         assert_eq!(speaker.broken_off.get(), Some(&CloseReason::Stalled(EVICT)));
     });
     let counters = serve_here(&shared, membership);
     speaking.join().unwrap();
     assert_eq!((counters.evicted, counters.closed), (1, 1));
+}
+
+#[test]
+fn members_that_read_nothing_are_given_up_together() {
+    const IDLERS: usize = 12;
+    let shared = shared();
+    let chat = origin_of(|| Broadcast);
+    let idlers = [(); IDLERS].map(|()| enter_at(&shared, &chat));
+    for (idler, _) in &idlers {
+        let (socket, bytes) = (idler.member.socket(), [0; 1 << 12]);
+        while os::send(socket, &[io::IoSlice::new(&bytes)], libc::MSG_DONTWAIT).is_ok() {}
+    }
+    let (reader, mut peer) = enter_at(&shared, &chat);
+    let (speaker, mut mouth) = enter_at(&shared, &chat);
+    let serving = [reader, speaker].map(|membership| {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || serve_here(&shared, membership))
+    });
+    let before = os::now();
+    mouth.write_all(b"first").unwrap();
+    assert_eq!(receive(&mut peer, 5), b"first");
+    let took = os::now().since(before);
+    assert!(took < EVICT * IDLERS as u32, "one after another, within {took:?}");
+    let evicted = |(idler, _): &(Membership, _)| idler.member.broken_off.get().is_some();
+    assert!(idlers.iter().all(evicted));
+    drop((peer, mouth, idlers));
+    serving.into_iter().for_each(|serving| _ = serving.join().unwrap());
 }
 
 #[test]
@@ -338,7 +371,7 @@ fn a_waiting_thread_shows_the_connection_it_waits_for() {
         let writer = listener.lock_writer(&PlainCalls);
         scope.spawn(move || {
             let (many, mut counters) = ([broadcast(vec![b'x'; 4 << 20])], Counters::default());
-            listener.write_broadcasts(&PlainCalls, &many, speaker, &mut counters);
+            write(listener, &many, speaker, &mut counters);
         });
         let shows = |doing| {
             while speaker.state() != doing {
@@ -363,7 +396,7 @@ fn a_member_that_reads_no_replies_is_evicted_for_a_waiting_sender() {
     peer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     while peer.write(&[0; 4096]).is_ok() {}
     let mut counters = Counters::default();
-    member.write_broadcasts(&PlainCalls, &[broadcast("news")], &member, &mut counters);
+    write(&member, &[broadcast("news")], &member, &mut counters);
     assert_eq!((own.join().unwrap().evicted, counters), (1, Counters::default()));
 }
 
