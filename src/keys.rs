@@ -165,6 +165,11 @@ impl<T> ConnSlab<T> {
         Some(self.slots.remove(id.slot as usize).1)
     }
 
+    /// Frees the memory behind the last value. No id changes.
+    pub fn shrink(&mut self) {
+        self.slots.shrink_to_fit();
+    }
+
     /// Returns the value with this id, if it is there.
     #[inline]
     pub fn get(&self, id: ConnId) -> Option<&T> {

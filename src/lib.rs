@@ -145,6 +145,8 @@ pub mod timeouts;
 #[doc(hidden)]
 pub mod traced;
 #[doc(hidden)]
+pub mod trim;
+#[doc(hidden)]
 pub mod version;
 
 /// The protocols that come with this crate: small, complete, and served by the program `proactor`.

@@ -39,8 +39,9 @@ pub struct Limits {
     pub drain: Duration,
     /// Bytes of input that a protocol may leave untaken; beyond, its connection is aborted.
     pub max_input: usize,
-    /// Bytes of user memory that the server may use in all; see `MemoryPlan`.
-    pub memory: usize,
+    /// Bytes of user memory that the server may use in all. `None`: a quarter of that of the
+    /// machine or of its cgroup, whichever is less.
+    pub memory: Option<usize>,
     /// The part of it for what is queued and for untaken input; a model that is set up sets it.
     #[doc(hidden)]
     pub queues: usize,
@@ -63,8 +64,8 @@ impl Default for Limits {
             proxy_protocol: None,
             drain: Duration::from_secs(5),
             max_input: MAX_INPUT,
-            memory: MEMORY,
-            queues: MEMORY / 2,
+            memory: None,
+            queues: QUEUES,
             timeouts: Timeouts::default(),
             keepalive: Some(Duration::from_secs(300)),
         }
@@ -84,8 +85,8 @@ impl Limits {
     }
 }
 
-/// The limit of user memory where none is given and the size of the machine is not known.
-const MEMORY: usize = 256 << 20;
+/// What may be queued in a server whose model was not set up.
+const QUEUES: usize = 128 << 20;
 
 /// The limit of untaken input where none is given, in bytes.
 pub const MAX_INPUT: usize = 1 << 20;

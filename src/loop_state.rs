@@ -5,7 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
+use crate::buffer::{Pool, Size};
 use crate::clock::{Nanos, earlier};
 use crate::console::{Console, SocketInfo};
 use crate::counters::{Counters, LiveCounters};
@@ -17,11 +19,15 @@ use crate::os::{self, AcceptFailure, Clock, ShutdownSignal};
 use crate::peer::{AcceptedPeer, Factory, Made, WorkerFactory};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
+use crate::trim::Trim;
 
 /// The state of a loop, without the ring or selector that it waits with. `D` is what the loop keeps
 /// of a connection, and `L` what it keeps of a listener.
 #[derive(Debug)]
 pub struct LoopState<P, D, L> {
+    /// The buffers of the loop.
+    pool: Rc<Pool>,
+    trim: Trim,
     /// The connections, and what is counted.
     pub peers: Peers<P, D>,
     /// The listeners, by their numbers.
@@ -47,9 +53,11 @@ pub struct LoopState<P, D, L> {
 }
 
 impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
-    /// A server without a listener, which `shutdown` can stop.
-    pub fn new(limits: Limits, shutdown: ShutdownSignal, clock: Clock) -> Self {
+    /// A server without a listener, which `shutdown` can stop, with the buffers of `pool`.
+    pub fn new(limits: Limits, shutdown: ShutdownSignal, clock: Clock, pool: Rc<Pool>) -> Self {
         LoopState {
+            pool,
+            trim: Trim::default(),
             peers: Peers::new(&limits, clock.clone()),
             listeners: Vec::new(),
             lifecycle: Lifecycle::new(limits, shutdown),
@@ -85,7 +93,13 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
 
     /// Prompts the operator: the server has said where it listens.
     pub fn begin(&mut self) {
+        self.enable_trim();
         self.console.iter_mut().for_each(|console| console.flush());
+    }
+
+    /// Gives memory back to the kernel from now on, when a crowd has left.
+    pub fn enable_trim(&mut self) {
+        self.trim.enable();
     }
 
     /// Returns what was counted.
@@ -152,6 +166,9 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     /// Removes a connection whose socket is closed. Returns what the loop kept of it.
     pub fn closed(&mut self, conn: ConnId) -> D {
         self.lifecycle.pause.end();
+        let peer = self.peers.get_mut(conn);
+        let bulk = peer.is_some_and(|peer| peer.connection.recv_size() > Size::SMALLEST);
+        self.trim.closes(self.peers.len(), self.peers.held(), bulk);
         self.peers.remove(conn).expect("a connection is closed once")
     }
 
@@ -162,6 +179,10 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         self.peers.run_timers(|| self.clock.now());
         if self.lifecycle.next_timer().is_some() {
             self.advance_lifecycle();
+        }
+        if self.trim.is_wanted() && self.trim.run(self.clock.now()) {
+            self.pool.trim();
+            self.peers.shrink();
         }
         self.silent_until = None;
         if self.lifecycle.is_full(self.peers.len()) {
@@ -198,7 +219,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     #[inline]
     pub fn next_timer(&self) -> Option<Nanos> {
         let first = earlier(self.peers.next_timer(), self.lifecycle.next_timer());
-        earlier(first, self.silent_until)
+        earlier(earlier(first, self.silent_until), self.trim.next_timer())
     }
 
     /// Does what the shutdown signal asks.

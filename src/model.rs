@@ -16,7 +16,7 @@ use proactor_record::{About, Recording, Writers};
 use crate::buffer::{BufferClass, Pool};
 use crate::engine::Engine;
 use crate::limits::Limits;
-use crate::memory_plan::MemoryPlan;
+use crate::memory_plan::{MemoryPlan, default_buffers};
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
@@ -24,14 +24,6 @@ use crate::ring::kernel::{Capability, Kernel, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
 use crate::traced::Traced;
-
-/// The receive buffers of a server that names none: 14 MiB of address space, of which the kernel
-/// provides what is used.
-const BUFFERS: [BufferClass; 3] = [
-    BufferClass { bytes: 2 << 10, count: 1024 },
-    BufferClass { bytes: 32 << 10, count: 128 },
-    BufferClass { bytes: 256 << 10, count: 32 },
-];
 
 /// What an engine is built for.
 #[derive(Debug, Clone)]
@@ -50,9 +42,10 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
+        let limits = Limits::default();
         EngineOptions {
-            limits: Limits::default(),
-            buffers: BUFFERS.to_vec(),
+            buffers: default_buffers(&limits),
+            limits,
             kernel: None,
             restrict: true,
             idle_sleep: Some(Duration::from_millis(1)),

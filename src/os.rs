@@ -130,6 +130,29 @@ pub fn raise_descriptor_limit() -> u64 {
     limit.rlim_cur
 }
 
+/// Gives free memory of the heap back to the kernel, where the C library can.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Returns the memory that this process may use: that of the machine, of its cgroup and those above
+/// it, or its address space (`ulimit -v`), whichever is least.
+pub fn usable_memory() -> u64 {
+    // SAFETY: no memory is involved.
+    let machine = unsafe { [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|it| libc::sysconf(it)) };
+    let machine = machine.into_iter().map(|it| u64::try_from(it).unwrap_or(1 << 24)).product();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // `limit` is written to during the call.
+    let asked = syscall!(getrlimit(libc::RLIMIT_AS, &mut limit));
+    let space = asked.map_or(u64::MAX, |_| limit.rlim_cur);
+    let group = cgroup::memory_limit().map_or(u64::MAX, |(bytes, _)| bytes);
+    space.min(group).min(machine)
+}
+
 /// Keeps the calling thread, and those it will create, on one CPU.
 ///
 /// # Errors

@@ -315,6 +315,16 @@ impl<P: Protocol, D> Peers<P, D> {
         self.slab.skip_id()
     }
 
+    /// Frees the memory of connections that were removed.
+    pub fn shrink(&mut self) {
+        self.slab.shrink();
+    }
+
+    /// Returns how many bytes the connections hold.
+    pub fn held(&self) -> usize {
+        self.context.memory.used()
+    }
+
     // Getters.
 
     /// Returns the oldest connection that has never sent a byte and should have, and when it was

@@ -112,7 +112,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// # Errors
     /// The ring refuses its first submission.
     pub fn new(mut ring: R, limits: Limits, stop: ShutdownSignal) -> io::Result<Proactor<R, P>> {
-        let mut state = LoopState::new(limits, stop, ring.clock());
+        let mut state = LoopState::new(limits, stop, ring.clock(), Rc::clone(ring.pool()));
         state.peers.receive_into(ring.pool());
         ring.submit(Op::Wake { fd: state.lifecycle.shutdown.as_fd() })?;
         Ok(Proactor {

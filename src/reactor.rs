@@ -99,7 +99,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         limits: Limits,
         stop: ShutdownSignal,
     ) -> io::Result<Reactor<S, P>> {
-        let mut state = LoopState::new(limits, stop, Clock::default());
+        let mut state = LoopState::new(limits, stop, Clock::default(), Rc::clone(&pool));
         state.peers.receive_into(&pool);
         let signal = state.lifecycle.shutdown.as_fd();
         selector.add(signal, KeyOwner::Shutdown.into(), Interest::READ)?;

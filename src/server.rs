@@ -11,6 +11,7 @@ use crate::error::{Error, SendError};
 use crate::keys::ListenerId;
 use crate::limits::{Ended, Limits};
 use crate::mailbox::PostedRequest;
+use crate::memory_plan::default_buffers;
 use crate::model::{self, EngineOptions, Model};
 use crate::os::ShutdownSignal;
 use crate::peer::Factory;
@@ -108,7 +109,8 @@ fn build(
     limits: Limits,
     shutdown: ShutdownSignal,
 ) -> Result<(Model, Box<dyn Engine>), Error> {
-    let options = EngineOptions { limits, ..EngineOptions::default() };
+    let buffers = default_buffers(&limits);
+    let options = EngineOptions { limits, buffers, ..EngineOptions::default() };
     let built = model::set_up(model, &options)
         .and_then(|prepared| Ok((prepared.model, (prepared.build)(shutdown, None)?)));
     built.map_err(|error| {
@@ -229,7 +231,7 @@ impl Handle {
 
     /// Sends `bytes` to every peer of the listener with this number, in the order of the builder;
     /// without such a listener, to none. Never waits, and no peer delays it: one for which more
-    /// than 64 MiB are queued is evicted.
+    /// is queued than is free of the server's memory is evicted.
     ///
     /// # Errors
     /// The server is not bound, has ended or serves by a model that forks; or too much waits. The

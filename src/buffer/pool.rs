@@ -68,6 +68,26 @@ impl Pages {
     }
 }
 
+impl Pages {
+    /// Discards the whole pages of these bytes, in which nothing is stored: they are zero when they
+    /// are used again.
+    fn discard(&self, at: usize, len: usize) {
+        const PAGE: usize = 4096;
+        let (begin, end) = (at.next_multiple_of(PAGE), (at + len) / PAGE * PAGE);
+        if begin < end && end <= self.len {
+            // SAFETY: the range is inside the mapping, and belongs to idle buffers, of which no
+            // lease and no ring has the address: no reference sees its bytes change.
+            unsafe {
+                libc::madvise(
+                    self.base.add(begin).as_ptr().cast(),
+                    end - begin,
+                    libc::MADV_DONTNEED,
+                )
+            };
+        }
+    }
+}
+
 impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: `base` and `len` are what `mmap` answered and was asked; what handed out
@@ -138,6 +158,8 @@ struct Class {
 const IDLE: u32 = 1 << 31;
 /// This bit, and the size: only a lent buffer has it without [`IDLE`].
 const LENT: u32 = 1 << 30;
+/// The bytes of idle buffers of a size that stay resident.
+const KEPT: usize = 256 << 10;
 /// The end of a stack of idle buffers.
 const NO_BUFFER: u32 = IDLE - 1;
 
@@ -321,6 +343,24 @@ impl Pool {
         let class = &self.classes[size.0 as usize];
         class.lent.set(class.lent.get() - 1);
         Some(self.leased(id, size))
+    }
+
+    /// Gives the pages of idle buffers back to the kernel, but for those that are used next.
+    pub fn trim(&self) {
+        for class in &self.classes {
+            let BufferClass { bytes, .. } = class.shape;
+            let (mut idle, mut id) = (Vec::with_capacity(class.idle.get()), class.top.get());
+            while id != NO_BUFFER {
+                idle.push(id);
+                id = self.states[id as usize].get() & !IDLE;
+            }
+            let cold = &mut idle[(KEPT / bytes).min(class.idle.get())..];
+            cold.sort_unstable();
+            for run in cold.chunk_by(|one, next| one + 1 == *next) {
+                let at = class.offset + (run[0] - class.first) as usize * bytes;
+                self.pages.discard(at, run.len() * bytes);
+            }
+        }
     }
 
     /// Takes the idle buffer of this size that was used last, and gives it this state.
@@ -548,6 +588,21 @@ mod tests {
         assert!(unsafe { pool.reclaim(BufferId(99)) }.is_none(), "no such buffer");
         drop(lease);
         assert!(pool.is_whole());
+    }
+
+    #[test]
+    fn the_pages_of_idle_buffers_are_given_back_and_those_in_use_stay() {
+        let pool = Pool::new(&[BufferClass { bytes: 64 << 10, count: 16 }]).unwrap();
+        let mut leases: Vec<_> = (0..16).map(|_| pool.lease(Size(0)).unwrap()).collect();
+        leases.iter_mut().for_each(|lease| lease.bytes_mut().unwrap().fill(7));
+        let in_use = leases.remove(5);
+        drop(leases);
+        pool.trim();
+        assert!(in_use.bytes().iter().all(|&byte| byte == 7));
+        let leases: Vec<_> = (0..15).map(|_| pool.lease(Size(0)).unwrap()).collect();
+        let kept = leases.iter().filter(|lease| lease.bytes() == [7; 64 << 10]).count();
+        let zero = leases.iter().filter(|lease| lease.bytes() == [0; 64 << 10]).count();
+        assert_eq!((kept, zero), (4, 11), "those that are used next stay resident");
     }
 
     #[test]

@@ -29,6 +29,8 @@ use crate::buffer::{Pages, Pool, Size};
 const ENTRIES_MAX: usize = 1 << 15;
 /// What is lent at first.
 const WINDOW: usize = 64;
+/// What is lent at most, in bytes.
+const WINDOW_BYTES: usize = 2 << 20;
 
 /// One size of a pool, lent to a kernel through a ring that both map. Its buffer group's number is
 /// the size's.
@@ -38,9 +40,9 @@ pub(super) struct ProvidedRing {
     size: Size,
     mask: u16,
     tail: u16,
-    /// How many buffers may be lent at a time: at most `entries`.
+    /// How many buffers may be lent at a time: at most `widest`.
     window: usize,
-    entries: usize,
+    widest: usize,
 }
 
 impl ProvidedRing {
@@ -60,8 +62,10 @@ impl ProvidedRing {
         // SAFETY: `pages` is mapped, page-aligned and large enough for `entries`; it lives as long
         // as this value, which its ring unregisters before it is dropped, or never frees.
         unsafe { submitter.register_buf_ring_with_flags(base, entries as u16, group, 0) }?;
-        let (mask, window) = ((entries - 1) as u16, WINDOW.min(entries));
-        Ok(ProvidedRing { pages, size, mask, tail: 0, window, entries })
+        // What is lent stays resident.
+        let widest = (WINDOW_BYTES / pool.shape(size).bytes).max(8).min(entries);
+        let (mask, window) = ((entries - 1) as u16, WINDOW.min(widest));
+        Ok(ProvidedRing { pages, size, mask, tail: 0, window, widest })
     }
 
     /// Lends idle buffers, with one store for all of them. Returns how many.
@@ -94,7 +98,7 @@ impl ProvidedRing {
     /// Most of what was lent has been used up: twice as much will be.
     fn widen(&mut self, out: usize) {
         if self.tail != 0 || out > 0 {
-            self.window = (self.window * 2).min(self.entries);
+            self.window = (self.window * 2).min(self.widest);
         }
     }
 

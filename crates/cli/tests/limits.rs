@@ -3,11 +3,15 @@
 #[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
 mod support;
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
 use serde_json::Value;
 
 use proactor_models::ALL;
-use support::Launch;
 use support::server::PROACTOR;
+use support::{Address, Launch, eventually, io_uring_refused};
 
 /// Returns the limits of `serve` with these arguments.
 fn limits(args: &[&str]) -> Value {
@@ -39,4 +43,90 @@ fn a_limit_of_memory_below_what_the_connections_need_is_refused() {
     let exit = Launch::new(PROACTOR, &["serve", "--max-memory", "16M"]).run();
     assert_eq!(exit.code(), Some(2), "{exit:?}");
     assert!(exit.stderr.contains("--max-memory of 16.8 MB: 10,000 connections"), "{exit:?}");
+}
+
+/// Every protocol, and what a hostile client sends.
+const HOSTILE: [(&str, &[u8]); 7] = [
+    ("echo", &[b'x'; 16 << 10]),
+    ("upper", &[b'x'; 16 << 10]),
+    ("reply=a reply of some length", &[b'\n'; 16 << 10]),
+    ("prefix", &[b'\n'; 16 << 10]),
+    ("discard", &[b'x'; 16 << 10]),
+    ("chargen", b"x"),
+    ("chat", &[b'\n'; 16 << 10]),
+];
+
+/// Sends as much as the server takes, and reads nothing, until no client gets rid of any byte.
+fn flood(clients: &mut [(TcpStream, &[u8])]) {
+    let mut rounds_without_progress = 0;
+    for _ in 0..300 {
+        let mut progress = false;
+        for (client, bytes) in &mut *clients {
+            // An error means that the server has closed it, or takes no more for now.
+            progress |= client.write(bytes).is_ok_and(|n| n > 16);
+        }
+        rounds_without_progress = if progress { 0 } else { rounds_without_progress + 1 };
+        if rounds_without_progress == 10 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn connect(address: &Address) -> TcpStream {
+    let SocketAddr::V4(_) = address.tcp() else { panic!("IPv4") };
+    let client = TcpStream::connect(address.tcp()).expect("the server accepts");
+    client.set_nonblocking(true).expect("it can");
+    client
+}
+
+/// Attacks a server of this model with `each` clients for each protocol, and with members of a chat
+/// that come and go. Returns what it may use, what it used at most, and what it used before the
+/// attack and after it.
+fn attack(model: &str, each: usize) {
+    let most = 2 * each * HOSTILE.len();
+    let memory = format!("{}M", 80 + if model == "process" { most } else { most / 8 });
+    let most = most.to_string();
+    let mut args = vec!["--model", model, "--max-connections", &most, "--max-memory", &memory];
+    args.extend(["--drain-timeout", "100ms"]);
+    let bound = limit(&limits(&args), "user memory", "in all");
+    let listens: Vec<String> =
+        HOSTILE.iter().map(|(protocol, _)| format!("127.0.0.1:0={protocol}")).collect();
+    listens.iter().for_each(|listen| args.extend(["--listen", listen]));
+    let server = Launch::new(PROACTOR, &["serve"]).args(&args).start();
+    let before = server.process.resident();
+    let mut clients: Vec<_> = (0..each)
+        .flat_map(|_| HOSTILE.iter().zip(&server.listening))
+        .map(|((_, bytes), address)| (connect(&address.address), *bytes))
+        .collect();
+    let mut most = 0;
+    for _ in 0..2 {
+        let chat = server.listening.last().expect("a chat");
+        (0..each).for_each(|_| drop(connect(&chat.address)));
+        flood(&mut clients);
+        most = most.max(server.process.resident());
+    }
+    assert!(most as u64 <= bound, "{model}: {most} B are used, {bound} B may be");
+    drop(clients);
+    let mut after = 0;
+    eventually(&format!("{model}: memory is given back"), || {
+        after = server.process.resident();
+        (after < before + (8 << 20)).then_some(())
+    });
+    println!("{model}: {before} B before, {most} B in the attack of {bound} B, {after} B after");
+    server.terminate();
+}
+
+/// `ATTACK=300 cargo test -p proactor-cli --test limits -- --nocapture` attacks with 2,100 clients,
+/// which fill gigabytes without a limit.
+#[test]
+fn no_protocol_on_any_model_makes_a_server_use_more_than_its_limit() {
+    let clients = std::env::var("ATTACK").map_or(6, |clients| clients.parse().expect("a number"));
+    for model in ALL.map(|model| model.name()) {
+        match io_uring_refused() {
+            Some(reason) if model == "uring" => support::skip(&reason),
+            _ if model == "blocking" => {} // It serves one client.
+            _ => attack(model, clients),
+        }
+    }
 }

@@ -149,6 +149,7 @@ impl<C: CallHooks> TaskServer<C> {
         let watch = |fd: OwnedFd, owner: KeyOwner| {
             watched::watch(fd, Interest::READABLE, owner.into(), &self.calls)
         };
+        self.state().core.enable_trim();
         spawn_local(Rc::clone(self).watch_shutdown(watch(signal, KeyOwner::Shutdown)?));
         spawn_local(Rc::clone(self).run_timers());
         if let Some(console) = Rc::clone(self).serve_console()? {

@@ -19,6 +19,7 @@ use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::limits::{Ended, Limits};
+use proactor::memory_plan::{classes, default_buffers};
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
 use proactor::printable::escape;
 use proactor::proxy::ProxyGate;
@@ -62,8 +63,9 @@ pub(super) struct ServeArgs {
     buffer_size: usize,
 
     /// Number of the smallest buffers; of the larger ones there are an eighth and a 32nd of this
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = number::<u32>(1, 32_768))]
-    buffers: u32,
+    /// [default: --max-connections, from 1024 to 8192, in an eighth of --max-memory]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1, 32_768))]
+    buffers: Option<u32>,
 
     /// Read operator commands from stdin: list, say, kick, stats, drain, quit; `help` explains
     /// them
@@ -239,12 +241,12 @@ impl ServeArgs {
         console: Option<&str>,
     ) -> anyhow::Result<(PreparedModel, EngineOptions)> {
         self.check(asked, console);
-        let buffers = self.buffer_classes();
         let mut limits = Limits::default();
         self.admission.apply(&mut limits);
         (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
         self.timeouts.apply(&mut limits);
-        limits.memory = self.max_memory.map_or(limits.memory, |asked| asked as usize);
+        limits.memory = self.max_memory.map(|asked| asked as usize);
+        let buffers = self.buffer_classes(&limits);
         let options = EngineOptions {
             limits,
             buffers,
@@ -327,13 +329,13 @@ impl ServeArgs {
         Ok(asked.unwrap_or(Limits::default().connections).min(most))
     }
 
-    /// Returns the buffers of the pool: for messages, for pages, and for bulk transfers.
-    fn buffer_classes(&self) -> Vec<BufferClass> {
-        let (bytes, count) = (self.buffer_size, self.buffers as usize);
-        let classes = [(1, 1), (16, 8), (128, 32)]
-            .map(|(larger, fewer)| BufferClass { bytes: bytes * larger, count: count / fewer });
-        let fits = |class: &BufferClass| class.count > 0 && class.bytes <= 1 << 20;
-        let classes: Vec<BufferClass> = classes.into_iter().filter(fits).collect();
+    /// Returns the buffers of the pool.
+    fn buffer_classes(&self, limits: &Limits) -> Vec<BufferClass> {
+        let (bytes, count) = match self.buffers {
+            None if self.buffer_size == 2048 => return default_buffers(limits),
+            count => (self.buffer_size, count.unwrap_or(1024) as usize),
+        };
+        let classes = classes(bytes, count);
         let all: usize = classes.iter().map(|class| class.bytes * class.count).sum();
         if all > Pool::BYTES_MAX {
             let all = format!("{} with the larger buffers", units::bytes(all as f64));

@@ -54,6 +54,7 @@ use proactor::address::Address;
 use proactor::buffer::BufferClass;
 use proactor::calls::Calls;
 use proactor::clock::Nanos;
+use proactor::clock::earlier;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
@@ -64,6 +65,7 @@ use proactor::mailbox::PostedRequest;
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
 use proactor::silent::SilentQueue;
+use proactor::trim::Trim;
 
 /// Accepts at one listener in an iteration.
 const ACCEPTS: usize = 64;
@@ -89,6 +91,7 @@ pub(crate) struct Blocking<C> {
     acceptor: Acceptor,
     shared: Arc<SharedState>,
     threads: ThreadPool,
+    trim: Trim,
     /// A connection of this listener that was accepted, and that no thread could be started for
     /// yet. Meanwhile others wait in the kernel's queue.
     waiting: Option<(usize, OwnedFd, AdmittedPeer)>,
@@ -132,6 +135,7 @@ impl<C: Calls> Blocking<C> {
             acceptor: Acceptor::new(&limits),
             shared: Arc::new(SharedState::new(buffers, limits.clone(), stop.clone())?),
             threads: ThreadPool::new(),
+            trim: Trim::default(),
             waiting: None,
             lifecycle: Lifecycle::new(limits, stop),
             silent: SilentQueue::default(),
@@ -147,6 +151,7 @@ impl<C: Calls> Blocking<C> {
 
     /// Starts the thread that serves one connection after another, if that is the style.
     fn begin(&mut self) -> io::Result<()> {
+        self.trim.enable();
         self.console.iter_mut().for_each(Console::flush);
         if self.style == Style::OneByOne {
             let (acceptor, calls) = (std::mem::take(&mut self.acceptor), self.calls.clone());
@@ -289,6 +294,10 @@ impl<C: Calls> Blocking<C> {
         let reaped = self.threads.reap(&self.shared, &mut self.counters);
         if self.threads.len() < before {
             self.acceptor.pause.end();
+            self.trim.closes(before, 0, true);
+        }
+        if self.trim.is_wanted() {
+            self.trim.run(os::now());
         }
         reaped
     }
@@ -375,7 +384,8 @@ impl<C: Calls> Blocking<C> {
         let others = [self.lifecycle.shutdown.as_fd(), self.shared.event.as_fd()];
         let others = others.into_iter().chain(console.map(Console::input));
         let capacity = self.waiting.is_none() && self.has_capacity();
-        let deadline = self.lifecycle.next_timer().map(|due| due.since(os::now()));
+        let deadline = earlier(self.lifecycle.next_timer(), self.trim.next_timer());
+        let deadline = deadline.map(|due| due.since(os::now()));
         let timeout = timeouts.into_iter().chain([deadline]).flatten().min();
         self.counters.iterations += 1;
         let ready = self.acceptor.wait(&self.calls, others, capacity, timeout)?;

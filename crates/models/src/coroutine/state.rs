@@ -83,7 +83,7 @@ pub(super) enum TaskStep<'a> {
 impl ServerState {
     pub(super) fn new(pool: Rc<Pool>, limits: Limits, stop: ShutdownSignal) -> ServerState {
         ServerState {
-            core: LoopState::new(limits, stop, Clock::default()),
+            core: LoopState::new(limits, stop, Clock::default(), Rc::clone(&pool)),
             pool,
             ended: None,
             panicked: false,
