@@ -253,6 +253,21 @@ fn blocking_serves_one_connection_while_the_next_waits() {
     }
 }
 
+/// A server of one connection at a time is always full: one that never sends would end its service.
+#[test]
+fn blocking_closes_a_silent_connection_for_the_next() {
+    for model in MODELS.iter().filter(|model| model.missing(Ability::Crowd)) {
+        let server = model.serve("echo").args(&["--silent-timeout", "20ms"]).start();
+        let [silent, second] = [(); 2].map(|()| Client::connect(server.address()));
+        second.say(b"PING");
+        silent.hear_end();
+        second.hear(b"PING");
+        second.hear_nothing(); // Twice the time, and it is not closed.
+        second.ping();
+        server.drain();
+    }
+}
+
 /// What is declared to be lacking is lacking: a loop would have received more, and owed it.
 #[test]
 fn blocking_models_owe_no_more_than_the_last_receive() {

@@ -68,7 +68,12 @@ pub(super) fn serve_connection<C: Calls>(
         Ok(pool) => {
             let whose = (member.key(), member.socket());
             let (protocol, accepted) = member.make_protocol(&shared.signal);
-            let account = (&shared.limits, shared.memory());
+            let mut limits = shared.limits.clone();
+            if shared.one_by_one && !member.allow_silence() {
+                let first_byte = &mut limits.timeouts.first_byte;
+                *first_byte = [*first_byte, limits.silent_timeout].into_iter().flatten().min();
+            }
+            let account = (&limits, shared.memory());
             let driver = ConnectionDriver::open(calls, whose, protocol, account, pool, counters);
             ConnectionThread {
                 status,

@@ -150,7 +150,12 @@ impl Member {
     /// Returns true if it has never sent a byte, and should have.
     pub(super) fn is_silent(&self) -> bool {
         let header = self.client().map_or(0, |client| client.header as u64);
-        !self.origin.factory.allow_silence && self.received.load(Ordering::Relaxed) <= header
+        !self.allow_silence() && self.received.load(Ordering::Relaxed) <= header
+    }
+
+    /// Returns true if its peer may only listen.
+    pub(super) fn allow_silence(&self) -> bool {
+        self.origin.factory.allow_silence
     }
 
     /// Returns the client that a PROXY header has named.

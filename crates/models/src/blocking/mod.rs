@@ -129,11 +129,13 @@ impl<C: Calls> Blocking<C> {
     ) -> io::Result<Blocking<C>> {
         let calls_before = os::calls();
         os::allow_interrupts()?;
+        let mut shared = SharedState::new(buffers, limits.clone(), stop.clone())?;
+        shared.one_by_one = style == Style::OneByOne;
         Ok(Blocking {
             calls,
             style,
             acceptor: Acceptor::new(&limits),
-            shared: Arc::new(SharedState::new(buffers, limits.clone(), stop.clone())?),
+            shared: Arc::new(shared),
             threads: ThreadPool::new(),
             trim: Trim::default(),
             waiting: None,

@@ -25,6 +25,8 @@ pub(super) struct SharedState {
     pub(super) buffers: Vec<BufferClass>,
     /// The limits of each connection.
     pub(super) limits: Limits,
+    /// True if the server serves one connection at a time: it is always full.
+    pub(super) one_by_one: bool,
     /// What the connections of all threads hold.
     held: Arc<AtomicUsize>,
     /// By which handles reach the connections.
@@ -58,6 +60,7 @@ impl SharedState {
             stage: AtomicU8::new(Stage::Serving as u8),
             buffers,
             limits,
+            one_by_one: false,
             held: Arc::default(),
             signal,
             event: EventFd::new()?,
