@@ -95,20 +95,19 @@ fn options() -> Options {
 }
 
 fn run(options: &Options, server_cpu: usize, client_cpu: usize) -> ExitCode {
-    os::pin_to_cpu(client_cpu).expect("a usable CPU");
     os::raise_descriptor_limit();
     println!("server on CPU {server_cpu}, clients on CPU {client_cpu}, {} runs", options.runs);
     println!(
         "{:12} {:20} {:>9} {:>9} {:>6}",
         "model", "hostile clients", "idle p99", "p99", "ratio"
     );
-    let mut holds = true;
+    let (mut holds, cpus) = (true, [server_cpu, client_cpu]);
     for model in &options.models {
         for (hostile, name, clients) in Hostile::ALL {
             let (mut idle, mut active) = (Vec::new(), Vec::new());
             for _ in 0..options.runs {
-                idle.push(trial(model, server_cpu, options.seconds, (hostile, clients), false));
-                active.push(trial(model, server_cpu, options.seconds, (hostile, clients), true));
+                idle.push(trial(model, cpus, options.seconds, (hostile, clients), false));
+                active.push(trial(model, cpus, options.seconds, (hostile, clients), true));
             }
             let [idle, active] = [idle, active].map(median);
             let fair = active <= 3 * idle + Duration::from_millis(1);
@@ -134,12 +133,15 @@ fn median(mut values: Vec<Duration>) -> Duration {
 /// One run with a server of its own. Returns the p99 of the pingers.
 fn trial(
     model: &str,
-    cpu: usize,
+    [server_cpu, client_cpu]: [usize; 2],
     seconds: f64,
     (hostile, clients): (Hostile, usize),
     acts: bool,
 ) -> Duration {
-    let (mut server, address) = serve(model, cpu);
+    // The server inherits the CPU of this thread.
+    os::pin_to_cpu(server_cpu).expect("a usable CPU");
+    let (mut server, address) = serve(model);
+    os::pin_to_cpu(client_cpu).expect("a usable CPU");
     let ends = AtomicBool::new(false);
     let hostile_clients: Vec<TcpStream> = (0..clients).map(|_| connect(address)).collect();
     let pingers: Vec<TcpStream> = (0..PINGERS).map(|_| connect(address)).collect();
@@ -156,11 +158,10 @@ fn trial(
     pings
 }
 
-fn serve(model: &str, cpu: usize) -> (Child, SocketAddr) {
+fn serve(model: &str) -> (Child, SocketAddr) {
     let (model, kernel) = model.split_once(' ').map_or((model, None), |(a, b)| (a, Some(b)));
-    let cpu = cpu.to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_proactor"));
-    command.args(["serve", "--model", model, "--listen", "127.0.0.1:0", "--cpu", &cpu]);
+    command.args(["serve", "--model", model, "--listen", "127.0.0.1:0"]);
     command.args(kernel.map(|kernel| ["--kernel", kernel]).into_iter().flatten());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut server = command.spawn().expect("a process");
