@@ -230,14 +230,29 @@ impl<P: Protocol> Connection<P> {
         self.is_broken()
     }
 
+    /// Queues bytes that come over a link between two processes of this server, or go over one. It
+    /// is never too much: the process at the other end pauses its senders.
+    pub fn pass_on(&mut self, chunk: Chunk, memory: &Memory) {
+        if self.outbound == Outbound::Open {
+            self.queue.push(chunk);
+            self.update_congested(memory);
+        }
+    }
+
+    /// Counts an announcement that is dropped because the peer is behind. Returns false if it is
+    /// not.
+    pub fn misses(&mut self) -> bool {
+        let is_behind = self.queue.bytes() >= BEHIND;
+        if is_behind {
+            self.queue.missed = self.queue.missed.saturating_add(1);
+            self.refill = true;
+        }
+        is_behind
+    }
+
     /// Queues an announcement, or drops and counts it if the peer is behind.
     pub fn announce(&mut self, chunk: Chunk, memory: &Memory) -> bool {
-        if self.queue.bytes() < BEHIND {
-            return self.deliver(chunk, memory);
-        }
-        self.queue.missed = self.queue.missed.saturating_add(1);
-        self.refill = true;
-        false
+        !self.misses() && self.deliver(chunk, memory)
     }
 
     /// Copies to the heap what it alone holds of buffers, of a size up to `largest`, of which few
@@ -440,6 +455,7 @@ impl<P: Protocol> Connection<P> {
     #[inline(always)] // Into `received`: one call less for each message.
     fn offer(&mut self, chunk: Chunk, context: &mut Context) {
         let mut requests = Requests::default();
+        let is_link = context.max_input == usize::MAX;
         let mut input = Input::new(chunk, &mut self.untaken, context.max_input);
         let mut out = Outbox::new(&mut self.queue, context, &mut requests);
         let mut again = input.is_enough() && !self.flags.has(ProtocolFlags::WAITS);
@@ -450,14 +466,16 @@ impl<P: Protocol> Connection<P> {
             }
             let left = !input.is_empty() && !input.awaits_more() && !out.stops_input();
             again = left && input.len() < before;
-            if left && out.allowance() == 0 {
+            // A link is received from however long its own queue is.
+            if left && out.allowance() == 0 && !is_link {
                 self.flags.set(ProtocolFlags::HELD);
                 again = false;
             }
         }
         if !input.is_empty() || input.has_state() {
             let paused = self.flags.has(ProtocolFlags::WAITS) || requests.has(Requests::PAUSE);
-            if let Some(violation) = input.leave(paused, context.memory.most()) {
+            let most = if is_link { usize::MAX } else { context.memory.most() };
+            if let Some(violation) = input.leave(paused, most) {
                 return self.abort(&violation, context);
             }
         }

@@ -120,16 +120,20 @@ impl<P: Protocol, D> Peers<P, D> {
         if self.context.messages.is_empty() {
             return;
         }
+        let from_link = self.slab.get_mut(from).is_some_and(|peer| peer.accepted.link);
         let mut relieved = false;
         for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
             if id != from {
                 let mut broken = false;
                 for message in &self.context.messages {
                     let (chunk, memory) = (message.chunk().clone(), &self.context.memory);
-                    broken |= match message {
-                        Message::Announce(_) => peer.connection.announce(chunk, memory),
-                        _ => peer.connection.deliver(chunk, memory),
-                    };
+                    if matches!(message, Message::Announce(_)) && peer.connection.misses() {
+                        continue;
+                    }
+                    match from_link || peer.accepted.link {
+                        true => peer.connection.pass_on(chunk, memory),
+                        false => broken |= peer.connection.deliver(chunk, memory),
+                    }
                 }
                 if broken {
                     peer.note_reason(id, CloseReason::QueueFull, &mut self.counters);
