@@ -80,7 +80,7 @@ pub struct InFlight {
 
 /// A set of kinds of operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Kinds(u16);
+pub struct Kinds(u32);
 
 impl Kinds {
     /// Whether none is in the set.
@@ -94,7 +94,7 @@ impl Kinds {
         kinds.map(|kind| kind.name()).collect()
     }
 
-    fn bit(kind: Kind) -> u16 {
+    fn bit(kind: Kind) -> u32 {
         1 << kind as u16
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct LockDownArgs {
     /// What the server gives up before it serves: `off`, nothing; `rings`, operations of io_uring
     /// that it does not use, and further rings; `auto`, also every file and address that is not
     /// open yet, as far as this kernel can; `require`, the same, or it does not start [default:
-    /// rings for uring, off for other models; with --user, and without LEVEL: auto]
+    /// rings for uring, off for other models; auto with --user or without LEVEL]
     #[arg(long, value_name = "LEVEL", help_heading = "Lock-down", num_args = 0..=1,
           default_missing_value = "auto", hide_possible_values = true)]
     lock_down: Option<Level>,
