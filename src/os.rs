@@ -139,6 +139,16 @@ pub fn trim_heap() {
     }
 }
 
+/// Limits the arenas of the heap, where the C library has several, to one for each usable CPU: each
+/// keeps some of what is freed.
+pub fn limit_arenas() {
+    #[cfg(target_env = "gnu")]
+    if let count @ 1..=i32::MAX = usable_cpus().len() as i32 {
+        // SAFETY: mallopt(3) may be called at any time.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, count) };
+    }
+}
+
 /// Returns the memory that this process may use: that of the machine, of its cgroup and those above
 /// it, or its address space (`ulimit -v`), whichever is least.
 pub fn usable_memory() -> u64 {

@@ -173,6 +173,27 @@ fn a_refill_is_asked_for_while_little_is_queued() {
     assert!(connection.wants_shutdown(), "a draining connection is not refilled");
 }
 
+/// A ring goes on receiving for a while. What many connections hold then is bounded as well.
+#[test]
+fn input_that_is_held_is_bounded_by_the_memory_of_all() {
+    let context = &mut Context { memory: Memory::new(64 << 20), ..Context::default() };
+    let mut connections: Vec<_> =
+        (0..100).map(|_| Connection::open(Prefix::new("> "), context)).collect();
+    let newlines = Chunk::from(vec![b'\n'; 256 << 10]);
+    for _ in 0..16 {
+        for connection in &mut connections {
+            connection.received(newlines.clone(), context);
+            assert!(context.memory.used() < 66 << 20, "{}", context.memory.used());
+        }
+    }
+    let broken = connections.iter().filter(|connection| connection.is_broken()).count();
+    assert!((50..100).contains(&broken), "{broken} were aborted");
+    let light = &mut connections[0];
+    *light = Connection::open(Prefix::new("> "), context);
+    light.received(Chunk::from("a\n"), context);
+    assert_eq!(light.outgoing().bytes(), "> a ===\n".len());
+}
+
 /// Replies to a line when it is asked to; in between it is paused.
 #[derive(Debug, Default)]
 struct Deferred(Vec<u8>);

@@ -56,6 +56,9 @@ struct Kept {
     charge: Charge,
 }
 
+/// From this length on, a part of the input is large.
+const LARGE: usize = 4 << 10;
+
 impl Kept {
     fn head(&self) -> &[u8] {
         &self.head[self.taken..]
@@ -77,7 +80,12 @@ impl Kept {
             self.head.drain(..self.taken);
             self.taken = 0;
         }
-        if self.head.try_reserve(bytes.len()).is_err() {
+        // A large part is the last one for some time: what would be kept free costs as much again.
+        let reserved = match bytes.len() {
+            ..LARGE => self.head.try_reserve(bytes.len()),
+            _ => self.head.try_reserve_exact(bytes.len()),
+        };
+        if reserved.is_err() {
             let len = self.head.len();
             self.violation = Some(format!("no memory for {} bytes of input", len + bytes.len()));
             return;
@@ -347,6 +355,11 @@ impl<'a> Input<'a> {
         self.untaken.0.as_ref().is_some_and(|kept| kept.asked)
     }
 
+    /// What is left is held, and is not what the protocol has left: its limit does not count.
+    pub(crate) fn hold(&mut self) {
+        self.max_input = usize::MAX;
+    }
+
     /// Keeps what was not taken for the next call. Returns why the connection must be aborted, if
     /// it must, as for more than `most` bytes; a `paused` one may keep what had arrived before it
     /// paused, however much that is.
@@ -362,7 +375,9 @@ impl<'a> Input<'a> {
             return violation;
         }
         let over = len > most && !paused;
-        over.then(|| format!("{len} bytes of input are not taken, {most} at most"))
+        let held = self.max_input == usize::MAX;
+        let what = if held { "wait, and the memory is full" } else { "are not taken" };
+        over.then(|| format!("{len} bytes of input {what}, {most} at most"))
     }
 }
 
