@@ -473,19 +473,14 @@ impl<P: Protocol> Connection<P> {
             }
         }
         if !input.is_empty() || input.has_state() {
-<<<<<<< HEAD
-            let paused = self.flags.has(ProtocolFlags::WAITS) || requests.has(Requests::PAUSE);
-            let most = if is_link { usize::MAX } else { context.memory.most() };
-            if let Some(violation) = input.leave(paused, most) {
-=======
             let paused = self.flags.has(ProtocolFlags::PAUSED) || requests.has(Requests::PAUSE);
             if self.flags.has(ProtocolFlags::HELD) {
-                // What arrives until the receive in flight is cancelled needs as little as possible.
+                // What arrives until the receive in flight is cancelled needs little memory.
                 self.recv_size = RecvSize::default();
                 input.hold();
             }
-            if let Some(violation) = input.leave(paused, context.memory.most()) {
->>>>>>> 1349fa0 (memory: bound input that is held, and the arenas of threads)
+            let most = if is_link { usize::MAX } else { context.memory.most() };
+            if let Some(violation) = input.leave(paused, most) {
                 return self.abort(&violation, context);
             }
         }

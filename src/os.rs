@@ -139,13 +139,16 @@ pub fn trim_heap() {
     }
 }
 
-/// Limits the arenas of the heap, where the C library has several, to one for each usable CPU: each
-/// keeps some of what is freed.
-pub fn limit_arenas() {
+/// Limits the heaps among which the C library divides threads, where it does, to one for each usable
+/// CPU: each keeps some of what is freed.
+pub fn limit_heaps() {
+    /// That limit, by its number in mallopt(3).
+    #[cfg(target_env = "gnu")]
+    const HEAPS_MAX: libc::c_int = -8;
     #[cfg(target_env = "gnu")]
     if let count @ 1..=i32::MAX = usable_cpus().len() as i32 {
         // SAFETY: mallopt(3) may be called at any time.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, count) };
+        unsafe { libc::mallopt(HEAPS_MAX, count) };
     }
 }
 

@@ -129,7 +129,7 @@ impl<C: Calls> Blocking<C> {
     ) -> io::Result<Blocking<C>> {
         let calls_before = os::calls();
         os::allow_interrupts()?;
-        os::limit_arenas();
+        os::limit_heaps();
         let mut shared = SharedState::new(buffers, limits.clone(), stop.clone())?;
         shared.one_by_one = style == Style::OneByOne;
         Ok(Blocking {
