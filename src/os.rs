@@ -139,8 +139,8 @@ pub fn trim_heap() {
     }
 }
 
-/// Limits the heaps among which the C library divides threads, where it does, to one for each usable
-/// CPU: each keeps some of what is freed.
+/// Limits the heaps among which the C library divides threads, where it does, to one for each
+/// usable CPU: each keeps some of what is freed.
 pub fn limit_heaps() {
     /// That limit, by its number in mallopt(3).
     #[cfg(target_env = "gnu")]
