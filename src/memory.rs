@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub const SHARE_MAX: usize = 512 << 10;
 /// The smallest share. This much of each connection is not part of the limit.
 pub const SHARE_MIN: usize = 4 << 10;
-/// A share is this part of what is free.
+/// A share is this part of what is free, where connections share it.
 const SHARES: usize = 64;
 /// What an allocation costs beside its bytes, at most.
 const ALLOCATION: usize = 64;
@@ -79,6 +79,8 @@ impl Drop for Charge {
 #[derive(Debug)]
 pub struct Memory {
     limit: usize,
+    /// A share is this part of what is free.
+    shares: usize,
     /// What was charged in this thread before; in several threads, before this one published last.
     base: Cell<usize>,
     /// What all threads hold, if there are several, and what of it this one has published.
@@ -88,12 +90,18 @@ pub struct Memory {
 impl Memory {
     /// The account of a server with one thread.
     pub fn new(limit: usize) -> Memory {
-        Memory { limit, base: Cell::new(held()), shared: None }
+        Memory { limit, shares: SHARES, base: Cell::new(held()), shared: None }
+    }
+
+    /// The account of a server of one connection, whose share is all that is free.
+    pub fn of_one(limit: usize) -> Memory {
+        Memory { limit, shares: 1, base: Cell::new(held()), shared: None }
     }
 
     /// The account of one of several threads, which share `total`.
     pub fn shared(limit: usize, total: Arc<AtomicUsize>) -> Memory {
-        Memory { limit, base: Cell::new(held()), shared: Some((total, Cell::new(0))) }
+        let shared = Some((total, Cell::new(0)));
+        Memory { limit, shares: SHARES, base: Cell::new(held()), shared }
     }
 
     /// Returns how many bytes are held.
@@ -123,7 +131,7 @@ impl Memory {
     /// Returns how many bytes a connection may be owed before it is congested.
     #[inline]
     pub fn share(&self) -> usize {
-        (self.free() / SHARES).clamp(SHARE_MIN, SHARE_MAX)
+        (self.free() / self.shares).clamp(SHARE_MIN, SHARE_MAX)
     }
 
     /// Returns how many bytes others may queue for a connection before it is closed.

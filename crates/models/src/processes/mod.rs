@@ -59,8 +59,8 @@ use proactor_record::Call;
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
 const ACCEPTS: usize = 8;
 
-/// The least that a child may have for what is queued.
-const QUEUES_MIN: usize = 64 << 10;
+/// The least that a child has for what is queued: a part of the model's memory for a connection.
+const QUEUES_MIN: usize = 512 << 10;
 
 /// What is recorded for a call without a descriptor.
 const NO_FILE: RawFd = -1;

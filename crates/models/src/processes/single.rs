@@ -51,7 +51,7 @@ pub(super) fn serve<C: Calls>(
     let NewConnection { socket, protocol, limits, number, accepted } = connection;
     let (mut counters, calls_before) = (Counters::default(), os::calls());
     let whose = (key, socket.as_fd());
-    let account = (&limits, Memory::new(limits.queues));
+    let account = (&limits, Memory::of_one(limits.queues));
     let mut driver = ConnectionDriver::open(calls, whose, protocol, account, pool, &mut counters);
     let mut drains = false;
     loop {
