@@ -162,15 +162,4 @@ impl<P: Protocol, D> Peers<P, D> {
             }
         }
     }
-
-    /// Returns true if a talker is throttled.
-    pub(crate) fn is_throttled(&self) -> bool {
-        self.groups.0.iter().any(|counts| counts.congested > 0 && counts.talkers > 0)
-    }
-
-    /// Returns the connections that are owed bytes, and how many each was sent.
-    pub(crate) fn owed(&self) -> impl Iterator<Item = (ConnId, u64)> {
-        let owed = self.slab.iter().filter(|(_, peer)| !peer.connection.outgoing().is_empty());
-        owed.map(|(id, peer)| (id, peer.sent))
-    }
 }

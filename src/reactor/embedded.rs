@@ -7,7 +7,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use super::Reactor;
 use crate::clock::Nanos;
 use crate::keys::{ConnId, KeyOwner, ListenerId};
-use crate::limits::CloseReason;
 use crate::peer::Made;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
@@ -61,21 +60,6 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Limits the sleep of an iteration to this moment.
     pub fn wake_at(&mut self, when: Option<Nanos>) {
         self.wake_at = when;
-    }
-
-    /// Returns true if a connection waits until another takes what it is owed.
-    pub fn waits_for_peers(&self) -> bool {
-        self.state.peers.has_buffer_waiters() || self.state.peers.is_throttled()
-    }
-
-    /// Returns the connections that are owed bytes, and how many each was sent.
-    pub fn owed(&self) -> impl Iterator<Item = (ConnId, u64)> {
-        self.state.peers.owed()
-    }
-
-    /// Breaks a connection off.
-    pub fn break_off(&mut self, id: ConnId, reason: CloseReason) {
-        self.state.peers.broken(id, reason);
     }
 
     /// Drains as at the first request to stop, if it does not drain already.

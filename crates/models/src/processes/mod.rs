@@ -25,7 +25,6 @@ mod frames;
 mod relay;
 mod shared_counters;
 mod single;
-mod stalls;
 
 use std::collections::HashMap;
 use std::io;
@@ -36,7 +35,6 @@ use std::os::unix::net::UnixStream;
 use self::relay::Relay;
 use self::shared_counters::SharedCounters;
 use self::single::NewConnection;
-use self::stalls::StallWatch;
 use crate::hooks::{CHILD_EXITS, CallHooks, LISTENERS, SHUTDOWN};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::AT_ONCE;
@@ -73,8 +71,6 @@ struct ChildClient {
     number: u64,
     /// What is known of its peer.
     peer: AcceptedPeer,
-    /// The link to its child, if there is one.
-    link: Option<ConnId>,
     /// Why the parent has killed it, if it has.
     killed: Option<CloseReason>,
 }
@@ -97,7 +93,6 @@ pub(crate) struct Processes<C: CallHooks> {
     /// A connection that was accepted and could not be forked for yet.
     waiting: Option<(ListenerId, NewConnection)>,
     children: HashMap<Pid, ChildClient>,
-    stalls: StallWatch,
     silent: SilentQueue<Pid>,
     /// A child that was killed because its client never sent a byte; another one only after it.
     closing_silent: Option<Pid>,
@@ -141,7 +136,6 @@ impl<C: CallHooks> Processes<C> {
             listeners: Vec::new(),
             waiting: None,
             children: HashMap::new(),
-            stalls: StallWatch::default(),
             silent: SilentQueue::default(),
             closing_silent: None,
             counted: SharedCounters::new(limits.connections)?,
@@ -168,11 +162,9 @@ impl<C: CallHooks> Processes<C> {
         }
         self.watch_listeners()?;
         let silent = self.close_silent();
-        let timer = earlier(self.lifecycle.next_timer(), silent);
-        self.relay.wake_at(earlier(timer, self.stalls.next_look()));
+        self.relay.wake_at(earlier(self.lifecycle.next_timer(), silent));
         // Links end, the relay does not.
         let _ = self.relay.run_once()?;
-        self.end_stalled();
         let mut flow = ControlFlow::Continue(());
         for number in self.relay.take_external() {
             match number {
@@ -302,8 +294,7 @@ impl<C: CallHooks> Processes<C> {
         let pid = forked.inspect_err(|_| _ = self.counted.close(client))?;
         let NewConnection { socket, protocol, accepted, .. } =
             both.take().expect("not taken in the parent");
-        let link = ours.is_some().then(|| self.relay.next_id());
-        self.forked(pid, ChildClient { id: client, number, peer: accepted, link, killed: None });
+        self.forked(pid, ChildClient { id: client, number, peer: accepted, killed: None });
         // The parent's copy, in the name of the listener; the child closes its own.
         self.calls.close(KeyOwner::Listener(id).into(), socket);
         if let Some(link) = ours {
@@ -355,26 +346,6 @@ impl<C: CallHooks> Processes<C> {
     }
 
     // Ending.
-
-    /// Kills the children that take nothing of what others of their group wait to send.
-    fn end_stalled(&mut self) {
-        let waits = self.relay.waits_for_peers();
-        if !waits && self.stalls.next_look().is_none() {
-            return;
-        }
-        let Some(evict) = self.lifecycle.limits.timeouts.evict else { return };
-        for link in self.stalls.look(waits, 2 * evict, os::now, self.relay.owed()) {
-            // The kill may come late; the others go on now.
-            self.relay.break_off(link, CloseReason::Failed(libc::ETIMEDOUT));
-            let child = self.children.iter_mut().find(|(_, client)| client.link == Some(link));
-            if let Some((&pid, client)) = child {
-                client.killed = Some(CloseReason::Stalled(2 * evict));
-                self.counters.evicted += 1;
-                tracing::warn!(%pid, "a child is stopped or blocked while others wait: killed");
-                let _ = self.kill(&self.children[&pid], || process::kill(pid));
-            }
-        }
-    }
 
     /// Reaps all children that have ended: their signals coalesce.
     fn reap(&mut self) -> io::Result<()> {
