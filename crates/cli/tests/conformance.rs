@@ -1182,7 +1182,7 @@ fn a_slow_reader_loses_no_line(model: Model) {
 /// socket writable, and completes no send, before. Its peer acknowledges many times a second.
 fn a_member_that_reads_slowly_and_steadily_stays_while_others_flood(model: Model) {
     let mut random = Random::of_test();
-    let server = model.serve("chat").args(&["--evict-timeout", "0.8"]).start();
+    let server = model.serve("chat").args(&["--evict-timeout", "2"]).start();
     let options =
         [Options::default(), Options { receive_buffer: Some(64 << 10), ..Options::default() }];
     let [talker, slow] = group(server.address(), &options).try_into().expect("two of them");
