@@ -58,7 +58,7 @@ use proactor_record::Call;
 const ACCEPTS: usize = 8;
 
 /// The least that a child has for what is queued: a part of the model's memory for a connection.
-const QUEUES_MIN: usize = 512 << 10;
+const QUEUES_MIN: usize = 2 << 20;
 
 /// What is recorded for a call without a descriptor.
 const NO_FILE: RawFd = -1;
