@@ -76,6 +76,8 @@ impl Workload {
         let settings = Settings { bytes: 64 << 20, clock: Some(clock), ..Settings::default() };
         let log = Recorder::new(None, &settings, &About::default()).expect("memory");
         let mut limits = Limits::default();
+        // Before 5.17 a timer is an operation, which could complete behind the last look.
+        (limits.timeouts.send, limits.timeouts.evict) = (None, None);
         (limits.connections, limits.drain) = (connections, Duration::from_secs(10));
         let ring = Traced::new(ring, log);
         let mut server = Proactor::new(ring, limits, stop).expect("space for a submission");
