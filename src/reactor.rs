@@ -310,6 +310,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
 
     /// Receives once, if the socket is readable. If that was not all, the connection is resumed
     /// again: first its reply is sent, from a buffer that is still in the cache.
+    #[inline(always)] // Into `resume`: one call less for each message.
     fn receive(&mut self, conn: ConnId) {
         let Some(peer) = self.state.peers.get_mut(conn) else { return };
         let (connection, socket) = (&peer.connection, &mut peer.driver);

@@ -100,7 +100,14 @@ impl<P: Protocol, D> Peers<P, D> {
             self.ready.next += 1;
             match self.slab.get_mut(id) {
                 Some(peer) if is_heavy(&peer.connection) => self.ready.heavy.push_back(id),
-                Some(_) => return self.take_marked(id),
+                Some(peer) => {
+                    debug_assert!(peer.marked, "only marked connections are in the list");
+                    peer.marked = false;
+                    if peer.connection.holds_input() {
+                        self.resume_input(id);
+                    }
+                    return self.wants(id);
+                }
                 None => {}
             }
         }
@@ -132,7 +139,6 @@ impl<P: Protocol, D> Peers<P, D> {
         }
     }
 
-    #[inline]
     fn take_marked(&mut self, id: ConnId) -> Option<ReadyPeer<'_, P, D>> {
         let peer = self.slab.get_mut(id)?;
         debug_assert!(peer.marked, "only marked connections are in the list");
