@@ -43,7 +43,7 @@ pub fn held() -> usize {
 
 /// An allocation that is charged until it is dropped, in the thread that made it.
 #[derive(Debug, Default)]
-pub(crate) struct Charge(usize);
+pub struct Charge(usize);
 
 impl Charge {
     /// Charges so many bytes, and the cost of their allocation.
@@ -56,7 +56,7 @@ impl Charge {
 
     /// The allocation has so many bytes now.
     #[inline]
-    pub(crate) fn set(&mut self, bytes: usize) {
+    pub fn set(&mut self, bytes: usize) {
         let bytes = if bytes == 0 { 0 } else { bytes + ALLOCATION };
         HELD.set(HELD.get().wrapping_sub(self.0).wrapping_add(bytes));
         self.0 = bytes;
@@ -132,6 +132,12 @@ impl Memory {
     #[inline]
     pub fn share(&self) -> usize {
         (self.free() / self.shares).clamp(SHARE_MIN, SHARE_MAX)
+    }
+
+    /// Returns true if a connection may have a buffer of so many bytes of its own: it is a small part
+    /// of what is free.
+    pub fn permits(&self, buffer: usize) -> bool {
+        self.free() / SHARES >= buffer
     }
 
     /// Returns how many bytes others may queue for a connection before it is closed.

@@ -15,7 +15,7 @@ use proactor::connection_log;
 use proactor::counters::Counters;
 use proactor::keys::Key;
 use proactor::limits::{CloseReason, Limits, Timeouts};
-use proactor::memory::Memory;
+use proactor::memory::{Charge, Memory};
 use proactor::os::{self, Clock};
 use proactor::peers::LAST_INPUT;
 use proactor::protocol::Protocol;
@@ -44,6 +44,9 @@ pub(crate) struct ConnectionDriver<'a, C> {
     /// How many bytes of its last input it may still receive, while it takes that.
     last_input: Option<u64>,
     pool: Rc<Pool>,
+    /// The largest size of buffers that it may receive into, and what is charged for them.
+    granted: Size,
+    charge: Charge,
 }
 
 impl<'a, C: Calls> ConnectionDriver<'a, C> {
@@ -74,6 +77,8 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             receive_timeout: None,
             last_input: None,
             pool,
+            granted: Size::SMALLEST,
+            charge: Charge::default(),
         }
     }
 
@@ -156,7 +161,11 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
     /// recv(2).
     pub(crate) fn recv(&mut self, sleeps: bool) -> io::Result<Chunk> {
         let (calls, key, socket) = (self.calls, self.key, self.socket);
-        if let Some(mut lease) = self.pool.lease(self.connection.recv_size()) {
+        let size = self.connection.recv_size();
+        if size > self.granted {
+            self.grant(size);
+        }
+        if let Some(mut lease) = self.pool.lease(size.min(self.granted)) {
             let buffer = lease.bytes_mut().expect("a new lease is the only one");
             let n = calls.recv(key, socket, buffer, sleeps)?;
             return Ok(if n > 0 { Chunk::received(lease, n) } else { Chunk::EMPTY });
@@ -167,6 +176,23 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         let n = calls.recv(key, socket, &mut buffer, sleeps)?;
         buffer.truncate(n);
         Ok(Chunk::from(buffer))
+    }
+
+    /// Lets it receive into buffers of this size, if the memory of all permits it.
+    #[cold]
+    fn grant(&mut self, size: Size) {
+        let size = self.pool.clamp(size);
+        let bytes = self.pool.shape(size).bytes;
+        if size > self.granted && self.context.memory.permits(bytes) {
+            // Less than twice the largest for those of all sizes.
+            self.charge.set(2 * bytes);
+            self.granted = size;
+        }
+    }
+
+    /// Lets it receive into buffers of any size: its process has memory of its own.
+    pub(crate) fn grant_all(&mut self) {
+        self.granted = Size::LARGEST;
     }
 
     /// Passes on what a receive has returned. Returns how many bytes that are.
@@ -260,5 +286,46 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         connection_log::closed(self.counters, number, addr, bytes, reason);
         self.connection.close(reason, &mut self.context);
         self.counters.panicked += self.context.panicked;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use proactor::buffer::BufferClass;
+    use proactor::calls::{AT_ONCE, PlainCalls};
+    use proactor::memory::held;
+    use proactor::protocol::Discard;
+
+    /// Returns the size of a receive after several large ones, and what is charged for it.
+    fn learned(memory: usize) -> (usize, usize) {
+        let classes = [BufferClass { bytes: 64, count: 4 }, BufferClass { bytes: 4096, count: 4 }];
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        let (mut counters, before) = (Counters::default(), held());
+        let whose = (Key(0), socket.as_fd());
+        let limits = Limits::default();
+        let account = (&limits, Memory::new(memory));
+        let pool = Pool::new(&classes).unwrap();
+        let protocol = Box::new(Discard);
+        let mut driver =
+            ConnectionDriver::open(&PlainCalls, whose, protocol, account, pool, &mut counters);
+        peer.write_all(&[b'x'; 20_000]).unwrap();
+        let mut size = 0;
+        for _ in 0..5 {
+            let received = driver.recv(AT_ONCE);
+            size = driver.received(received);
+        }
+        (size, held() - before)
+    }
+
+    #[test]
+    fn a_connection_has_large_buffers_of_its_own_only_while_the_memory_of_all_permits_it() {
+        let (size, charged) = learned(1 << 30);
+        assert!(size == 4096 && charged >= 2 * 4096, "{charged}");
+        assert_eq!(learned(64 << 10), (64, 0));
     }
 }

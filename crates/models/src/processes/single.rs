@@ -53,6 +53,7 @@ pub(super) fn serve<C: Calls>(
     let whose = (key, socket.as_fd());
     let account = (&limits, Memory::of_one(limits.queues));
     let mut driver = ConnectionDriver::open(calls, whose, protocol, account, pool, &mut counters);
+    driver.grant_all();
     let mut drains = false;
     loop {
         driver.run_timer();
