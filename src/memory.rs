@@ -134,8 +134,8 @@ impl Memory {
         (self.free() / self.shares).clamp(SHARE_MIN, SHARE_MAX)
     }
 
-    /// Returns true if a connection may have a buffer of so many bytes of its own: it is a small part
-    /// of what is free.
+    /// Returns true if a connection may have a buffer of so many bytes of its own: it is a small
+    /// part of what is free.
     pub fn permits(&self, buffer: usize) -> bool {
         self.free() / SHARES >= buffer
     }
