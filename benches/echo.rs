@@ -37,7 +37,12 @@ fn echoes(c: &mut Criterion) {
             let address = Address::Tcp(listener.local_addr().expect("bound"));
             let stop = ShutdownSignal::new().expect("a descriptor");
             let stopper = stop.clone();
-            let socket = BoundSocket { fd: listener.into(), address: address.clone(), file: None };
+            let socket = BoundSocket {
+                fd: listener.into(),
+                address: address.clone(),
+                file: None,
+                follows: false,
+            };
             let echo = Registry::builtin().find("echo").expect("a protocol");
             let listeners = vec![(socket, echo.factory.clone())];
             let service = Service { listeners, stop, console: None, trace: None };

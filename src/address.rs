@@ -224,7 +224,8 @@ impl Address {
             Some(path) => Some(SocketFile::make(path, access, || self.is_dead(), bind, listen)?),
             None => bind().and_then(|()| listen()).map(|()| None)?,
         };
-        Ok(BoundSocket { address: Address::of_listener(socket.as_fd()), fd: socket.into(), file })
+        let address = Address::of_listener(socket.as_fd());
+        Ok(BoundSocket { address, fd: socket.into(), file, follows: false })
     }
 
     /// Returns true if nothing listens at the path of a Unix socket: asked by a connection that
@@ -298,7 +299,7 @@ fn listen_each(
         }
         let only_v6 = !both(&address);
         match Address::Tcp(address).listen_retrying(only_v6, &FileAccess::default()) {
-            Ok(socket) => bound.push(socket),
+            Ok(socket) => bound.push(BoundSocket { follows: !bound.is_empty(), ..socket }),
             Err(error) if is_missing(&error) => missing = Some(error),
             Err(error) => {
                 return Err(io::Error::new(error.kind(), format!("{address}: {error}")));
@@ -343,6 +344,8 @@ pub struct BoundSocket {
     pub address: Address,
     /// Removes the file of a Unix socket when it is dropped.
     pub file: Option<SocketFile>,
+    /// True for a further address of the same name: its connections are in the group of the first.
+    pub follows: bool,
 }
 
 impl TryFrom<&str> for Address {

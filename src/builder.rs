@@ -148,7 +148,8 @@ impl Builder {
                     address.listen_all(&all, &FileAccess::default()).map_err(failed)?
                 }
                 Place::Socket(fd) => {
-                    vec![BoundSocket { address: Address::of_listener(fd.as_fd()), fd, file: None }]
+                    let address = Address::of_listener(fd.as_fd());
+                    vec![BoundSocket { address, fd, file: None, follows: false }]
                 }
             };
             listeners.extend(sockets.into_iter().map(|socket| (socket, factory.clone())));

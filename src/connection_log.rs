@@ -12,6 +12,14 @@ pub fn accepted(number: u64, listener: &Address, addr: Option<SocketAddr>) {
     tracing::debug!(connection = number, peer, %listener, "accepted");
 }
 
+/// Logs why connection `number` is about to be closed, if that is for a warning.
+pub fn warn(number: u64, addr: Option<SocketAddr>, reason: CloseReason) {
+    if reason.is_eviction() || reason.is_timeout() || reason == CloseReason::Panicked {
+        let peer = addr.map(tracing::field::display);
+        tracing::warn!(connection = number, peer, "{reason}");
+    }
+}
+
 /// Counts and logs that connection `number` was closed, and why; `bytes` were received and sent.
 pub fn closed(
     counters: &mut Counters,

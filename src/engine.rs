@@ -16,8 +16,8 @@ use crate::protocol::Protocol;
 /// A server that drives its connections by one I/O model. `P` is the type of their protocols.
 pub trait Engine<P = Box<dyn Protocol>> {
     /// Serves the connections that `fd`, a listening socket, accepts, each by a protocol that
-    /// `factory` makes. The connections of one listener form a broadcast group. Listeners are added
-    /// in the order of their numbers, from 0.
+    /// `factory` makes. The connections of one listener form a broadcast group, unless the factory
+    /// names another. Listeners are added in the order of their numbers, from 0.
     ///
     /// # Errors
     /// The socket cannot be made non-blocking, or the model cannot provide what the protocol needs.
@@ -54,8 +54,10 @@ pub fn listen_all(
     engine: &mut dyn Engine,
     listeners: impl IntoIterator<Item = (BoundSocket, Factory)>,
 ) -> io::Result<Vec<SocketFile>> {
-    let mut files = Vec::new();
-    for (id, (socket, factory)) in (0..).map(ListenerId).zip(listeners) {
+    let (mut files, mut groups) = (Vec::new(), 0);
+    for (id, (socket, mut factory)) in (0..).map(ListenerId).zip(listeners) {
+        groups += u16::from(!socket.follows);
+        factory.group = Some(ListenerId(groups - 1));
         engine.listen(id, socket.fd, factory)?;
         files.extend(socket.file);
     }

@@ -3,7 +3,7 @@
 //!
 //! What grows by what clients do *charges* itself where it is allocated: a chunk on the heap once,
 //! however many queues share it, the slots of a queue, and input that is not taken. The sum is kept
-//! for each thread. Threads of one server add theirs up in batches.
+//! for each thread. Threads and processes of one server add theirs up in batches.
 //!
 //! # The share of a connection
 //!
@@ -17,6 +17,7 @@
 //! | more than is free, by what others send to it | is closed |
 
 use std::cell::Cell;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,7 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub const SHARE_MAX: usize = 512 << 10;
 /// The smallest share. This much of each connection is not part of the limit.
 pub const SHARE_MIN: usize = 4 << 10;
-/// A share is this part of what is free, where connections share it.
+/// A share is this part of what is free.
 const SHARES: usize = 64;
 /// What an allocation costs beside its bytes, at most.
 const ALLOCATION: usize = 64;
@@ -75,33 +76,45 @@ impl Drop for Charge {
     }
 }
 
+/// What several threads or processes hold together, in bytes.
+pub trait HeldTotal: fmt::Debug {
+    /// Returns the sum of all.
+    fn get(&self) -> usize;
+
+    /// One of them holds so many bytes more, or less.
+    fn add(&self, more: isize);
+}
+
+impl HeldTotal for AtomicUsize {
+    fn get(&self) -> usize {
+        self.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, more: isize) {
+        self.fetch_add(more as usize, Ordering::Relaxed); // Wraps around for less.
+    }
+}
+
 /// The limit of what the connections of a server may hold, and what they hold now.
 #[derive(Debug)]
 pub struct Memory {
     limit: usize,
-    /// A share is this part of what is free.
-    shares: usize,
     /// What was charged in this thread before; in several threads, before this one published last.
     base: Cell<usize>,
-    /// What all threads hold, if there are several, and what of it this one has published.
-    shared: Option<(Arc<AtomicUsize>, Cell<usize>)>,
+    /// What all threads and processes hold, if there are several, and what of it this one has
+    /// published.
+    shared: Option<(Arc<dyn HeldTotal>, Cell<usize>)>,
 }
 
 impl Memory {
     /// The account of a server with one thread.
     pub fn new(limit: usize) -> Memory {
-        Memory { limit, shares: SHARES, base: Cell::new(held()), shared: None }
+        Memory { limit, base: Cell::new(held()), shared: None }
     }
 
-    /// The account of a server of one connection, whose share is all that is free.
-    pub fn of_one(limit: usize) -> Memory {
-        Memory { limit, shares: 1, base: Cell::new(held()), shared: None }
-    }
-
-    /// The account of one of several threads, which share `total`.
-    pub fn shared(limit: usize, total: Arc<AtomicUsize>) -> Memory {
-        let shared = Some((total, Cell::new(0)));
-        Memory { limit, shares: SHARES, base: Cell::new(held()), shared }
+    /// The account of one of several threads or processes, which share `total`.
+    pub fn shared(limit: usize, total: Arc<dyn HeldTotal>) -> Memory {
+        Memory { limit, base: Cell::new(held()), shared: Some((total, Cell::new(0))) }
     }
 
     /// Returns how many bytes are held.
@@ -114,9 +127,9 @@ impl Memory {
                 if more.abs() >= BATCH {
                     self.base.set(held());
                     published.set(published.get().wrapping_add(more as usize));
-                    total.fetch_add(more as usize, Ordering::Relaxed); // Wraps around for less.
+                    total.add(more);
                 }
-                total.load(Ordering::Relaxed)
+                total.get()
             }
         }
     }
@@ -131,7 +144,7 @@ impl Memory {
     /// Returns how many bytes a connection may be owed before it is congested.
     #[inline]
     pub fn share(&self) -> usize {
-        (self.free() / self.shares).clamp(SHARE_MIN, SHARE_MAX)
+        (self.free() / SHARES).clamp(SHARE_MIN, SHARE_MAX)
     }
 
     /// Returns true if a connection may have a buffer of so many bytes of its own: it is a small
@@ -147,10 +160,10 @@ impl Memory {
 }
 
 impl Drop for Memory {
-    /// A thread ends, or serves another connection: what it publishes begins anew.
+    /// A thread or process ends, or serves another connection: what it publishes begins anew.
     fn drop(&mut self) {
         if let Some((total, published)) = &self.shared {
-            total.fetch_sub(published.get(), Ordering::Relaxed);
+            total.add((published.get() as isize).wrapping_neg());
         }
     }
 }
@@ -195,7 +208,7 @@ mod tests {
     #[test]
     fn threads_of_a_server_add_up_what_they_hold() {
         let total = Arc::new(AtomicUsize::new(0));
-        let other = Arc::clone(&total);
+        let other = total.clone();
         let held = std::thread::spawn(move || {
             let memory = Memory::shared(1 << 30, other);
             let charge = Charge::new(1 << 20);

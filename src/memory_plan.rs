@@ -70,6 +70,14 @@ impl MemoryPlan {
         MemoryPlan { queues, ..plan }
     }
 
+    /// Returns how many connections there may be by default: as many as fit three quarters of the
+    /// memory, at least one. What is queued has the rest.
+    pub fn connections_that_fit(&self, limits: &Limits) -> usize {
+        let memory = limits.memory.unwrap_or_else(default_memory);
+        let left = (memory - memory / 4).saturating_sub(self.fixed + self.pool);
+        (left / self.connection).clamp(1, self.connections)
+    }
+
     /// Returns the sum: the user memory that the server uses at most.
     pub fn total(&self) -> usize {
         self.fixed + self.pool + self.connection * self.connections + self.queues

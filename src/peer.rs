@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use crate::address::Address;
 use crate::admission::Admitted;
 use crate::connection_log;
-use crate::keys::ConnId;
+use crate::keys::{ConnId, ListenerId};
 use crate::mailbox::SharedPeer;
 use crate::os::ShutdownSignal;
 use crate::peer_handle::PeerHandle;
@@ -62,6 +62,8 @@ pub struct AcceptedPeer {
     pub shared: Option<Arc<SharedPeer>>,
     /// Its place among the connections of its address.
     pub admitted: Option<Admitted>,
+    /// Its broadcast group, if it is not that of its listener.
+    pub group: Option<ListenerId>,
     /// True if it may only listen: see [`Protocol::allow_silence`].
     pub allow_silence: bool,
     /// True for a link to another process of this server, which carries the messages of its peers
@@ -167,6 +169,8 @@ pub struct Factory<P: ?Sized = Box<dyn Protocol>> {
     pub needs: Needs,
     /// Whether their peers may only listen.
     pub allow_silence: bool,
+    /// Their broadcast group, if it is not that of the listener: the addresses of a name share one.
+    pub group: Option<ListenerId>,
 }
 
 /// What a worker makes protocols by.
@@ -190,7 +194,8 @@ impl Factory {
             let mut make = worker(at);
             Box::new(move |peer| make_or_panic_later(peer, &mut make))
         };
-        Factory { make: Arc::new(make), needs: P::needs(), allow_silence: P::allow_silence() }
+        let (needs, allow_silence) = (P::needs(), P::allow_silence());
+        Factory { make: Arc::new(make), needs, allow_silence, group: None }
     }
 }
 
@@ -218,7 +223,8 @@ impl<P: Protocol> Factory<P> {
             let make = Arc::clone(&make);
             Box::new(move |peer| make(peer))
         };
-        Factory { make: Arc::new(make), needs: P::needs(), allow_silence: P::allow_silence() }
+        let (needs, allow_silence) = (P::needs(), P::allow_silence());
+        Factory { make: Arc::new(make), needs, allow_silence, group: None }
     }
 }
 
@@ -274,6 +280,7 @@ pub struct WorkerFactory<P = Box<dyn Protocol>> {
     pub needs: Needs,
     /// Whether their peers may only listen.
     pub allow_silence: bool,
+    group: Option<ListenerId>,
     listener: Arc<Address>,
 }
 
@@ -282,8 +289,8 @@ impl<P> WorkerFactory<P> {
     /// the calling thread.
     pub fn new(factory: &Factory<P>, fd: BorrowedFd<'_>) -> WorkerFactory<P> {
         let listener = Arc::new(Address::of_listener(fd));
-        let Factory { needs, allow_silence, .. } = *factory;
-        WorkerFactory { make: (factory.make)(0), needs, allow_silence, listener }
+        let Factory { needs, allow_silence, group, .. } = *factory;
+        WorkerFactory { make: (factory.make)(0), needs, allow_silence, group, listener }
     }
 
     /// Returns the address of the listener.
@@ -294,7 +301,8 @@ impl<P> WorkerFactory<P> {
     /// Makes the protocol of connection `id`, whose peer has this address, if it has one.
     pub fn make(&mut self, id: u64, addr: Option<SocketAddr>, reach: Reach<'_>) -> Made<P> {
         let (made, accepted) = Peer::with(id, &self.listener, addr, reach, &mut self.make);
-        (made, AcceptedPeer { allow_silence: self.allow_silence, ..accepted })
+        let WorkerFactory { allow_silence, group, .. } = *self;
+        (made, AcceptedPeer { allow_silence, group, ..accepted })
     }
 }
 

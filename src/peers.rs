@@ -22,6 +22,7 @@ mod buffers;
 mod deadlines;
 mod groups;
 mod last_input;
+mod links;
 mod operator;
 mod posted;
 mod ready;
@@ -60,6 +61,8 @@ pub struct PeerEntry<P, D> {
     /// Its number among all connections of this server, from 1.
     number: u64,
     listener: ListenerId,
+    /// The group that receives what it broadcasts, by the number of a listener.
+    group: ListenerId,
     /// Why the connection is closed.
     reason: CloseReason,
     /// The number of bytes received.
@@ -125,17 +128,14 @@ pub struct Peers<P, D> {
 
 impl<P: Protocol, D> PeerEntry<P, D> {
     /// Notes and logs why it is about to be broken, and counts it if it is evicted.
-    fn note_reason(&mut self, id: ConnId, reason: CloseReason, counters: &mut Counters) {
+    fn note_reason(&mut self, reason: CloseReason, counters: &mut Counters) {
         if self.reason.ends_in_order() {
             return; // What happens until it has ended is of no interest.
         }
         self.reason = reason;
         self.accepted.shared.iter().for_each(|shared| _ = shared.close());
-        if reason.is_eviction() || reason.is_timeout() || reason == CloseReason::Panicked {
-            let peer = self.accepted.addr().map(tracing::field::display);
-            tracing::warn!(connection = self.number, %id, peer, "{reason}");
-            counters.evicted += u64::from(reason.is_eviction());
-        }
+        connection_log::warn(self.number, self.accepted.addr(), reason);
+        counters.evicted += u64::from(reason.is_eviction());
     }
 }
 
@@ -168,7 +168,8 @@ impl<P: Protocol, D> Peers<P, D> {
     pub fn open(&mut self, made: Made<P>, listener: ListenerId, driver: D) -> ConnId {
         let (protocol, accepted) = made;
         self.last_number += u64::from(!accepted.link);
-        self.groups.at(listener).links += usize::from(accepted.link);
+        let group = accepted.group.unwrap_or(listener);
+        self.groups.at(group).links += usize::from(accepted.link);
         let connection = Connection::open(protocol, &mut self.context);
         let (opened, may_be_silent) =
             (self.context.clock.now(), accepted.link || accepted.allow_silence);
@@ -177,6 +178,7 @@ impl<P: Protocol, D> Peers<P, D> {
             driver,
             number: self.last_number,
             listener,
+            group,
             reason: CloseReason::Finished,
             received: 0,
             sent: 0,
@@ -228,7 +230,7 @@ impl<P: Protocol, D> Peers<P, D> {
             && self.context.messages.iter().any(|message| matches!(message, Message::Broadcast(_)))
         {
             peer.talks = true;
-            self.groups.at(peer.listener).talkers += 1;
+            self.groups.at(peer.group).talkers += 1;
         }
         self.after_event(id);
     }
@@ -260,7 +262,7 @@ impl<P: Protocol, D> Peers<P, D> {
         if let Some(peer) = self.slab.get_mut(id)
             && !peer.connection.is_broken()
         {
-            peer.note_reason(id, reason, &mut self.counters);
+            peer.note_reason(reason, &mut self.counters);
         }
         self.step(id, |peer, context| {
             peer.connection.broken();
@@ -271,7 +273,7 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Removes a connection that was closed. Returns its driver's state.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.slab.remove(id)?;
-        let PeerEntry { mut connection, driver, listener, reason, ref accepted, .. } = peer;
+        let PeerEntry { mut connection, driver, group, reason, ref accepted, .. } = peer;
         if !peer.accepted.link {
             let (counters, bytes) = (&mut self.counters, [peer.received, peer.sent]);
             connection_log::closed(counters, peer.number, accepted.addr(), bytes, reason);
@@ -280,15 +282,15 @@ impl<P: Protocol, D> Peers<P, D> {
         self.timers.remove(id, peer.timer);
         self.last_inputs.forget(peer.last);
         accepted.shared.iter().for_each(|shared| _ = shared.close());
-        let counts = self.groups.at(listener);
+        let counts = self.groups.at(group);
         counts.talkers -= usize::from(peer.talks);
         counts.links -= usize::from(accepted.link);
         if peer.congested {
             counts.congested -= 1;
-            self.wake_talkers(listener);
+            self.wake_talkers(group);
         }
         connection.close(reason, &mut self.context);
-        self.deliver_messages(id, listener);
+        self.deliver_messages(id, group);
         Some(driver)
     }
 
@@ -374,7 +376,7 @@ impl<P: Protocol, D> Peers<P, D> {
         let peer = self.slab.get_mut(id).expect("only an open connection changes");
         if std::mem::take(&mut self.context.changed) {
             if let Some(reason) = self.context.failure.take() {
-                peer.note_reason(id, reason, &mut self.counters);
+                peer.note_reason(reason, &mut self.counters);
             }
             self.timers.changed(id, peer);
             // A connection that is not open takes no more: its handles learn it.
@@ -382,11 +384,11 @@ impl<P: Protocol, D> Peers<P, D> {
             closed.for_each(|shared| _ = shared.close());
         }
         self.ready.mark(id, peer);
-        let listener = peer.listener;
+        let group = peer.group;
         if self.groups.update_congested(peer) {
-            self.wake_talkers(listener);
+            self.wake_talkers(group);
         }
-        self.deliver_messages(id, listener);
+        self.deliver_messages(id, group);
     }
 }
 

@@ -20,7 +20,8 @@ pub struct Timeouts {
     pub evict: Option<Duration>,
     /// How long nothing may be received and nothing sent.
     pub idle: Option<Duration>,
-    /// How long it may take until the first byte is received.
+    /// How long it may take until the client sends its first byte, unless its protocol
+    /// [allows silence](crate::Protocol::allow_silence).
     pub first_byte: Option<Duration>,
     /// How long a message may be incomplete: how long the first byte that its protocol has not
     /// taken may wait for those that follow.
@@ -94,6 +95,9 @@ pub struct InputLook {
     pub received: u64,
     /// The bytes that were sent.
     pub sent: u64,
+    /// True if its client has sent a byte, which those of a PROXY header are not, or may only
+    /// listen.
+    pub may_be_silent: bool,
     /// The bytes of these that wait for the rest of their message, if the server does receive: what
     /// the server does not take is not its peer's fault.
     pub incomplete: Option<usize>,
@@ -109,11 +113,11 @@ impl LookState {
 
     /// Looks at what was received. Returns the limit that is over, if one is.
     pub fn look_at_input(&mut self, limits: &Timeouts, now: InputLook) -> Option<CloseReason> {
-        let InputLook { received, sent, incomplete, owed } = now;
+        let InputLook { received, sent, may_be_silent, incomplete, owed } = now;
         let before = std::mem::replace(&mut self.moved, received + sent);
         let first = before == u64::MAX;
         self.idle = if before != self.moved { 0 } else { self.idle + u32::from(!owed) };
-        self.no_byte = if received > 0 || first { 0 } else { self.no_byte + 1 };
+        self.no_byte = if may_be_silent || first { 0 } else { self.no_byte + 1 };
         // The same message, if nothing was taken since the last look.
         let taken = incomplete.map(|waits| received.saturating_sub(waits as u64));
         let same = taken.is_some_and(|taken| taken == self.taken);
@@ -181,7 +185,7 @@ mod tests {
         let (mut progress, mut nothing) = (LookState::default(), input(0, None));
         let no_byte = after(|_| progress.look_at_input(&LIMITS, nothing));
         assert_eq!(no_byte, Some((8, CloseReason::NoFirstByte(Duration::from_secs(20)))));
-        (nothing.received, progress) = (1, LookState::default());
+        (nothing, progress) = (input(1, None), LookState::default());
         let idle = after(|_| progress.look_at_input(&LIMITS, nothing));
         assert_eq!(idle, Some((40, CloseReason::Idle(Duration::from_secs(100)))));
         let off = Timeouts { send: None, evict: None, idle: None, ..Timeouts::default() };
@@ -190,7 +194,8 @@ mod tests {
     }
 
     fn input(received: u64, incomplete: Option<usize>) -> InputLook {
-        InputLook { received, sent: 0, incomplete, owed: false }
+        let may_be_silent = received > 0;
+        InputLook { received, sent: 0, may_be_silent, incomplete, owed: false }
     }
 
     #[test]

@@ -92,9 +92,10 @@ impl<P: Protocol, D> Peers<P, D> {
         if limits_input {
             let incomplete = peer.connection.incomplete().filter(|_| self.groups.wants_recv(peer));
             let (received, sent) = (peer.received, peer.sent);
-            let now = InputLook { received, sent, incomplete, owed };
+            let may_be_silent = peer.accepted.allow_silence || peer.accepted.has_sent(received);
+            let now = InputLook { received, sent, may_be_silent, incomplete, owed };
             if let Some(reason) = peer.watch.progress.look_at_input(limits, now) {
-                peer.note_reason(id, reason, &mut self.counters);
+                peer.note_reason(reason, &mut self.counters);
                 self.step(id, |peer, context| peer.connection.finish(context));
             }
         }

@@ -1,4 +1,5 @@
-//! Broadcast groups: the connections of one listener receive each other's messages.
+//! Broadcast groups: the connections of one listener, or of all addresses of a name, receive each
+//! other's messages.
 //!
 //! A connection whose send queue is too long is *congested*. While one is congested, the
 //! connections of its group that broadcast (*talkers*) are *throttled*: they are not received from.
@@ -22,16 +23,21 @@ pub(super) struct GroupCounts {
 
 impl Groups {
     /// Returns the counts of a group, which need not have had a member before.
-    pub(super) fn at(&mut self, listener: ListenerId) -> &mut GroupCounts {
-        let at = listener.index();
+    pub(super) fn at(&mut self, group: ListenerId) -> &mut GroupCounts {
+        let at = group.index();
         if self.0.len() <= at {
             self.0.resize(at + 1, GroupCounts::default());
         }
         &mut self.0[at]
     }
 
+    /// Returns true if a connection of any group is congested.
+    pub(super) fn any_congested(&self) -> bool {
+        self.0.iter().any(|counts| counts.congested > 0)
+    }
+
     fn of<P, D>(&self, peer: &PeerEntry<P, D>) -> GroupCounts {
-        self.0[peer.listener.index()]
+        self.0[peer.group.index()]
     }
 
     /// Returns true if a connection wants to receive, is not throttled and has not run out of
@@ -75,7 +81,7 @@ impl Groups {
     fn change_congested<P, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
         peer.congested = !peer.congested;
         peer.accepted.shared.iter().for_each(|shared| shared.set_congested(peer.congested));
-        let counts = self.at(peer.listener);
+        let counts = self.at(peer.group);
         if peer.congested {
             counts.congested += 1;
         } else {
@@ -89,26 +95,26 @@ impl Groups {
 impl<P: Protocol, D> Peers<P, D> {
     /// Delivers the messages of a connection, then those of the connections that this evicts.
     #[inline]
-    pub(super) fn deliver_messages(&mut self, from: ConnId, listener: ListenerId) {
+    pub(super) fn deliver_messages(&mut self, from: ConnId, group: ListenerId) {
         if !self.context.messages.is_empty() {
-            self.deliver_some(from, listener);
+            self.deliver_some(from, group);
         }
     }
 
     #[inline(never)]
-    fn deliver_some(&mut self, from: ConnId, listener: ListenerId) {
+    fn deliver_some(&mut self, from: ConnId, group: ListenerId) {
         let messages = &mut self.context.messages;
         messages.iter_mut().for_each(Message::release_scarce);
         let mut evicted = Vec::new();
-        self.deliver_once(from, listener, &mut evicted);
+        self.deliver_once(from, group, &mut evicted);
         while let Some(id) = evicted.pop() {
             let peer = self.slab.get_mut(id).expect("an evicted connection is not closed yet");
             peer.connection.close(peer.reason, &mut self.context);
-            self.deliver_once(id, listener, &mut evicted);
+            self.deliver_once(id, group, &mut evicted);
         }
     }
 
-    fn deliver_once(&mut self, from: ConnId, listener: ListenerId, evicted: &mut Vec<ConnId>) {
+    fn deliver_once(&mut self, from: ConnId, group: ListenerId, evicted: &mut Vec<ConnId>) {
         let (to_operator, has_operator) = (&mut self.to_operator, self.has_operator);
         self.context.messages.retain(|message| match message {
             Message::Broadcast(_) | Message::Announce(_) => true,
@@ -122,7 +128,7 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         let from_link = self.slab.get_mut(from).is_some_and(|peer| peer.accepted.link);
         let mut relieved = false;
-        for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
+        for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.group == group) {
             if id != from {
                 let mut broken = false;
                 for message in &self.context.messages {
@@ -136,7 +142,7 @@ impl<P: Protocol, D> Peers<P, D> {
                     }
                 }
                 if broken {
-                    peer.note_reason(id, CloseReason::QueueFull, &mut self.counters);
+                    peer.note_reason(CloseReason::QueueFull, &mut self.counters);
                     evicted.push(id);
                 }
                 self.ready.mark(id, peer);
@@ -146,16 +152,16 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         self.context.messages.clear();
         if relieved {
-            self.wake_talkers(listener);
+            self.wake_talkers(group);
         }
     }
 
     /// Marks the talkers of a group if no connection of it is congested any more. If the only
     /// congested one is a link, it is marked as well: a link does not wait for itself.
-    pub(super) fn wake_talkers(&mut self, listener: ListenerId) {
-        let counts = *self.groups.at(listener);
+    pub(super) fn wake_talkers(&mut self, group: ListenerId) {
+        let counts = *self.groups.at(group);
         if counts.congested <= usize::from(counts.links > 0) && counts.talkers > 0 {
-            for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.listener == listener) {
+            for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.group == group) {
                 if peer.talks {
                     self.ready.mark(id, peer);
                 }

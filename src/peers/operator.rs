@@ -45,7 +45,7 @@ impl<P: Protocol, D> Peers<P, D> {
     pub(super) fn send_to(&mut self, id: ConnId, line: Chunk) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
         if peer.connection.deliver(line, &self.context.memory) {
-            peer.note_reason(id, CloseReason::QueueFull, &mut self.counters);
+            peer.note_reason(CloseReason::QueueFull, &mut self.counters);
             peer.connection.close(peer.reason, &mut self.context);
         }
         let is_open = peer.connection.is_open();

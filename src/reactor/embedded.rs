@@ -7,6 +7,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use super::Reactor;
 use crate::clock::Nanos;
 use crate::keys::{ConnId, KeyOwner, ListenerId};
+use crate::limits::CloseReason;
+use crate::memory::Memory;
 use crate::peer::Made;
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
@@ -60,6 +62,26 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Limits the sleep of an iteration to this moment.
     pub fn wake_at(&mut self, when: Option<Nanos>) {
         self.wake_at = when;
+    }
+
+    /// Counts what its connections hold in this account.
+    pub fn set_memory(&mut self, memory: Memory) {
+        self.state.peers.set_memory(memory);
+    }
+
+    /// Returns true if a connection is congested.
+    pub fn any_congested(&self) -> bool {
+        self.state.peers.any_congested()
+    }
+
+    /// Returns the connections that are congested, and how many bytes each was sent.
+    pub fn congested(&self) -> impl Iterator<Item = (ConnId, u64)> {
+        self.state.peers.congested()
+    }
+
+    /// Breaks a connection off.
+    pub fn break_off(&mut self, id: ConnId, reason: CloseReason) {
+        self.state.peers.broken(id, reason);
     }
 
     /// Drains as at the first request to stop, if it does not drain already.

@@ -95,9 +95,14 @@ impl Model {
     }
 
     fn serve_at(self, protocol: &str, addresses: &[&str]) -> Launch {
+        self.launch(Launch::new(self.program, &[]), protocol, addresses)
+    }
+
+    /// The same, by a command that has begun.
+    fn launch(self, begun: Launch, protocol: &str, addresses: &[&str]) -> Launch {
         let serve: &[&str] = if self.program == PROACTOR { &["serve"] } else { &[] };
-        let mut launch = Launch::new(self.program, serve);
-        launch = launch.args(&["--model", self.name, "--protocol", protocol, "--stats"]);
+        let mut launch =
+            begun.args(serve).args(&["--model", self.name, "--protocol", protocol, "--stats"]);
         if self.name == "nonblocking" {
             // It sleeps when idle, like the others, and leaves the CPU to other tests.
             launch = launch.args(&["--idle-sleep", "4ms"]);
@@ -168,6 +173,7 @@ conformance!({
     connections_above_the_accept_rate_wait_and_are_served,
     the_client_in_a_proxy_header_is_logged_and_limited_and_no_byte_is_lost,
     a_member_joins_behind_its_proxy_header needs Crowd,
+    the_addresses_of_a_name_have_one_chat needs Crowd,
     more_clients_than_descriptors_spin_nothing_and_are_served_in_the_end needs Crowd,
     descriptors_that_run_out_meanwhile_spin_nothing_and_all_are_served_in_the_end needs Crowd,
     a_crowd_that_bursts_into_two_buffers_gets_every_byte,
@@ -189,6 +195,7 @@ conformance!({
     // Time.
     a_client_that_reads_nothing_is_closed_though_no_other_waits,
     a_client_that_sends_nothing_is_idle_or_drips_is_ended_in_order_and_a_busy_one_stays,
+    a_first_byte_is_awaited_behind_a_proxy_header_and_of_no_client_that_may_only_listen,
     a_client_that_vanishes_would_be_asked_for,
     // Stopping.
     a_drain_delivers_what_is_owed_and_then_the_end needs Duplex,
@@ -1632,9 +1639,60 @@ fn a_client_that_sends_nothing_is_idle_or_drips_is_ended_in_order_and_a_busy_one
     let exit = server.drain();
     let names = ["first_byte_timeouts", "idle_timeouts", "receive_timeouts", "finished", "failed"];
     assert_eq!(names.map(|name| exit.counter(name)), [1, 1, 1, 1, 0], "{exit:?}");
-    for text in ["sent nothing for 300ms", "idle for 400ms", "was incomplete for 600ms"] {
-        assert_eq!(exit.stderr.matches(text).count(), 1, "{exit:?}");
+    // One shape of line on every model.
+    for (number, text) in
+        [(2, "sent nothing for 300ms"), (3, "idle for 400ms"), (4, "was incomplete for 600ms")]
+    {
+        let lines: Vec<&str> = exit.stderr.lines().filter(|line| line.contains(text)).collect();
+        let fields = format!("{text} connection={number} peer=127.0.0.1:");
+        assert!(lines.len() == 1 && lines[0].contains(&fields), "{lines:?} {exit:?}");
     }
+}
+
+fn a_first_byte_is_awaited_behind_a_proxy_header_and_of_no_client_that_may_only_listen(
+    model: Model,
+) {
+    let limits = ["--first-byte-timeout", "0.3", "--proxy-protocol"];
+    let server = model.serve("echo").args(&limits).start();
+    let client = Client::connect(server.address());
+    client.say(b"PROXY TCP4 192.0.2.7 127.0.0.1 1000 7000\r\n");
+    client.hear_end();
+    drop(client);
+    let exit = server.drain();
+    assert_eq!(exit.counter("first_byte_timeouts"), 1, "{exit:?}");
+    assert!(exit.stderr.contains("connection=1 peer=192.0.2.7:1000"), "{exit:?}");
+    let server = model.serve("chat").args(&["--first-byte-timeout", "0.1"]).start();
+    let client = Client::connect(server.address());
+    thread::sleep(Duration::from_millis(400)); // Four times as long: nothing happens.
+    client.say(&[&[b'x'; 16 << 10][..], b"x\n"].concat());
+    client.hear(b"line too long: 16384 bytes at most\n");
+    drop(client);
+    assert_eq!(server.drain().counter("first_byte_timeouts"), 0);
+}
+
+fn the_addresses_of_a_name_have_one_chat(model: Model) {
+    let hosts = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(hosts.path(), "::1 both.test\n127.0.0.1 both.test\n").expect("it is written");
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let path = hosts.path().to_str().expect("text");
+    let args = ["-rm", "sh", "-c", script, path, model.program];
+    let able = Command::new("unshare").args(&args[..5]).arg("true").output();
+    if !able.is_ok_and(|output| output.status.success()) || ipv6_missing().is_some() {
+        return skip("no IPv6, or no name with two addresses can be made up");
+    }
+    let server =
+        model.launch(Launch::new("unshare", &args), "chat", &["127.0.0.1:0", "both.test:0"]);
+    let server = server.further_addresses(1).start();
+    let [other, one, another] = [0, 1, 2].map(|at| &server.listening[at].address);
+    let (alone, clients) = (Client::connect(other), [one, another].map(Client::connect));
+    let ask = [&[b'x'; 16 << 10][..], b"x\n"].concat();
+    for client in clients.iter().chain([&alone]) {
+        client.say(&ask);
+        client.hear_until(b"line too long: 16384 bytes at most\n");
+    }
+    clients[0].say(b"hello\n");
+    clients[1].hear_until(b"] hello\n");
+    assert_eq!(alone.hear_now(1), None, "another listener is another chat");
 }
 
 fn a_client_that_vanishes_would_be_asked_for(model: Model) {

@@ -38,9 +38,23 @@ fn the_parts_of_the_user_memory_make_its_limit_on_every_model() {
     }
 }
 
+/// A model with a process or a thread for each connection has fewer connections by default, if the
+/// memory permits no more; and its bound is the one that was asked for.
+#[test]
+fn without_a_limit_of_connections_there_are_as_many_as_the_memory_permits() {
+    for model in ALL.map(|model| model.name()) {
+        let limits = limits(&["--model", model, "--max-memory", "1G"]);
+        let connections = limit(&limits, "connections", "--max-connections");
+        let most = if model == "process" { 100..1000 } else { 5_000..10_001 };
+        assert!(most.contains(&connections), "{model}: {connections}");
+        assert_eq!(limit(&limits, "user memory", "in all"), 1 << 30, "{model}");
+    }
+}
+
 #[test]
 fn a_limit_of_memory_below_what_the_connections_need_is_refused() {
-    let exit = Launch::new(PROACTOR, &["serve", "--max-memory", "16M"]).run();
+    let args = ["serve", "--max-memory", "16M", "--max-connections", "10000"];
+    let exit = Launch::new(PROACTOR, &args).run();
     assert_eq!(exit.code(), Some(2), "{exit:?}");
     assert!(exit.stderr.contains("--max-memory of 16.8 MB: 10,000 connections"), "{exit:?}");
 }
@@ -85,7 +99,7 @@ fn connect(address: &Address) -> TcpStream {
 /// attack and after it.
 fn attack(model: &str, each: usize) {
     let most = 2 * each * HOSTILE.len();
-    let memory = format!("{}M", 80 + if model == "process" { 3 * most } else { most / 8 });
+    let memory = format!("{}M", 80 + if model == "process" { most } else { most / 8 });
     let most = most.to_string();
     let mut args = vec!["--model", model, "--max-connections", &most, "--max-memory", &memory];
     args.extend(["--drain-timeout", "100ms"]);

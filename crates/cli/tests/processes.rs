@@ -403,3 +403,53 @@ fn a_connection_that_waits_for_its_child_when_the_server_drains_has_its_line_in_
     let reasons: Vec<bool> = closed.map(|line| line.contains("for want of resources")).collect();
     assert_eq!(reasons, [true], "{}", exit.stderr);
 }
+
+/// What the listener receives last.
+const LAST: &[u8] = b"[1] last";
+
+#[test]
+fn a_stopped_child_is_killed_and_its_group_goes_on() {
+    let server = serve(&[CHAT]).args(&["--evict-timeout", "1s"]).start();
+    let (speaker, listener) = (enter(server.address()), enter(server.address()));
+    let before = eventually_children(&server, 2);
+    let stopped = enter(server.address());
+    let all = eventually_children(&server, 3);
+    let child = all.iter().find(|child| before.iter().all(|other| other.0 != child.0)).unwrap();
+    child.signal(libc::SIGSTOP);
+    // More than links and sockets hold. A pause of the whole group is longer than the timeout of a
+    // client.
+    let mut line = [&[b'x'; 10_000][..], b"\n"].concat().repeat(2_000);
+    line.extend(b"last\n");
+    let speak = || {
+        let mut sent = 0;
+        while sent < line.len() {
+            match speaker.say_some(&line[sent..]) {
+                Ok(n) => sent += n,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+        speaker.finish();
+    };
+    let begin = std::time::Instant::now();
+    let mut heard = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(speak);
+        let mut buffer = vec![0; 1 << 16];
+        while !heard.windows(LAST.len()).any(|text| text == LAST) {
+            assert!(begin.elapsed() < std::time::Duration::from_secs(60), "the group waits");
+            heard.drain(..heard.len().saturating_sub(LAST.len() - 1));
+            match listener.hear_some(&mut buffer) {
+                Ok(0) => panic!("the listener is disconnected"),
+                Ok(n) => heard.extend_from_slice(&buffer[..n]),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+    });
+    eventually("it is killed", || (!child.exists()).then_some(()));
+    drop((stopped, listener));
+    let exit = server.drain();
+    assert_eq!(exit.counter("evicted"), 1, "{exit:?}");
+    let lines: Vec<&str> = exit.stderr.lines().collect();
+    assert!(lines.len() == 1 && lines[0].contains("its process does not run: killed"), "{lines:?}");
+    assert!(lines[0].contains("connection=3 peer=127.0.0.1:"), "{lines:?}");
+}

@@ -2,7 +2,7 @@
 //! alike.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use proactor::keys::Key;
 use proactor::limits::{CloseReason, Limits, Timeouts};
 use proactor::memory::{Charge, Memory};
 use proactor::os::{self, Clock};
+use proactor::peer::{AcceptedPeer, Made};
 use proactor::peers::LAST_INPUT;
 use proactor::protocol::Protocol;
 use proactor::timeouts::{InputLook, LookState};
@@ -30,6 +31,10 @@ pub(crate) struct ConnectionDriver<'a, C> {
     /// The messages of its protocol, until they are delivered or dropped.
     pub(crate) context: Context,
     pub(crate) counters: &'a mut Counters,
+    /// Its number among all connections of the server.
+    number: u64,
+    /// What is known of its peer.
+    pub(crate) accepted: AcceptedPeer,
     /// Why it is closed, once it is.
     reason: CloseReason,
     timeouts: Timeouts,
@@ -54,8 +59,8 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
     /// the account of its memory.
     pub(crate) fn open(
         calls: &'a C,
-        (key, socket): (Key, BorrowedFd<'a>),
-        protocol: Box<dyn Protocol>,
+        (key, socket, number): (Key, BorrowedFd<'a>, u64),
+        (protocol, accepted): Made<Box<dyn Protocol>>,
         (limits, memory): (&Limits, Memory),
         pool: Rc<Pool>,
         counters: &'a mut Counters,
@@ -69,6 +74,8 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             connection,
             context,
             counters,
+            number,
+            accepted,
             reason: CloseReason::Finished,
             timeouts: limits.timeouts,
             progress: LookState::default(),
@@ -96,10 +103,8 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             return; // What happens until it has ended is of no interest.
         }
         self.reason = reason;
-        if reason.is_eviction() || reason.is_timeout() {
-            tracing::warn!("{reason}");
-            self.counters.evicted += u64::from(reason.is_eviction());
-        }
+        connection_log::warn(self.number, self.accepted.addr(), reason);
+        self.counters.evicted += u64::from(reason.is_eviction());
     }
 
     /// Looks at the time limits, if it is time to: at what the peer has acknowledged if it `owes`
@@ -119,7 +124,8 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         if limits_input {
             let owed = !self.connection.outgoing().is_empty();
             let incomplete = incomplete.filter(|_| self.connection.wants_recv());
-            let now = InputLook { received, sent, incomplete, owed };
+            let may_be_silent = self.accepted.allow_silence || self.accepted.has_sent(received);
+            let now = InputLook { received, sent, may_be_silent, incomplete, owed };
             if let Some(reason) = self.progress.look_at_input(&self.timeouts, now) {
                 self.broken(reason);
                 self.connection.finish(&mut self.context);
@@ -188,11 +194,6 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             self.charge.set(2 * bytes);
             self.granted = size;
         }
-    }
-
-    /// Lets it receive into buffers of any size: its process has memory of its own.
-    pub(crate) fn grant_all(&mut self) {
-        self.granted = Size::LARGEST;
     }
 
     /// Passes on what a receive has returned. Returns how many bytes that are.
@@ -278,12 +279,13 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         }
     }
 
-    /// Counts and logs the end of connection `number`, which has received and was sent so many
-    /// bytes, and calls its protocol for the last time.
-    pub(crate) fn close(&mut self, number: u64, addr: Option<SocketAddr>, bytes: [u64; 2]) {
+    /// Counts and logs the end of the connection, which has received and was sent so many bytes,
+    /// and calls its protocol for the last time.
+    pub(crate) fn close(&mut self, bytes: [u64; 2]) {
         let failure = self.context.failure.filter(|_| !self.reason.ends_in_order());
-        let reason = failure.unwrap_or(self.reason);
-        connection_log::closed(self.counters, number, addr, bytes, reason);
+        let (reason, addr) = (failure.unwrap_or(self.reason), self.accepted.addr());
+        failure.into_iter().for_each(|reason| connection_log::warn(self.number, addr, reason));
+        connection_log::closed(self.counters, self.number, addr, bytes, reason);
         self.connection.close(reason, &mut self.context);
         self.counters.panicked += self.context.panicked;
     }
@@ -306,13 +308,13 @@ mod tests {
         let classes = [BufferClass { bytes: 64, count: 4 }, BufferClass { bytes: 4096, count: 4 }];
         let (mut peer, socket) = UnixStream::pair().unwrap();
         let (mut counters, before) = (Counters::default(), held());
-        let whose = (Key(0), socket.as_fd());
+        let whose = (Key(0), socket.as_fd(), 1);
         let limits = Limits::default();
         let account = (&limits, Memory::new(memory));
         let pool = Pool::new(&classes).unwrap();
-        let protocol = Box::new(Discard);
+        let made: Made<Box<dyn Protocol>> = (Box::new(Discard), AcceptedPeer::default());
         let mut driver =
-            ConnectionDriver::open(&PlainCalls, whose, protocol, account, pool, &mut counters);
+            ConnectionDriver::open(&PlainCalls, whose, made, account, pool, &mut counters);
         peer.write_all(&[b'x'; 20_000]).unwrap();
         let mut size = 0;
         for _ in 0..5 {

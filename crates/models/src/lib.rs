@@ -59,7 +59,7 @@ pub const PROCESS: Model = Model::new(&ModelInfo {
     calls: "2: recv, send",
     limits: "a process per connection; a fork per accept",
     since: "2.6.22",
-    memory: 5 << 19,
+    memory: 1 << 20,
     missing: &[
         (Ability::Frugality, "each connection has a process"),
         (Ability::Console, "each connection belongs to another process"),

@@ -13,7 +13,7 @@ use proactor_report::units;
 #[group(skip)]
 pub(super) struct AdmissionArgs {
     /// Maximum number of concurrent connections; further ones wait in the backlog [default: 10000,
-    /// or fewer if `ulimit -Hn` is lower]
+    /// or fewer if `ulimit -Hn` or --max-memory permits no more]
     #[arg(long, value_name = "N", value_parser = number::<u32>(1, 1_000_000))]
     pub(super) max_connections: Option<u32>,
 

@@ -134,7 +134,11 @@ fn time_limits(limits: &Limits) -> [LimitRow; 6] {
         row("--send-timeout", send, "owed bytes, of which the peer acknowledged none: closed"),
         row("--evict-timeout", evict, "the same, while others wait for the connection"),
         row("--idle-timeout", idle, "nothing received and nothing sent: ends in order"),
-        row("--first-byte-timeout", first_byte, "nothing received since the accept: the same"),
+        row(
+            "--first-byte-timeout",
+            first_byte,
+            "the client sent nothing since the accept: the same",
+        ),
         row("--receive-timeout", receive, "a message of the client is incomplete: the same"),
         row("--keepalive", limits.keepalive, "the kernel asks; closed after twice this time"),
     ]
@@ -143,7 +147,7 @@ fn time_limits(limits: &Limits) -> [LimitRow; 6] {
 fn user_memory(plan: &MemoryPlan) -> [LimitRow; 5] {
     let row = |name, value, why| bytes("user memory", name, value, why);
     let MemoryPlan { fixed, pool, connection, connections, queues } = *plan;
-    let each = format!("{connection} B each: its state, and its stack if it has a thread");
+    let each = format!("{connection} B each: its state, and its thread or process if it has one");
     [
         row("program", fixed, "code, tables and rings, without a connection"),
         row("buffers", pool, "--buffers and --buffer-size; mapped when they are first used"),

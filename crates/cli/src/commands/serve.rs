@@ -247,13 +247,17 @@ impl ServeArgs {
         self.timeouts.apply(&mut limits);
         limits.memory = self.max_memory.map(|asked| asked as usize);
         let buffers = self.buffer_classes(&limits);
-        let options = EngineOptions {
+        let mut options = EngineOptions {
             limits,
             buffers,
             kernel: self.kernel,
             restrict: self.lock_down.restricts_rings(),
             idle_sleep: self.idle_sleep,
         };
+        if self.admission.max_connections.is_none() {
+            let plan = options.memory_plan(asked.unwrap_or(Model::URING));
+            options.limits.connections = plan.connections_that_fit(&options.limits);
+        }
         let prepared = model::set_up(asked, &options)?;
         let PreparedModel { model, detail, reason, .. } = &prepared;
         if self.idle_sleep.is_some() && *model != NONBLOCKING {

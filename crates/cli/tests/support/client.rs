@@ -162,6 +162,15 @@ impl Client {
         }
     }
 
+    /// Receives until these bytes have come.
+    pub(crate) fn hear_until(&self, expected: &[u8]) {
+        let (mut heard, mut some) = (Vec::new(), [0; 1]);
+        while !heard.ends_with(expected) {
+            assert_eq!(self.hear_some(&mut some).expect("more bytes"), 1, "the end came");
+            heard.extend(some);
+        }
+    }
+
     /// Receives up to so many bytes of those that are there already; none if there are none.
     pub(crate) fn hear_now(&self, most: usize) -> Option<Vec<u8>> {
         let mut buffer = vec![0; most];

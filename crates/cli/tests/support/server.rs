@@ -99,6 +99,12 @@ impl Launch {
         self
     }
 
+    /// Listening at so many addresses more than it was given: a name has several.
+    pub(crate) fn further_addresses(mut self, count: usize) -> Launch {
+        self.listeners += count;
+        self
+    }
+
     /// With a pipe to type into.
     pub(crate) fn typed(mut self) -> Launch {
         self.command.stdin(Stdio::piped());

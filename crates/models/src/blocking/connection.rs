@@ -32,7 +32,6 @@ use proactor::counters::Counters;
 use proactor::lifecycle::Stage;
 use proactor::limits::CloseReason;
 use proactor::mailbox::PostedRequest;
-use proactor::peer::AcceptedPeer;
 use proactor::protocol::Message;
 
 /// Buffers of each size for one connection: one that it receives into and, rarely, a few that its
@@ -50,8 +49,6 @@ struct ConnectionThread<'a, C> {
     driver: ConnectionDriver<'a, C>,
     /// Empty except during a delivery: its capacity is kept.
     others: Vec<Arc<Member>>,
-    /// What is known of its peer.
-    accepted: AcceptedPeer,
 }
 
 /// Serves one member until the connection ends. The `counters` and the `calls` are those of this
@@ -66,15 +63,15 @@ pub(super) fn serve_connection<C: Calls>(
     let (member, shared) = (Arc::clone(&membership.member), &status.shared);
     match Pool::few(&shared.buffers, BUFFERS) {
         Ok(pool) => {
-            let whose = (member.key(), member.socket());
-            let (protocol, accepted) = member.make_protocol(&shared.signal);
+            let whose = (member.key(), member.socket(), member.number);
+            let made = member.make_protocol(&shared.signal);
             let mut limits = shared.limits.clone();
             if shared.one_by_one && !member.allow_silence() {
                 let first_byte = &mut limits.timeouts.first_byte;
                 *first_byte = [*first_byte, limits.silent_timeout].into_iter().flatten().min();
             }
             let account = (&limits, shared.memory());
-            let driver = ConnectionDriver::open(calls, whose, protocol, account, pool, counters);
+            let driver = ConnectionDriver::open(calls, whose, made, account, pool, counters);
             ConnectionThread {
                 status,
                 member: &member,
@@ -82,7 +79,6 @@ pub(super) fn serve_connection<C: Calls>(
                 noticed: Some(noticed),
                 driver,
                 others: Vec::new(),
-                accepted,
             }
             .run();
         }
@@ -173,13 +169,13 @@ impl<C: Calls> ConnectionThread<'_, C> {
 
     fn publish_open(&self, open: bool) {
         self.member.open.store(open, Ordering::Relaxed);
-        self.accepted.shared.iter().filter(|_| !open).for_each(|shared| _ = shared.close());
+        self.driver.accepted.shared.iter().filter(|_| !open).for_each(|shared| _ = shared.close());
     }
 
     fn publish_owed(&mut self) {
         let connection = &self.driver.connection;
         self.member.owed.store(connection.outgoing().bytes() as u64, Ordering::Relaxed);
-        let handles = self.accepted.shared.iter();
+        let handles = self.driver.accepted.shared.iter();
         handles.for_each(|shared| shared.set_congested(connection.is_congested()));
     }
 
@@ -326,11 +322,11 @@ impl<C: Calls> ConnectionThread<'_, C> {
     }
 
     fn leave(mut self) {
-        let Member { number, received, sent, .. } = self.member;
+        let Member { received, sent, .. } = self.member;
         self.publish_open(false);
         *self.member.lock_writer(self.driver.calls) = MayWrite::RepliesOnly;
         let [received, sent] = [received, sent].map(|count| count.load(Ordering::Relaxed));
-        self.driver.close(*number, self.accepted.addr(), [received, sent]);
+        self.driver.close([received, sent]);
         if !self.driver.context.messages.is_empty() {
             // A delivery may have to wait; the peer must not.
             let _ =

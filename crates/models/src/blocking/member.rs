@@ -136,8 +136,9 @@ impl Member {
     pub(super) fn make_protocol(&self, signal: &ShutdownSignal) -> Made<Box<dyn Protocol>> {
         let (origin, reach) = (&*self.origin, Some((self.id, signal)));
         let make = origin.factory.for_worker(0);
-        let (protocol, accepted) =
+        let (protocol, mut accepted) =
             Peer::with(self.number, &origin.address, self.peer.0, reach, make);
+        accepted.allow_silence = self.allow_silence();
         accepted.proxied.iter().for_each(|client| _ = self.proxied.set(Arc::clone(client)));
         (protocol, accepted)
     }
@@ -145,6 +146,11 @@ impl Member {
     /// Returns the number of its listener.
     pub(super) fn listener(&self) -> ListenerId {
         self.origin.listener
+    }
+
+    /// Returns its broadcast group.
+    pub(super) fn group(&self) -> ListenerId {
+        self.origin.factory.group.unwrap_or(self.origin.listener)
     }
 
     /// Returns true if it has never sent a byte, and should have.

@@ -238,9 +238,11 @@ impl<C: Calls> Blocking<C> {
             tracing::warn!(%error, threads = self.threads.len(), "cannot start a thread for now");
             self.acceptor.pause.begin(os::now());
             let membership = lock(&given).take().expect("no thread has taken it");
+            // During a drain only the end of another thread could help.
+            let waits = self.lifecycle.is_serving() || self.threads.len() > 0;
             match self.shared.undo_enter(membership) {
-                Ok(socket) => self.waiting = Some((listener, socket, peer)),
-                Err(_) => self.counters.close(CloseReason::Refused),
+                Ok(socket) if waits => self.waiting = Some((listener, socket, peer)),
+                _ => self.counters.close(CloseReason::Refused),
             }
         } else {
             self.started(id, accepted, peer.0);
@@ -311,8 +313,8 @@ impl<C: Calls> Blocking<C> {
             self.posted = true;
             let (calls, members) = (&self.calls, self.shared.members());
             let conn = match &posted {
-                PostedRequest::Broadcast(listener, bytes) => {
-                    let group = members.values().filter(|member| member.listener() == *listener);
+                PostedRequest::Broadcast(group, bytes) => {
+                    let group = members.values().filter(|member| member.group() == *group);
                     group.for_each(|member| _ = member.post(calls, bytes));
                     continue;
                 }

@@ -74,7 +74,7 @@ impl SharedState {
 
     /// Returns the account of the calling thread.
     pub(super) fn memory(&self) -> Memory {
-        Memory::shared(self.limits.queues, Arc::clone(&self.held))
+        Memory::shared(self.limits.queues, self.held.clone())
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -174,13 +174,13 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Adds to `others` the other connections of its listener; with `earlier_only`, those that
+    /// Adds to `others` the other connections of its group; with `earlier_only`, those that
     /// joined before.
     pub(super) fn others(&self, earlier_only: bool, others: &mut Vec<Arc<Member>>) {
-        let (me, listener) = (self.member.number, self.member.listener());
+        let (me, group) = (self.member.number, self.member.group());
         let wanted = |other: &&Arc<Member>| {
             let joined = if earlier_only { other.number < me } else { other.number != me };
-            joined && other.listener() == listener
+            joined && other.group() == group
         };
         others.extend(self.shared.members().values().filter(wanted).cloned());
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::relay::RelayEnd;
@@ -12,6 +13,7 @@ use proactor::buffer::{BufferClass, Pool};
 use proactor::counters::Counters;
 use proactor::engine::Engine;
 use proactor::keys::{ConnId, KeyOwner, ListenerId};
+use proactor::memory::{HeldTotal, Memory};
 use proactor::os::process::{self, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::AcceptedPeer;
@@ -20,7 +22,10 @@ use proactor::reactor::Reactor;
 /// The one broadcast group of a child.
 const GROUP: ListenerId = ListenerId(0);
 /// Buffers of each size that a child has of its own.
-const BUFFERS: usize = 16;
+const BUFFERS: usize = 4;
+/// The same in a group. Its buffers have so many bytes at most: what a child may use is planned.
+const BUFFERS_IN_GROUP: usize = 16;
+const BUFFERS_IN_GROUP_BYTES: usize = 512 << 10;
 
 impl NewConnection {
     /// Serves the connection until the client is gone, or until the child was asked to drain and
@@ -30,23 +35,29 @@ impl NewConnection {
         self,
         (calls, client): (C, ConnId),
         link: Option<OwnedFd>,
-        buffers: &[BufferClass],
+        (buffers, held): (&[BufferClass], Arc<dyn HeldTotal>),
         signals: Signals,
         publish: impl FnMut(&Counters),
     ) -> u8 {
-        let lived = Pool::few(buffers, BUFFERS).and_then(|pool| match link {
+        let memory = Memory::shared(self.limits.queues, held);
+        let pool = match link {
+            None => Pool::few(buffers, BUFFERS),
+            Some(_) => Pool::new(&buffers_in_group(buffers)),
+        };
+        let lived = pool.and_then(|pool| match link {
             None => {
                 os::set_blocking(self.socket.as_fd(), true)?;
                 // The socket is closed at the end of this; nothing is opened after that before the
                 // process ends.
                 signals.deliver(Wake::Unblock(self.socket.as_fd()))?;
                 let calls = (&calls, KeyOwner::Conn(client).into());
-                single::serve(calls, self, pool, process::is_asked_to_drain, publish)
+                let asked = process::is_asked_to_drain;
+                single::serve(calls, self, (pool, memory), asked, publish)
             }
             Some(link) => {
                 let stop = ShutdownSignal::new()?;
                 signals.deliver(Wake::Ask(&stop))?;
-                self.among_others((calls, client), link, pool, stop, publish)
+                self.among_others((calls, client), link, (pool, memory), stop, publish)
             }
         });
         match lived {
@@ -63,7 +74,7 @@ impl NewConnection {
         self,
         (calls, client): (C, ConnId),
         link: OwnedFd,
-        pool: Rc<Pool>,
+        (pool, memory): (Rc<Pool>, Memory),
         stop: ShutdownSignal,
         mut publish: impl FnMut(&Counters),
     ) -> io::Result<()> {
@@ -72,13 +83,15 @@ impl NewConnection {
         (limits.connections, limits.drain) = (2, Duration::MAX);
         limits.silent_timeout = None; // Nothing waits for a place in this group.
         let mut group = Reactor::new(calls.selector(), pool, limits, stop)?;
+        group.set_memory(memory);
         group.number_from(self.number);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Link(client));
         group.adopt(link, (RelayEnd::Link, AcceptedPeer::of_link()), GROUP);
         let next = group.next_id();
         C::name(group.selector_mut(), next, KeyOwner::Conn(client));
-        let made = (RelayEnd::client(self.protocol), self.accepted);
+        let accepted = AcceptedPeer { group: Some(GROUP), ..self.accepted };
+        let made = (RelayEnd::client(self.protocol), accepted);
         group.adopt(self.socket, made, GROUP);
         loop {
             let drained = group.run_once()?.is_break();
@@ -92,6 +105,18 @@ impl NewConnection {
             }
         }
     }
+}
+
+/// Returns the sizes of the buffers of a child in a group, the smallest ones, and how many of each.
+fn buffers_in_group(buffers: &[BufferClass]) -> Vec<BufferClass> {
+    let mut left = BUFFERS_IN_GROUP_BYTES;
+    let few = |class: &BufferClass| {
+        let count = (left / class.bytes).min(BUFFERS_IN_GROUP).min(class.count);
+        left -= count * class.bytes;
+        (count > 0).then_some(BufferClass { count, ..*class })
+    };
+    let few: Vec<BufferClass> = buffers.iter().map_while(few).collect();
+    if few.is_empty() { vec![BufferClass { count: 1, ..buffers[0] }] } else { few }
 }
 
 #[cfg(test)]
@@ -129,8 +154,9 @@ mod tests {
                 accepted: AcceptedPeer::default(),
             };
             let calls = (PlainCalls, ConnId::new(0, 0));
+            let memory = Memory::new(64 << 20);
             connection
-                .among_others(calls, its, pool, stop, |counters| counted = *counters)
+                .among_others(calls, its, (pool, memory), stop, |counters| counted = *counters)
                 .unwrap();
             counted
         });

@@ -25,6 +25,7 @@ mod frames;
 mod relay;
 mod shared_counters;
 mod single;
+mod stalls;
 
 use std::collections::HashMap;
 use std::io;
@@ -35,6 +36,7 @@ use std::os::unix::net::UnixStream;
 use self::relay::Relay;
 use self::shared_counters::SharedCounters;
 use self::single::NewConnection;
+use self::stalls::StallWatch;
 use crate::hooks::{CHILD_EXITS, CallHooks, LISTENERS, SHUTDOWN};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::calls::AT_ONCE;
@@ -46,6 +48,7 @@ use proactor::engine::{self, Engine, Listener};
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::lifecycle::{self, Lifecycle, Stage};
 use proactor::limits::{CloseReason, Ended, Limits};
+use proactor::memory::Memory;
 use proactor::os::process::{self, Alone, Deaths, Pid};
 use proactor::os::{self, AcceptFailure, ShutdownSignal};
 use proactor::peer::{AcceptedPeer, Factory, WorkerFactory};
@@ -56,9 +59,6 @@ use proactor_record::Call;
 
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
 const ACCEPTS: usize = 8;
-
-/// The least that a child has for what is queued: a part of the model's memory for a connection.
-const QUEUES_MIN: usize = 2 << 20;
 
 /// What is recorded for a call without a descriptor.
 const NO_FILE: RawFd = -1;
@@ -71,6 +71,8 @@ struct ChildClient {
     number: u64,
     /// What is known of its peer.
     peer: AcceptedPeer,
+    /// The link to its child, if there is one.
+    link: Option<ConnId>,
     /// Why the parent has killed it, if it has.
     killed: Option<CloseReason>,
 }
@@ -93,6 +95,7 @@ pub(crate) struct Processes<C: CallHooks> {
     /// A connection that was accepted and could not be forked for yet.
     waiting: Option<(ListenerId, NewConnection)>,
     children: HashMap<Pid, ChildClient>,
+    stalls: StallWatch<Pid>,
     silent: SilentQueue<Pid>,
     /// A child that was killed because its client never sent a byte; another one only after it.
     closing_silent: Option<Pid>,
@@ -125,9 +128,9 @@ impl<C: CallHooks> Processes<C> {
         // The relay is never asked to stop: it runs as long as there are children.
         let never = ShutdownSignal::new()?;
         stop.refuse_posts(); // The connections are those of other processes.
-        let (pool, mut of_relay) = (Pool::new(&buffers)?, limits.clone());
-        of_relay.queues /= 2; // The children have the other half.
-        let mut relay = Reactor::new(calls.selector(), pool, of_relay, never)?;
+        let (pool, counted) = (Pool::new(&buffers)?, SharedCounters::new(limits.connections)?);
+        let mut relay = Reactor::new(calls.selector(), pool, limits.clone(), never)?;
+        relay.set_memory(Memory::shared(limits.queues, counted.held(None)));
         relay.watch(stop.as_fd(), SHUTDOWN)?;
         relay.watch(child_exits.as_fd(), CHILD_EXITS)?;
         Ok(Processes {
@@ -136,9 +139,10 @@ impl<C: CallHooks> Processes<C> {
             listeners: Vec::new(),
             waiting: None,
             children: HashMap::new(),
+            stalls: StallWatch::new(),
             silent: SilentQueue::default(),
             closing_silent: None,
-            counted: SharedCounters::new(limits.connections)?,
+            counted,
             child_exits,
             alone,
             buffers,
@@ -162,9 +166,11 @@ impl<C: CallHooks> Processes<C> {
         }
         self.watch_listeners()?;
         let silent = self.close_silent();
-        self.relay.wake_at(earlier(self.lifecycle.next_timer(), silent));
+        let timer = earlier(self.lifecycle.next_timer(), silent);
+        self.relay.wake_at(earlier(timer, self.stalls.next_look()));
         // Links end, the relay does not.
         let _ = self.relay.run_once()?;
+        self.end_stalled();
         let mut flow = ControlFlow::Continue(());
         for number in self.relay.take_external() {
             match number {
@@ -252,9 +258,7 @@ impl<C: CallHooks> Processes<C> {
                 return self.calls.refuse(KeyOwner::Listener(id).into(), socket);
             }
         };
-        let (number, mut limits) = (self.counters.accepted, self.lifecycle.limits.clone());
-        // The parent has the other half.
-        limits.queues = (limits.queues / 2 / limits.connections).max(QUEUES_MIN);
+        let (number, limits) = (self.counters.accepted, self.lifecycle.limits.clone());
         let factory = &mut self.listeners[id.index()].factory;
         let (protocol, accepted) = factory.make(number, addr, None);
         let accepted = AcceptedPeer { admitted, ..accepted };
@@ -269,6 +273,9 @@ impl<C: CallHooks> Processes<C> {
             tracing::warn!(%error, children = self.children.len(), "cannot fork for now");
             self.lifecycle.pause.begin(os::now());
             self.waiting = connection.map(|connection| (id, connection));
+            if !self.lifecycle.is_serving() && self.children.is_empty() {
+                self.refuse_waiting(); // Only the end of another child could help.
+            }
         }
     }
 
@@ -285,8 +292,9 @@ impl<C: CallHooks> Processes<C> {
         let live = |signals| {
             let connection = both.take().expect("taken once, in the child");
             let own = (calls.lane(client.slot()), client);
+            let held = counted.held(Some(client));
             let publish = |counters: &Counters| counters.store(counted.of(client));
-            connection.live(own, its.take(), buffers, signals, publish)
+            connection.live(own, its.take(), (buffers, held), signals, publish)
         };
         let whose = (KeyOwner::Conn(client).into(), keep[0]);
         let fork = || process::fork(&self.alone, &keep, live);
@@ -294,14 +302,16 @@ impl<C: CallHooks> Processes<C> {
         let pid = forked.inspect_err(|_| _ = self.counted.close(client))?;
         let NewConnection { socket, protocol, accepted, .. } =
             both.take().expect("not taken in the parent");
-        self.forked(pid, ChildClient { id: client, number, peer: accepted, killed: None });
+        let group = accepted.group.unwrap_or(id);
+        let link = ours.is_some().then(|| self.relay.next_id());
+        self.forked(pid, ChildClient { id: client, number, peer: accepted, link, killed: None });
         // The parent's copy, in the name of the listener; the child closes its own.
         self.calls.close(KeyOwner::Listener(id).into(), socket);
         if let Some(link) = ours {
             // What the child sends before this is received after it.
             let next = self.relay.next_id();
             C::name(self.relay.selector_mut(), next, KeyOwner::Link(client));
-            self.relay.adopt(link, (Relay::new(protocol), AcceptedPeer::of_link()), id);
+            self.relay.adopt(link, (Relay::new(protocol), AcceptedPeer::of_link()), group);
         }
         Ok(())
     }
@@ -346,6 +356,36 @@ impl<C: CallHooks> Processes<C> {
     }
 
     // Ending.
+
+    /// Kills the children that do not run although others of their group wait for them. A child
+    /// evicts a slow client itself, so it is given twice that time.
+    fn end_stalled(&mut self) {
+        if !self.relay.any_congested() {
+            return self.stalls.rest();
+        }
+        let (timeouts, now) = (self.lifecycle.limits.timeouts, os::now());
+        let Some(limit) = timeouts.evict.or(timeouts.send).map(|limit| 2 * limit) else { return };
+        if !self.stalls.is_due(now) {
+            return;
+        }
+        let sent: HashMap<ConnId, u64> = self.relay.congested().collect();
+        let congested = self.children.iter().filter_map(|(&pid, client)| {
+            let iterations = Counters::load(self.counted.of(client.id)).iterations;
+            Some((pid, sent.get(&client.link?)? + iterations))
+        });
+        for pid in self.stalls.look(limit, now, congested) {
+            let Some(client) = self.children.get_mut(&pid) else { continue };
+            let peer = client.peer.addr().map(tracing::field::display);
+            let reason = "evicted: others wait for it, and its process does not run: killed";
+            tracing::warn!(connection = client.number, peer, %pid, "{reason}");
+            client.killed = Some(CloseReason::Stalled(limit));
+            self.counters.evicted += 1;
+            // The kill may come late; the others go on now.
+            let link = client.link.expect("a child that others wait for has a link");
+            let _ = self.kill(&self.children[&pid], || process::kill(pid));
+            self.relay.break_off(link, CloseReason::Failed(libc::ETIMEDOUT));
+        }
+    }
 
     /// Reaps all children that have ended: their signals coalesce.
     fn reap(&mut self) -> io::Result<()> {

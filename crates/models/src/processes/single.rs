@@ -44,16 +44,16 @@ pub(super) struct NewConnection {
 pub(super) fn serve<C: Calls>(
     (calls, key): (&C, Key),
     connection: NewConnection,
-    pool: Rc<Pool>,
+    (pool, memory): (Rc<Pool>, Memory),
     asked: impl Fn() -> bool,
     mut publish: impl FnMut(&Counters),
 ) -> io::Result<()> {
     let NewConnection { socket, protocol, limits, number, accepted } = connection;
     let (mut counters, calls_before) = (Counters::default(), os::calls());
-    let whose = (key, socket.as_fd());
-    let account = (&limits, Memory::of_one(limits.queues));
-    let mut driver = ConnectionDriver::open(calls, whose, protocol, account, pool, &mut counters);
-    driver.grant_all();
+    let whose = (key, socket.as_fd(), number);
+    let account = (&limits, memory);
+    let mut driver =
+        ConnectionDriver::open(calls, whose, (protocol, accepted), account, pool, &mut counters);
     let mut drains = false;
     loop {
         driver.run_timer();
@@ -95,7 +95,7 @@ pub(super) fn serve<C: Calls>(
         driver.context.messages.clear();
     }
     let bytes = [driver.counters.received_bytes, driver.counters.sent_bytes];
-    driver.close(number, accepted.addr(), bytes);
+    driver.close(bytes);
     publish(driver.counters);
     calls.close(key, socket);
     Ok(())
@@ -207,7 +207,8 @@ mod tests {
                 number: 1,
                 accepted: AcceptedPeer::default(),
             };
-            serve(calls, connection, Rc::clone(&pool), asked, |now| counted.set(*now)).unwrap();
+            let own = (Rc::clone(&pool), Memory::new(64 << 20));
+            serve(calls, connection, own, asked, |now| counted.set(*now)).unwrap();
             assert!(pool.is_whole(), "a buffer is missing");
             counted.get()
         });

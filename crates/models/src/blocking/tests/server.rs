@@ -79,6 +79,7 @@ fn a_connection_that_waits_for_a_thread_is_closed_by_a_drain() {
     assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
     let (ended, counters) = server.join().unwrap();
     assert_eq!((ended, counters.accepted), (Ended::Drained, counters.closed));
+    assert_eq!(counters.cut, 0, "the drain has not waited for its deadline");
 }
 
 /// Broadcasts what it receives, and stays when its peer has ended, to receive broadcasts.
