@@ -208,15 +208,21 @@ mod tests {
     #[test]
     fn threads_of_a_server_add_up_what_they_hold() {
         let total = Arc::new(AtomicUsize::new(0));
-        let other = total.clone();
-        let held = std::thread::spawn(move || {
-            let memory = Memory::shared(1 << 30, other);
-            let charge = Charge::new(1 << 20);
+        let hold = |total: &Arc<AtomicUsize>| {
+            let memory = Memory::shared(1 << 30, total.clone());
+            (Charge::new(1 << 20), memory)
+        };
+        let (charge, memory) = hold(&total);
+        assert_eq!(memory.used(), (1 << 20) + ALLOCATION);
+        let other = Arc::clone(&total);
+        let both = std::thread::spawn(move || {
+            let (charge, memory) = hold(&other);
             let used = memory.used();
             drop((charge, memory));
             used
         });
-        assert_eq!(held.join().unwrap(), (1 << 20) + ALLOCATION);
+        assert_eq!(both.join().unwrap(), 2 * ((1 << 20) + ALLOCATION));
+        drop((charge, memory));
         assert_eq!(total.load(Ordering::Relaxed), 0);
     }
 }

@@ -373,6 +373,17 @@ fn an_iteration_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
     }
 }
 
+fn an_iteration_accepts_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
+    let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
+    let clients: Vec<TcpStream> = (0..ACCEPTS + 10).map(|_| connect(address)).collect();
+    while reactor.counters().accepted < clients.len() as u64 {
+        let before = reactor.counters().accepted;
+        assert!(reactor.run_once().unwrap().is_continue());
+        let accepted = reactor.counters().accepted - before;
+        assert!(accepted <= ACCEPTS as u64, "{accepted} connections in an iteration");
+    }
+}
+
 fn an_iteration_moves_no_more_of_heavy_connections_than_their_budget<S: Selector>(
     selector: fn() -> S,
 ) {
@@ -506,6 +517,7 @@ macro_rules! scenarios {
                 sixteen_clients_share_two_buffers
                 an_unwatchable_socket_is_refused_alone
                 an_iteration_reads_no_more_than_its_share
+                an_iteration_accepts_no_more_than_its_share
                 an_iteration_moves_no_more_of_heavy_connections_than_their_budget
                 a_line_reaches_all_others_and_not_its_speaker
                 a_drain_delivers_what_is_owed_and_then_the_end

@@ -190,11 +190,16 @@ mod tests {
         assert!(matches!(outcome(0), Recv::End));
         assert!(matches!(outcome(-libc::ENOBUFS), Recv::NoBuffer));
         assert!(matches!(outcome(-libc::ECANCELED), Recv::Cancelled));
+        assert!(matches!(outcome(-libc::EAGAIN), Recv::Nothing));
         assert!(matches!(outcome(-libc::ECONNRESET), Recv::Failed(_)));
-        let Completion::Send { outcome, .. } = decoded(Kind::Send, -libc::EPIPE, 0, None) else {
-            panic!("a send completes as one");
+        let sent = |errno: i32| match decoded(Kind::Send, -errno, 0, None) {
+            Completion::Send { outcome, .. } => outcome,
+            other => panic!("a send completes as one: {other:?}"),
         };
-        assert!(matches!(outcome, Sent::Failed(_)));
+        assert!(matches!(sent(libc::EPIPE), Sent::Failed(_)));
+        for errno in [libc::EAGAIN, libc::EINTR, libc::ENOMEM] {
+            assert!(matches!(sent(errno), Sent::Cancelled), "it is repeated");
+        }
     }
 
     #[test]
