@@ -3,7 +3,8 @@
 //! ```text
 //!   accept_connections ── accepts, and spawns ──►  serve_connection   loop { what does it want?
 //!   run_timers ── does what is due                 serve_connection          … .await … do it }
-//!   watch_shutdown ── waits for the signal         …
+//!   give_permits ── to those that move much          …
+//!   watch_shutdown ── waits for the signal
 //!   serve_console ── if there is an operator
 //! ```
 //!
@@ -51,6 +52,7 @@ use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
 
 mod console;
+mod heavy;
 mod state;
 mod watched;
 
@@ -58,8 +60,8 @@ use state::{ServerState, TaskStep};
 use watched::WatchedFd;
 
 /// Calls that one connection may make before it yields, so that the others go on while it receives
-/// a flood; a [heavy](proactor::peers::is_heavy) one yields after each. (tokio's own budget counts
-/// 128, of whatever size.)
+/// a flood; a heavy one waits for a permit after each. (tokio's own budget counts 128, of whatever
+/// size.)
 const STEPS: usize = 32;
 
 /// A server whose connections are coroutines.
@@ -152,6 +154,7 @@ impl<C: CallHooks> TaskServer<C> {
         self.state().core.enable_trim();
         spawn_local(Rc::clone(self).watch_shutdown(watch(signal, KeyOwner::Shutdown)?));
         spawn_local(Rc::clone(self).run_timers());
+        spawn_local(Rc::clone(self).give_permits());
         if let Some(console) = Rc::clone(self).serve_console()? {
             spawn_local(console);
         }
@@ -186,7 +189,11 @@ impl<C: CallHooks> TaskServer<C> {
             }
             self.state().settle(Some(id));
             steps += 1;
-            if steps == STEPS {
+            if steps > STEPS {
+                self.state().await_permit(id);
+                poll_fn(|cx| self.state().poll_permit(id, cx)).await;
+                steps = 0;
+            } else if steps == STEPS {
                 self.state().yield_task(id);
                 yield_now().await; // Others are resumed, and tokio polls its epoll.
                 steps = 0;
@@ -280,6 +287,16 @@ impl<C: CallHooks> TaskServer<C> {
             let mut state = self.state();
             state.alarm = None;
             state.run_timers();
+        }
+    }
+
+    /// Gives heavy connections their permits, a round of the executor between two of them.
+    async fn give_permits(self: Rc<Self>) {
+        let _guard = Guard(&self);
+        loop {
+            poll_fn(|cx| self.state().poll_heavy(cx)).await;
+            yield_now().await; // tokio polls its epoll, and others are resumed.
+            self.state().give_permits();
         }
     }
 

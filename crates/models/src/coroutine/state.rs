@@ -1,5 +1,6 @@
 //! What the tasks of a coroutine server share. None of its methods waits.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,16 +41,24 @@ pub(super) struct ServerState {
     /// Tasks that wait for a change of the server itself: for capacity, for the drain, for the end,
     /// for a timer, for a message to the operator.
     waiting: Vec<Waker>,
+    /// The heavy connections that wait for a permit, in the order in which they began to.
+    pub(super) heavy: VecDeque<ConnId>,
+    /// The task that gives permits, while no connection waits for one.
+    pub(super) awaits_heavy: Option<Waker>,
 }
 
 /// The task of a connection, as the others see it.
 #[derive(Debug)]
 pub(super) struct TaskState {
-    waker: Waker,
+    pub(super) waker: Waker,
     /// The readiness of its socket that it awaits; `None` if it has yielded.
     awaits: Option<Interest>,
     /// True if it has to find what its peer has not acknowledged.
     asks_outq: bool,
+    /// True while it waits for a permit, as a heavy connection.
+    pub(super) awaits_permit: bool,
+    /// The bytes of its last receive or send.
+    pub(super) moved: usize,
     /// The peer's address, if there is a console to show it.
     address: Option<String>,
 }
@@ -57,7 +66,14 @@ pub(super) struct TaskState {
 impl TaskState {
     /// The state of a task that has not run yet.
     pub(super) fn new(address: Option<String>) -> TaskState {
-        TaskState { waker: Waker::noop().clone(), awaits: None, asks_outq: false, address }
+        TaskState {
+            waker: Waker::noop().clone(),
+            awaits: None,
+            asks_outq: false,
+            awaits_permit: false,
+            moved: 0,
+            address,
+        }
     }
 
     /// Returns what the console shows of it.
@@ -90,6 +106,8 @@ impl ServerState {
             due: None,
             alarm: None,
             waiting: Vec::new(),
+            heavy: VecDeque::new(),
+            awaits_heavy: None,
         }
     }
 
@@ -195,7 +213,7 @@ impl ServerState {
             calls.ready(KeyOwner::Conn(id).into(), receives, !receives);
         }
         if is_heavy(&peer.connection) {
-            *steps = STEPS - 1; // It yields after this one: the others are resumed first.
+            *steps = STEPS; // It waits for a permit after this one.
         }
         // tokio's driver fails only when it shuts down, and this task with it.
         Poll::Ready(step.unwrap_or(TaskStep::Close))
@@ -234,7 +252,12 @@ impl ServerState {
 
     /// Notes that its task yields.
     pub(super) fn yield_task(&mut self, id: ConnId) {
-        self.core.peers.get_mut(id).expect("its task yields").driver.awaits = None;
+        self.task(id).awaits = None;
+    }
+
+    /// Returns the task of a connection that it has not removed.
+    pub(super) fn task(&mut self, id: ConnId) -> &mut TaskState {
+        &mut self.core.peers.get_mut(id).expect("only its own task removes a connection").driver
     }
 
     /// Receives once. Clears `ready` if that was all.
@@ -248,6 +271,7 @@ impl ServerState {
         match calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer, SLEEPS) {
             Ok(0) => self.core.peers.ended(id),
             Ok(n) => {
+                peer.driver.moved = n;
                 if n < space {
                     // tokio remembers the peer's end, if it was reported.
                     ready.clear_ready();
@@ -290,6 +314,7 @@ impl ServerState {
         let (sent, offered) = queue.offer(SEND_MAX, |parts| calls.send(key, socket, parts, SLEEPS));
         match sent {
             Ok(n) => {
+                peer.driver.moved = n;
                 self.core.peers.sent(id, n);
                 if n < offered {
                     ready.clear_ready();

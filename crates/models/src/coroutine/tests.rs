@@ -18,6 +18,7 @@ use proactor::buffer::{BufferClass, Chunk};
 use proactor::calls::PlainCalls;
 use proactor::keys::Key;
 use proactor::peer::{AcceptedPeer, Made, Peer};
+use proactor::peers::HEAVY_BYTES;
 use proactor::protocol::testing::Broadcast;
 use proactor::protocol::{Echo, Input, Outbox, Protocol};
 
@@ -252,4 +253,28 @@ fn a_task_shows_what_it_awaits() {
     assert_eq!(wait(&mut server, ids[0], Waker::noop()), "awaits read, awaits write");
     server.yield_task(ids[0]);
     assert_eq!(shown(&mut server, ids[0]), "yields");
+}
+
+#[test]
+fn heavy_connections_move_a_bounded_number_of_bytes_between_two_polls() {
+    const CONNECTIONS: usize = 64;
+    const MOVED: usize = 128 << 10;
+    let mut server = broadcast_state();
+    let ids = [(); CONNECTIONS].map(|()| open(&mut server));
+    for &id in &ids {
+        server.task(id).moved = MOVED;
+        server.await_permit(id);
+    }
+    let permitted = |server: &mut ServerState| -> Vec<bool> {
+        server.give_permits();
+        let cx = Context::from_waker(Waker::noop());
+        ids.iter().map(|&id| server.poll_permit(id, &cx).is_ready()).collect()
+    };
+    // Those that wait longest are first, and in the end each has had a permit.
+    for round in 1..=CONNECTIONS * MOVED / HEAVY_BYTES {
+        let had = round * HEAVY_BYTES / MOVED;
+        let expected: Vec<bool> = (0..CONNECTIONS).map(|at| at < had).collect();
+        assert_eq!(permitted(&mut server), expected, "after {round} rounds");
+    }
+    assert!(server.poll_heavy(&Context::from_waker(Waker::noop())).is_pending());
 }

@@ -1,0 +1,54 @@
+//! The permits of heavy connections.
+//!
+//! Between two polls of its epoll, tokio resumes every task that is ready. So that this takes no
+//! longer the more connections move much, the task of a [heavy](proactor::peers::is_heavy) one
+//! waits for a permit after each receive and each send. A task of the server,
+//! [`give_permits`](super::TaskServer::give_permits), gives permits to as many as move
+//! [`HEAVY_BYTES`] together; then tokio polls, and resumes the others first.
+
+use std::task::{Context, Poll, Waker};
+
+use proactor::keys::ConnId;
+use proactor::peers::HEAVY_BYTES;
+
+use super::state::ServerState;
+
+impl ServerState {
+    /// Has the task of a connection wait until [`poll_permit`](ServerState::poll_permit) is ready.
+    pub(super) fn await_permit(&mut self, id: ConnId) {
+        self.yield_task(id);
+        self.task(id).awaits_permit = true;
+        self.heavy.push_back(id);
+        self.awaits_heavy.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns ready once the connection has a permit.
+    pub(super) fn poll_permit(&mut self, id: ConnId, cx: &Context<'_>) -> Poll<()> {
+        let task = self.task(id);
+        task.waker.clone_from(cx.waker());
+        if task.awaits_permit { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Returns ready once a connection waits for a permit.
+    pub(super) fn poll_heavy(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.heavy.is_empty() {
+            self.awaits_heavy = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Gives permits: to as many connections as moved [`HEAVY_BYTES`] when each had its last one,
+    /// or to all if others wait for the buffers that these hold.
+    pub(super) fn give_permits(&mut self) {
+        let is_scarce = self.core.peers.has_buffer_waiters();
+        let mut left = if is_scarce { usize::MAX } else { HEAVY_BYTES };
+        while left > 0 {
+            let Some(id) = self.heavy.pop_front() else { break };
+            let task = self.task(id);
+            task.awaits_permit = false;
+            left = left.saturating_sub(task.moved.max(1));
+            task.waker.wake_by_ref();
+        }
+    }
+}
