@@ -169,6 +169,8 @@ fn wrong_usage_exits_with_status_two() {
         &["compare", "--models", "auto"],
         &["compare", "--models", "all+trace"],
         &["compare", "--baseline", "kqueue+trace"],
+        &["compare", "--peer", "mine"],
+        &["compare", "--peer", "epoll=./server"],
         &["compare", "--idle", "70000"],
         &["compare", "--rounds", "3", "--time", "3"],
         &["compare", "--connections", "8,x"],
@@ -226,6 +228,28 @@ fn compare_has_a_model_record_and_leaves_no_recording_behind() {
     }
     assert!(!out.contains("not measured") && !out.contains("epoll"), "{out}");
     assert_eq!(folder.path().read_dir().expect("it is there").count(), 0);
+}
+
+#[test]
+fn compare_takes_servers_of_other_programs() {
+    let own = format!("peer={PROACTOR} serve --model epoll --listen 127.0.0.1:{{port}}");
+    let speaks = format!("speaks={PROACTOR} serve --model poll --listen 127.0.0.1:0");
+    let args = ["compare", "--baseline", "peer", "--models", "poll", "-c", "2", "--rounds", "1"];
+    let more = ["--idle", "4", "--peer", &own, "--peer", &speaks, "--peer", "none=exit 3"];
+    let output = proactor(&[&args[..], &more].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    for part in ["vs peer", "\npeer again (A/A) ", "\npoll ", "\nspeaks ", "speaks: poll, echo\n"] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(
+        text.contains("\nnone: not measured: ended without a message: exit status: 3"),
+        "{text}"
+    );
+    assert!(text.contains("wrong replies 0 of "), "{text}");
+    // Its counters are not asked for, so its calls are unknown.
+    let row = text.lines().find(|line| line.starts_with("peer  ")).expect("a row");
+    assert!(row.ends_with(" –"), "{row}");
 }
 
 #[test]

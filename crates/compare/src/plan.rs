@@ -64,6 +64,8 @@ pub struct ComparisonPlan {
     pub baseline: ModelSpec,
     /// The models to compare. The baseline takes part even if it is not among them.
     pub models: Vec<ModelSpec>,
+    /// The servers of other programs. Those that are compared are among the models, by their name.
+    pub peers: Vec<PeerServer>,
     /// The protocol of the servers.
     #[serde(flatten)]
     pub protocol: LoadProtocol,
@@ -91,6 +93,16 @@ pub struct ModelSpec {
     pub model: String,
     /// True if the server records a trace into a file.
     pub recorded: bool,
+}
+
+/// A server of another program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PeerServer {
+    /// The name in a table.
+    pub name: String,
+    /// The command of a shell that starts the server. It contains `{port}` where the port to listen
+    /// on is put, or else the server writes `listening on ADDRESS` on standard output.
+    pub command: String,
 }
 
 impl From<&str> for ModelSpec {
@@ -200,6 +212,7 @@ mod tests {
         ComparisonPlan {
             baseline: BASELINE.into(),
             models: models.iter().map(|&model| model.into()).collect(),
+            peers: Vec::new(),
             protocol: LoadProtocol::echo(),
             loads: Vec::new(),
             budget: Budget::Rounds(6),

@@ -84,6 +84,19 @@ impl ProcessTree {
         parse_waited(&fs::read_to_string(format!("/proc/{}/schedstat", self.pids[0].folder)).ok()?)
     }
 
+    /// Returns the CPU time of all processes in user mode and in the kernel, in ticks of the clock.
+    /// Most kernels sample which of the two a process is in at each tick.
+    pub(crate) fn ticks(&self) -> Option<CpuTicks> {
+        let mut sum = CpuTicks::default();
+        for pid in &self.pids {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.folder)).ok()?;
+            let ticks = parse_ticks(&stat)?;
+            sum.user += ticks.user;
+            sum.system += ticks.system;
+        }
+        Some(sum)
+    }
+
     /// Returns the memory and the kernel objects of all processes.
     ///
     /// # Errors
@@ -103,6 +116,34 @@ impl ProcessTree {
         }
         Ok(sum)
     }
+}
+
+/// CPU time in ticks, by the mode of the CPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CpuTicks {
+    pub(crate) user: u64,
+    pub(crate) system: u64,
+}
+
+impl CpuTicks {
+    /// The least number of ticks that a share is computed from: a share of one half is then known
+    /// to about a tenth, and one near 0 or 1 more exactly.
+    const MIN: u64 = 100;
+
+    /// Returns the share of user mode in the time since an earlier reading, if that is long enough.
+    pub(crate) fn user_share_since(self, earlier: CpuTicks) -> Option<f64> {
+        let user = self.user.saturating_sub(earlier.user);
+        let all = user + self.system.saturating_sub(earlier.system);
+        (all >= CpuTicks::MIN).then(|| user as f64 / all as f64)
+    }
+}
+
+/// Parses `/proc/PID/stat` (proc_pid_stat(5)): `utime` is field 14 and `stime` field 15. The second
+/// field, a name in parentheses, may contain spaces and parentheses.
+fn parse_ticks(stat: &str) -> Option<CpuTicks> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11).map(|field| field.parse().ok());
+    Some(CpuTicks { user: fields.next()??, system: fields.next()?? })
 }
 
 /// What `/proc` says of a process.
@@ -238,6 +279,17 @@ mod tests {
             assert!(Instant::now() < deadline, "the busy child is not counted");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn ticks_stand_behind_a_name_that_may_contain_anything() {
+        let stat = "7 (a) 1 (b) S 1 7 7 0 -1 4194560 1 0 0 0 250 50 3 4 20 0 1 0 9 5 6";
+        let ticks = parse_ticks(stat).expect("it is well-formed");
+        assert_eq!(ticks, CpuTicks { user: 250, system: 50 });
+        assert_eq!(parse_ticks("7 (a) S 1"), None);
+        let earlier = CpuTicks { user: 150, system: 50 };
+        assert_eq!(ticks.user_share_since(earlier), Some(1.0));
+        assert_eq!(ticks.user_share_since(CpuTicks { user: 151, system: 50 }), None, "too short");
     }
 
     #[test]

@@ -65,6 +65,9 @@ pub struct Outcome {
     pub stats: Option<ServerStats>,
     /// The messages from the server's start to its end, including the warm-up, as `stats`.
     pub messages: u64,
+    /// The share of the server's CPU time in user mode, if the measurement was long enough to know
+    /// it: the kernel samples it at the ticks of its clock.
+    pub user_share: Option<f64>,
     /// The service times in a closed loop.
     pub service_time: Option<Percentiles>,
     /// The numbers; absent if there is a reason.

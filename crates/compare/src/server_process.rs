@@ -1,8 +1,9 @@
 //! A server child process: spawned, stopped by SIGTERM, and killed on drop.
 //!
 //! The server writes two lines on standard output: `listening on ADDRESS (…)` when it is ready, and
-//! after SIGTERM its counters as JSON. Its log on standard error is a file in memory, whose end
-//! explains a failure.
+//! after SIGTERM its counters as JSON. A server of another program need not write either: it may be
+//! started with the port where it listens, and may have no counters. The log on standard error is a
+//! file in memory, whose end explains a failure.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -24,12 +25,32 @@ use proactor::os::{self, Order};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for a process that is expected to end, before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long to wait between two attempts to connect to a server that was started with its port.
+const CONNECT_EVERY: Duration = Duration::from_millis(10);
 /// The number of log lines at the end that may explain a failure.
 const LOG_LINES: usize = 8;
 
-/// Returns the command that starts the server of a model, or why there is none. The server writes
-/// the lines that [`ServerProcess`] reads.
-pub type StartCommand<'a> = &'a dyn Fn(&ModelSpec) -> Result<Command, ServerError>;
+/// Returns the command that starts the server of a model, or why there is none.
+pub type StartCommand<'a> = &'a dyn Fn(&ModelSpec) -> Result<ServerCommand, ServerError>;
+
+/// A command that starts a server.
+#[derive(Debug)]
+pub struct ServerCommand {
+    /// The program and its arguments.
+    pub command: Command,
+    /// Where the server listens, if it was started with a port. Without it, the server writes
+    /// `listening on ADDRESS` on standard output.
+    pub address: Option<Address>,
+    /// True if the server writes its counters at its end.
+    pub has_counters: bool,
+}
+
+impl From<Command> for ServerCommand {
+    /// A server of this program, which writes both lines.
+    fn from(command: Command) -> ServerCommand {
+        ServerCommand { command, address: None, has_counters: true }
+    }
+}
 
 /// Why a server is not available, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +69,7 @@ impl ServerError {
 pub struct ServerProcess {
     child: Child,
     lines: Receiver<String>,
+    has_counters: bool,
     /// What the server wrote to its standard error.
     log: File,
     /// The address of the listener.
@@ -62,7 +84,8 @@ impl ServerProcess {
     /// # Errors
     /// The server cannot be started, ends, or does not listen in time. The error is the last line
     /// of its log, if there is one.
-    pub fn start(mut command: Command) -> Result<ServerProcess, ServerError> {
+    pub fn start(start: impl Into<ServerCommand>) -> Result<ServerProcess, ServerError> {
+        let ServerCommand { mut command, address, has_counters } = start.into();
         let start = format!("start {}", command.get_program().display());
         let cannot = ServerError::cannot(&start);
         let log = os::memory_file(c"server-log").map_err(&cannot)?;
@@ -83,10 +106,31 @@ impl ServerProcess {
             let _ = kill(&mut child);
             return Err(ServerError::cannot("start a thread (see `ulimit -u`)")(error));
         }
-        let address = Address::Unix(std::path::PathBuf::new());
-        let mut server = ServerProcess { child, lines, log, address, about: String::new() };
-        (server.address, server.about) = server.await_line("listen", "", parse_listening)?;
+        let (about, unknown) = (String::new(), Address::Unix(std::path::PathBuf::new()));
+        let is_known = address.is_some();
+        let address = address.unwrap_or(unknown);
+        let mut server = ServerProcess { child, lines, has_counters, log, address, about };
+        if is_known {
+            server.await_connection()?;
+        } else {
+            (server.address, server.about) = server.await_line("listen", "", parse_listening)?;
+        }
         Ok(server)
+    }
+
+    /// Waits until the server accepts a connection at its address.
+    fn await_connection(&mut self) -> Result<(), ServerError> {
+        let deadline = Instant::now() + TIMEOUT;
+        while proactor_load::connect(&self.address, TIMEOUT).is_err() {
+            if os::await_end(&mut self.child, CONNECT_EVERY).ok().flatten().is_some() {
+                return Err(self.exit_error());
+            }
+            if Instant::now() >= deadline {
+                let (address, limit) = (&self.address, TIMEOUT.as_secs());
+                return Err(ServerError(format!("did not listen on {address} within {limit} s")));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the current processes and threads of the server.
@@ -118,17 +162,21 @@ impl ServerProcess {
         })
     }
 
-    /// Stops the server with SIGTERM and returns its counters.
+    /// Stops the server with SIGTERM and returns its counters, if it has some.
     ///
     /// # Errors
-    /// The server ends, or is killed, without writing its counters.
-    pub fn stop(mut self) -> Result<ServerStats, ServerError> {
+    /// A server that has counters ends, or is killed, without writing them.
+    pub fn stop(mut self) -> Result<Option<ServerStats>, ServerError> {
         os::order(&mut self.child, Order::Terminate)
             .map_err(ServerError::cannot("send SIGTERM"))?;
-        self.await_line("end", " of SIGTERM", |line| {
+        if !self.has_counters {
+            return Ok(None); // It is waited for, and killed if it does not end, as it is dropped.
+        }
+        let stats = self.await_line("end", " of SIGTERM", |line| {
             let stats = serde_json::from_str::<ServerStats>(line).ok();
             stats.filter(|stats| stats.schema == STATS_SCHEMA)
-        })
+        });
+        stats.map(Some)
     }
 
     /// Waits for the first line that `parse` accepts. `act` and `since` say what the server did not
@@ -258,8 +306,26 @@ mod tests {
         // A `sleep` of the script may end between two of the steps.
         let cpu = || server.process_tree().and_then(|tree| tree.clocks()?.read()).ok();
         (0..100).find_map(|_| cpu()).expect("it runs");
-        let stats = server.stop().expect("it reports them");
+        let stats = server.stop().expect("it ends").expect("it reports them");
         assert_eq!((stats.model.as_str(), stats.counters.calls), ("m", 7));
+    }
+
+    #[test]
+    fn a_server_with_a_given_port_needs_no_line_and_no_counters() {
+        // The script has the listener as its standard input, so it is reached without any line.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let start = |script: &str, address: &str| {
+            let address = Some(address.parse().expect("an address"));
+            let command = ServerCommand { command: shell(script), address, has_counters: false };
+            ServerProcess::start(command)
+        };
+        let server = start("exec sleep 100", &address).expect("its port accepts");
+        assert_eq!(server.address.to_string(), address);
+        assert_eq!(server.stop().expect("it ends"), None);
+        drop(listener);
+        let error = start("echo 'error: in use' >&2; exit 4", &address).expect_err("it ends");
+        assert_eq!(error.0, "in use");
     }
 
     #[test]

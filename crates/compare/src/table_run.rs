@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::capacity;
 use crate::environment::Steal;
 use crate::plan::{ComparisonPlan, SLICE, TIMEOUT, WARM_UP};
-use crate::process_tree::{CpuClocks, ProcessTree};
+use crate::process_tree::{CpuClocks, CpuTicks, ProcessTree};
 use crate::progress::{Activity, Monitor};
 use crate::results::{Outcome, ResultTable};
 use crate::sampling::{self, PhaseLimit, Round, Sample, SampleError, Sampler};
@@ -211,7 +211,9 @@ impl<'a> TableRun<'a> {
         // If that fails, the server does not end, which is reported below.
         let _ = server.order(Order::Resume);
         let ConnectedServer { load, process, meter } = server;
-        let processes = meter.tree.pids.len();
+        let (processes, ticks) = (meter.tree.pids.len(), meter.tree.ticks());
+        outcome.user_share =
+            meter.ticks.zip(ticks).and_then(|(from, to)| to.user_share_since(from));
         if process.process_tree().is_ok_and(|tree| tree.pids.len() != processes) {
             monitor.warn(format!(
                 "{name} had {processes} {} at first and another number at its end: the CPU time of \
@@ -225,7 +227,7 @@ impl<'a> TableRun<'a> {
             Ok(()) => {}
         }
         match process.stop() {
-            Ok(stats) => outcome.stats = Some(stats),
+            Ok(stats) => outcome.stats = stats,
             Err(error) => monitor.warn(format!(
                 "{name} did not report its counters, so its system calls are unknown: {error}"
             )),
@@ -320,6 +322,8 @@ fn unread(error: io::Error) -> LoadError {
 struct CpuMeter {
     tree: ProcessTree,
     clocks: CpuClocks,
+    /// The ticks when the measurement started.
+    ticks: Option<CpuTicks>,
     /// The reading at the end of the last slice.
     last: CpuReading,
     /// The CPU share of the idle server, if it spins. Such a server is paused except in its slices.
@@ -354,7 +358,8 @@ impl CpuMeter {
         // than AT_REST with thousands of them, and its clock may lag: that is not idle CPU time.
         thread::sleep(AT_REST_LIMIT);
         let last = CpuReading::of(&clocks)?;
-        let mut meter = CpuMeter { tree, clocks, last, spins: None };
+        let ticks = tree.ticks();
+        let mut meter = CpuMeter { tree, clocks, ticks, last, spins: None };
         let before = meter.at_rest()?;
         thread::sleep(AT_REST_LIMIT);
         meter.last = CpuReading::of(&meter.clocks)?;

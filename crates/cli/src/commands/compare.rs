@@ -14,10 +14,10 @@ use anyhow::Context;
 use super::output::{self, Destination, GREEN, RED};
 use super::picks::{self, Pick, picked};
 use super::stderr::note;
-use super::{MessageArgs, SEED_MAX, number, run_on_cpu, stop_signal};
+use super::{MessageArgs, SEED_MAX, number, peer, run_on_cpu, stop_signal, wrong_usage};
 use proactor::limits::Limits;
 use proactor::os;
-use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec};
+use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec, PeerServer};
 use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
 use proactor_compare::server_process::ServerError;
@@ -40,9 +40,16 @@ pub(super) struct CompareArgs {
     models: Vec<Pick>,
 
     /// Model that the others are compared with, and that is also measured against itself;
-    /// NAME+trace is possible
-    #[arg(long, value_name = "MODEL", default_value = BASELINE, value_parser = picks::named)]
-    baseline: ModelSpec,
+    /// NAME+trace is possible, and the name of a peer
+    #[arg(long, value_name = "MODEL", default_value = BASELINE)]
+    baseline: String,
+
+    /// Server of another program that is compared too, by the command that starts it: as in
+    /// 'mine=./server --port {port}', with a free port in the place of {port}. Without {port}, it
+    /// writes "listening on ADDRESS" on standard output. It speaks the same protocol as the
+    /// models; the option may be repeated
+    #[arg(long = "peer", value_name = "NAME=COMMAND", value_parser = peer::parse)]
+    peers: Vec<PeerServer>,
 
     /// Connections per server; several numbers make several tables
     #[arg(long, short = 'c', value_name = "N,…", value_delimiter = ',', default_value = "64",
@@ -109,6 +116,9 @@ impl CompareArgs {
         // created: by then its server has opened it, or has ended.
         let trace = Cell::new(None);
         let start = |ModelSpec { model, recorded }: &ModelSpec| {
+            if let Some(peer) = plan.peers.iter().find(|peer| peer.name == *model) {
+                return peer::command(peer, plan.server_cpu);
+            }
             let mut command = Command::new(&program);
             command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", &plan.protocol.name]);
             command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
@@ -130,7 +140,7 @@ impl CompareArgs {
                 command.arg(format!("--trace=/proc/{own}/fd/{fd}"));
                 trace.set(Some(file));
             }
-            Ok(command)
+            Ok(command.into())
         };
         let bar = output::progress("compare {spinner} {elapsed}  {msg}");
         let mut printed = Instant::now();
@@ -159,13 +169,25 @@ impl CompareArgs {
         Ok(())
     }
 
+    /// Returns the baseline: a model, or a peer.
+    fn baseline(&self) -> ModelSpec {
+        let name = self.baseline.as_str();
+        match picks::named(name) {
+            Ok(model) => model,
+            Err(_) if self.peers.iter().any(|peer| peer.name == name) => name.into(),
+            Err(wrong) => wrong_usage(&format!("--baseline: {wrong}, or of --peer")),
+        }
+    }
+
     fn plan(&self) -> ComparisonPlan {
         let usable = os::usable_cpus();
         let server_cpu = self.server_cpu.or(usable.first().copied()).unwrap_or(0);
         let another = usable.into_iter().find(|&cpu| cpu != server_cpu);
+        let peers = self.peers.iter().map(|peer| peer.name.as_str().into());
         let mut plan = ComparisonPlan {
-            baseline: self.baseline.clone(),
-            models: picked(&self.models),
+            baseline: self.baseline(),
+            models: picked(&self.models).into_iter().chain(peers).collect(),
+            peers: self.peers.clone(),
             protocol: self.messages.protocol.clone(),
             loads: self.connections.iter().map(|&it| self.messages.shape(it)).collect(),
             budget: Budget::Rounds(0),

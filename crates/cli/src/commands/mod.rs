@@ -15,6 +15,7 @@ mod log;
 mod models;
 mod number;
 pub(crate) mod output;
+mod peer;
 mod picks;
 mod record;
 mod repeats;

@@ -10,7 +10,7 @@ use super::*;
 use crate::process_tree::ProcessTree;
 use crate::progress::{Activity, Progress};
 use crate::sampling::SampleProgress;
-use crate::server_process::ServerError;
+use crate::server_process::{ServerCommand, ServerError};
 
 /// Started as a child process, this test is a server that echoes with a thread per connection. Its
 /// model selects a fault: `liar` changes a byte, `mute` sends nothing, `absent` does not start.
@@ -69,12 +69,12 @@ fn a_stand_in_server() {
     std::process::exit(0);
 }
 
-fn stand_in(ModelSpec { model, .. }: &ModelSpec) -> Result<Command, ServerError> {
+fn stand_in(ModelSpec { model, .. }: &ModelSpec) -> Result<ServerCommand, ServerError> {
     let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
     command
         .args(["--exact", "tests::stand_ins::a_stand_in_server", "--nocapture"])
         .env("PROACTOR_STAND_IN", model);
-    Ok(command)
+    Ok(command.into())
 }
 
 /// Compares stand-ins; client and servers may share a CPU.
@@ -114,7 +114,7 @@ fn a_server_that_dies_during_sampling_is_a_row_with_its_last_log_line() {
         ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
     let command = |model: &ModelSpec| {
         let mut start = stand_in(model)?;
-        start.env("PROACTOR_DIE", &file);
+        start.command.env("PROACTOR_DIE", &file);
         Ok(start)
     };
     let mut watch = |progress: &Progress<'_>| {
@@ -175,7 +175,7 @@ fn a_baseline_that_fails_is_an_error_of_one_line() {
     let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
     let command = |_: &ModelSpec| {
         let mut start = stand_in(&"doomed".into())?;
-        start.env("PROACTOR_DIE", &file);
+        start.command.env("PROACTOR_DIE", &file);
         Ok(start)
     };
     let fails = |when: fn(&Activity) -> bool| {
