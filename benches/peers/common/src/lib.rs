@@ -63,7 +63,7 @@ fn aligned(layout: Layout) -> Layout {
     Layout::from_size_align(layout.size(), align).unwrap_or(layout)
 }
 
-// SAFETY: the system's allocator is called with the same layout for each block from its begin to its end, since
+// SAFETY: the system's allocator frees a block with the layout that it was allocated with, since
 // `realloc` is the default: a new block, a copy, and the end of the old one.
 unsafe impl GlobalAlloc for PageAligned {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
