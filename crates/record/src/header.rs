@@ -72,6 +72,8 @@ pub(crate) struct NewLog {
     pub(crate) hertz: u64,
     /// The time before the first record, in ticks; 0 with a simulator's clock.
     pub(crate) begun: u64,
+    /// When the file is first checked, and the clock compared; never with a simulator's clock.
+    pub(crate) check_at: u64,
 }
 
 impl NewLog {
@@ -113,28 +115,31 @@ impl NewLog {
             ..Numbers::default()
         };
         let mut log = ShmLog::new(file, capacity, writers)?;
-        let pair = || (clock.now(sys::monotonic), sys::monotonic());
-        let mut begun = 0;
+        let pair = || sys::together(sys::cycles, sys::monotonic);
+        let (mut begun, mut check_at) = (0, u64::MAX);
         if clock == Clock::Tsc {
             let (tick, nanos) = pair();
             std::thread::sleep(CALIBRATION);
             let (last_tick, last_nanos) = pair();
-            let (ticks, span) = (last_tick.wrapping_sub(tick), (last_nanos - nanos).max(1));
+            let span = last_nanos.saturating_sub(nanos).max(1);
+            let ticks = last_tick.wrapping_sub(tick);
             numbers.hertz = (u128::from(ticks) * 1_000_000_000 / u128::from(span)).max(1) as u64;
             (numbers.first_tick, numbers.first_nanos) = (tick, nanos);
             (numbers.last_tick, numbers.last_nanos) = (last_tick, nanos + span);
             begun = sys::cycles();
+            check_at = begun + numbers.hertz;
         } else if settings.clock.is_none() {
             // The same pair twice: a tick is a nanosecond, and the trace begins now.
             let nanos = sys::monotonic();
             (numbers.first_tick, numbers.first_nanos) = (nanos, nanos);
             (numbers.last_tick, numbers.last_nanos) = (nanos, nanos);
+            check_at = nanos + numbers.hertz;
         }
         numbers.write(|at, bytes| log.put(at, bytes));
         log.put(TEXT, text.as_bytes());
         // Last: a reader that sees the magic sees a complete header.
         log.put(0, &MAGIC);
-        Ok(NewLog { log, clock, hertz: numbers.hertz, begun })
+        Ok(NewLog { log, clock, hertz: numbers.hertz, begun, check_at })
     }
 }
 

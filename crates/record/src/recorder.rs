@@ -45,8 +45,8 @@ pub struct Recorder {
     skipped: u64,
     /// The requests to stop or go on that were followed.
     toggles: u32,
-    /// When the clock is next compared with nanoseconds, in ticks.
-    compare_at: u64,
+    /// When the file is next checked, and the clock compared with nanoseconds, in ticks.
+    check_at: u64,
     hertz: u64,
 }
 
@@ -58,7 +58,7 @@ impl Recorder {
     /// # Errors
     /// The disk or the memory is full, the file cannot be mapped, or another recorder has it.
     pub fn new(file: Option<&File>, settings: &Settings, about: &About) -> io::Result<Recorder> {
-        let NewLog { log, clock, hertz, begun } =
+        let NewLog { log, clock, hertz, begun, check_at } =
             NewLog::create(file, settings, about, Writers::One)?;
         Ok(Recorder {
             log,
@@ -76,7 +76,7 @@ impl Recorder {
             missed: 0,
             skipped: 0,
             toggles: sys::toggles(),
-            compare_at: if clock == Clock::Tsc { begun + hertz } else { u64::MAX },
+            check_at,
             hertz,
         })
     }
@@ -216,9 +216,11 @@ impl Log for Recorder {
         self.now = self.clock.now(nanos);
         self.put(record);
         self.publish();
-        if self.now >= self.compare_at {
-            self.compare_at = self.now.wrapping_add(self.hertz);
-            self.log.compare_clock();
+        if self.now >= self.check_at {
+            self.check_at = self.now.wrapping_add(self.hertz);
+            if self.clock == Clock::Tsc {
+                self.log.compare_clock();
+            }
             self.log.check_file();
         }
     }

@@ -197,9 +197,9 @@ impl ShmLog {
     /// Compares the clock's ticks with nanoseconds once more: a longer time gives a better rate.
     #[cold]
     pub(crate) fn compare_clock(&self) {
+        let (ticks, nanos) = sys::together(sys::cycles, sys::monotonic);
         // One right after the other: a reader that takes one of a pair and the other of the next
         // one has all times wrong.
-        let (ticks, nanos) = (sys::cycles(), sys::monotonic());
         self.long(at::LAST_TICK).store(ticks, Ordering::Relaxed);
         self.long(at::LAST_NANOS).store(nanos, Ordering::Relaxed);
     }

@@ -29,6 +29,16 @@ pub fn cycles() -> u64 {
     return monotonic();
 }
 
+/// Reads two clocks at one moment, as nearly as that can be: the thread may be interrupted between
+/// the two, so the closest of some tries counts.
+pub fn together(mut ticks: impl FnMut() -> u64, mut nanos: impl FnMut() -> u64) -> (u64, u64) {
+    let tries = (0..4).map(|_| {
+        let (before, ticks, after) = (nanos(), ticks(), nanos());
+        (after - before, (ticks, before + (after - before) / 2))
+    });
+    tries.min_by_key(|(distance, _)| *distance).expect("there are some").1
+}
+
 /// Whether [`cycles`] can serve as a clock: it ticks at one rate, also in deep sleep, and the
 /// kernel itself trusts it to be the same on all CPUs (`constant_tsc`, `nonstop_tsc`, clocksource
 /// `tsc`).
@@ -155,5 +165,26 @@ fn whole_file(file: BorrowedFd<'_>, command: libc::c_int) -> io::Result<libc::fl
     match unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut whole) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(whole),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn an_interruption_between_two_clocks_does_not_count() {
+        let (now, reads) = (Cell::new(1000), Cell::new(0));
+        let read = || {
+            // For a second, before the third read of all.
+            let passes = if reads.replace(reads.get() + 1) == 2 { 1_000_000_000 } else { 10 };
+            now.set(now.get() + passes);
+            now.get()
+        };
+        let (ticks, nanos) = together(read, read);
+        assert_eq!(ticks, nanos);
+        assert!(ticks > 1_000_000_000, "it is one of the later tries");
     }
 }

@@ -35,7 +35,7 @@ pub struct Writer {
 struct SharedWriter {
     log: ShmLog,
     /// When the clock is next compared with nanoseconds, in ticks.
-    compare_at: AtomicU64,
+    check_at: AtomicU64,
     /// Each process has its own: forked children watch their own records.
     watch: Option<Box<Mutex<TriggerWatch>>>,
     sample: u32,
@@ -71,8 +71,8 @@ impl Writer {
         writers: Writers,
     ) -> io::Result<Writer> {
         assert_ne!(writers, Writers::One, "one owner has a recorder of its own");
-        let NewLog { log, clock, hertz, begun } = NewLog::create(file, settings, about, writers)?;
-        let compare_at = if clock == Clock::Tsc { begun + hertz } else { u64::MAX };
+        let NewLog { log, clock, hertz, check_at, .. } =
+            NewLog::create(file, settings, about, writers)?;
         let shared = SharedWriter {
             log,
             clock,
@@ -81,7 +81,7 @@ impl Writer {
             owner: std::process::id(),
             toggles: AtomicU32::new(sys::toggles()),
             populated: AtomicU32::new(u32::MAX),
-            compare_at: AtomicU64::new(compare_at),
+            check_at: AtomicU64::new(check_at),
             watch: TriggerWatch::new(&settings.triggers, hertz)
                 .map(|watch| Box::new(Mutex::new(watch))),
         };
@@ -171,7 +171,7 @@ impl Writer {
                 self.watch(watch, &Record::from_words([time, id, middle, last]));
             }
         }
-        if time >= shared.compare_at.load(Ordering::Relaxed) {
+        if time >= shared.check_at.load(Ordering::Relaxed) {
             self.compare(time);
         }
     }
@@ -230,12 +230,12 @@ impl Writer {
     /// Compares the ticks with nanoseconds once more: a longer time gives a better rate.
     #[cold]
     fn compare(&self, time: u64) {
-        let SharedWriter { log, hertz, owner, compare_at, .. } = &*self.shared;
+        let SharedWriter { log, clock, hertz, owner, check_at, .. } = &*self.shared;
         // Only the first of several writers for which it is due.
-        let due = compare_at.fetch_max(time.wrapping_add(*hertz), Ordering::Relaxed);
+        let due = check_at.fetch_max(time.wrapping_add(*hertz), Ordering::Relaxed);
         if time >= due {
             log.check_file();
-            if *owner == std::process::id() {
+            if *owner == std::process::id() && *clock == Clock::Tsc {
                 log.compare_clock();
             }
         }

@@ -38,6 +38,9 @@ macro_rules! note {
 }
 pub(crate) use note;
 
+/// How long the end of a command looks at a time whether its log is written.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The name of the thread, or child, that writes.
 const THREAD: &CStr = c"log";
 
@@ -144,12 +147,22 @@ pub(super) fn print_panic(info: &panic::PanicHookInfo<'_>) {
 /// Writes what is left, for a bounded time. The writer ends.
 pub(super) fn finish() {
     let Some(log) = LOG.get() else { return };
-    let deadline = Instant::now() + AWAIT_END;
-    let left = || deadline.saturating_duration_since(Instant::now());
+    // So many waits, and not one of that time: on a machine that is busy, or that was suspended,
+    // the writer runs meanwhile as often as this does.
+    let mut left = AWAIT_END.as_millis() / LOOK.as_millis();
+    let mut await_pipe = |events| {
+        while left > 0 {
+            left -= 1;
+            match await_ready(&log.pipe, events, Some(LOOK)) {
+                Ok(false) => {}
+                result => return result.is_ok(),
+            }
+        }
+        false
+    };
     // The end waits for space as the others do not.
     while let Err(error) = log.send(END, b"") {
-        let waits = error.kind() == io::ErrorKind::WouldBlock && !left().is_zero();
-        if !waits || await_ready(&log.pipe, libc::POLLOUT, Some(left())).is_err() {
+        if error.kind() != io::ErrorKind::WouldBlock || !await_pipe(libc::POLLOUT) {
             return;
         }
     }
@@ -160,7 +173,7 @@ pub(super) fn finish() {
             writer.run(StreamWait::AtMost(AWAIT_END), false, &log.dropped);
         }
         // The pipe fails when the writer has closed it, at its end.
-        _ => _ = await_ready(&log.pipe, 0, Some(left())),
+        _ => _ = await_pipe(0),
     }
 }
 

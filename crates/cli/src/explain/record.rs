@@ -17,7 +17,7 @@ use proactor::model::{self, Ability, EngineOptions};
 use proactor::os::probe::Probe;
 use proactor::os::process::{self, Alone, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
-use proactor_models::Service;
+use proactor_models::{BLOCKING, PROCESS, Service, THREAD};
 use proactor_record::{Level, Payload, Recording, Settings, Trace};
 use proactor_trace::events;
 
@@ -63,10 +63,11 @@ impl RecordedServer<'_> {
         let unrecorded = self.send_messages(alone)?;
         let recorded = RecordedServer { recorder: Some(&recorder), ..self }.send_messages(alone)?;
         let enters = if self.model == Model::URING { enter_ops(&recorder.ring)? } else { vec![] };
+        let receives = (&*enters, [BLOCKING, THREAD, PROCESS].contains(&self.model));
         let both = recorded.iter().zip(unrecorded);
         both.map(|(runs, mut unrecorded)| {
             unrecorded.sort_unstable_by_key(MessageRun::reply);
-            timeline::median(runs, &enters, unrecorded[unrecorded.len() / 2].reply())
+            timeline::median(runs, receives, unrecorded[unrecorded.len() / 2].reply())
         })
         .collect()
     }

@@ -11,7 +11,7 @@ fn call(number: i64, begin: u64, end: Option<u64>, result: i64) -> Call {
 
 fn timeline(calls: Vec<Call>, enters: &[(u64, RingOps)]) -> CallTimeline {
     let runs = [MessageRun { begin: 1000, sent: 1020, received: 1090, calls }];
-    median(&runs, enters, 90).expect("there are calls")
+    median(&runs, (enters, enters.is_empty()), 90).expect("there are calls")
 }
 
 fn phases(timeline: &CallTimeline) -> Vec<(PhaseKind, Actor, i64, Option<i64>)> {
@@ -134,10 +134,11 @@ fn the_run_of_median_time_is_shown_with_the_spread() {
         received,
         calls: vec![call(libc::SYS_recvfrom, 1002, Some(1003), 64)],
     };
-    let shown = median(&[run(1900), run(1100), run(1200)], &[], 200).expect("there are calls");
+    let shown =
+        median(&[run(1900), run(1100), run(1200)], (&[], true), 200).expect("there are calls");
     assert_eq!((shown.received, shown.spread, shown.runs), (200, (100, 900), 3));
     assert_eq!((shown.unrecorded, shown.recorder), (200, 0));
-    assert!(median(&[], &[], 0).is_err());
+    assert!(median(&[], (&[], true), 0).is_err());
 }
 
 #[test]
@@ -182,7 +183,7 @@ fn without_recorder(unrecorded: u64) -> (Vec<(i64, Option<i64>)>, i64, i64) {
         call(libc::SYS_ppoll, 1099, None, 0),
     ];
     let runs = [MessageRun { begin: 1000, sent: 1020, received: 1090, calls }];
-    let shown = median(&runs, &[], unrecorded).expect("there are calls");
+    let shown = median(&runs, (&[], true), unrecorded).expect("there are calls");
     assert_eq!(shown.unrecorded, unrecorded as i64);
     let times = shown.calls.iter().map(|call| (call.begin, call.end)).collect();
     (times, shown.received, shown.recorder)
@@ -220,7 +221,7 @@ fn the_shown_reply_is_within_the_spread() {
         ],
     };
     let runs = [run(2, 1100), run(40, 1110), run(20, 1120)];
-    let shown = median(&runs, &[], 80).expect("there are calls");
+    let shown = median(&runs, (&[], true), 80).expect("there are calls");
     assert_eq!((shown.received, shown.spread), (80, (80, 100)));
 }
 
@@ -236,6 +237,21 @@ fn runs_in_which_the_server_woke_too_early_are_left_out() {
         ],
     };
     let runs = [run(1010, 1100), run(1025, 1200), run(1010, 1300)];
-    let shown = median(&runs, &[], 200).expect("there are calls");
+    let shown = median(&runs, (&[], true), 200).expect("there are calls");
     assert_eq!((shown.received, shown.spread), (200, (200, 200)));
+}
+
+/// A server that never sleeps may be interrupted in a receive, before it looks at its socket.
+#[test]
+fn a_receive_that_begins_before_the_message_waits_only_where_it_sleeps() {
+    let shown = |sleeps| {
+        let calls = vec![
+            call(libc::SYS_recvfrom, 900, Some(1040), 64),
+            call(libc::SYS_sendto, 1050, Some(1080), 64),
+        ];
+        let runs = [MessageRun { begin: 1000, sent: 1020, received: 1090, calls }];
+        median(&runs, (&[], sleeps), 90).expect("there are calls").calls[0].phases[0].kind
+    };
+    assert_eq!(shown(true), PhaseKind::Waiting);
+    assert_eq!(shown(false), PhaseKind::Copying);
 }

@@ -222,6 +222,9 @@ fn purpose(call: &Call) -> (&'static str, Purpose) {
     (name, purpose)
 }
 
+/// How a server receives: the calls that enter its ring, and whether a receive call sleeps.
+pub(super) type Receives<'a> = (&'a [Enter], bool);
+
 /// Returns the timeline of the run with the median time to the last reply, which takes `unrecorded`
 /// without the recorder.
 ///
@@ -229,7 +232,7 @@ fn purpose(call: &Call) -> (&'static str, Purpose) {
 /// they do not show several ready sockets.
 pub(super) fn median(
     runs: &[MessageRun],
-    enters: &[Enter],
+    receives: Receives<'_>,
     unrecorded: u64,
 ) -> io::Result<CallTimeline> {
     let (late, early): (Vec<&MessageRun>, Vec<_>) = runs.iter().partition(|run| {
@@ -240,7 +243,7 @@ pub(super) fn median(
     shown.sort_by_key(|run| run.reply());
     let middle = shown.len() / 2;
     let excess = shown.get(middle).map_or(0, |run| run.reply().saturating_sub(unrecorded));
-    let mut shown: Vec<_> = shown.iter().map(|run| timeline(run, enters, excess)).collect();
+    let mut shown: Vec<_> = shown.iter().map(|run| timeline(run, receives, excess)).collect();
     if shown.get(middle).is_none_or(|run| run.calls.is_empty()) {
         return Err(io::Error::other("no system call of the server was recorded"));
     }
@@ -252,7 +255,7 @@ pub(super) fn median(
 }
 
 /// Returns the timeline of a run, of which the recorder took the time `excess`.
-fn timeline(run: &MessageRun, enters: &[Enter], excess: u64) -> CallTimeline {
+fn timeline(run: &MessageRun, receives: Receives<'_>, excess: u64) -> CallTimeline {
     // The reply left in the last call that carried bytes; what the recorder did after it did not
     // delay the client.
     let carries = |call: &&Call| matches!(purpose(call).1, Purpose::Send | Purpose::Enter);
@@ -275,7 +278,7 @@ fn timeline(run: &MessageRun, enters: &[Enter], excess: u64) -> CallTimeline {
         // A thread that only sleeps takes no part.
         let moves = |it: &Call| it.thread == call.thread && it.begin > run.begin;
         if run.calls.iter().any(moves) {
-            timeline.calls.push(server_call(call, since, received, enters));
+            timeline.calls.push(server_call(call, since, received, receives));
         } else if !timeline.asleep.contains(&name) {
             timeline.asleep.push(name);
         }
@@ -311,7 +314,12 @@ fn gap_time(gaps: &[(u64, u64)], time: u64) -> u64 {
     gaps.iter().map(duration).sum()
 }
 
-fn server_call(call: &Call, since: impl Fn(u64) -> i64, reply: i64, ring: &[Enter]) -> ServerCall {
+fn server_call(
+    call: &Call,
+    since: impl Fn(u64) -> i64,
+    reply: i64,
+    (ring, sleeps): Receives<'_>,
+) -> ServerCall {
     let (name, purpose) = purpose(call);
     let (begin, end) = (since(call.begin), call.end.map(&since));
     let result = call.end.map(|_| call.result);
@@ -325,7 +333,8 @@ fn server_call(call: &Call, since: impl Fn(u64) -> i64, reply: i64, ring: &[Ente
     let phases = match (purpose, result) {
         (Purpose::Wait, _) => wait(begin, end, PhaseKind::Waking, Actor::Thread),
         (Purpose::Receive, Some(bytes)) if bytes < 0 => whole(PhaseKind::WithoutData),
-        (Purpose::Receive, Some(_)) if begin >= 0 => whole(PhaseKind::Copying),
+        // One that does not sleep may have been interrupted before it looked at its socket.
+        (Purpose::Receive, Some(_)) if begin >= 0 || !sleeps => whole(PhaseKind::Copying),
         (Purpose::Receive, _) => wait(begin, end, PhaseKind::WakingAndCopying, Actor::Thread),
         (Purpose::Send, _) => whole(PhaseKind::Copying),
         (Purpose::Other, _) => whole(PhaseKind::WithoutData),

@@ -23,7 +23,7 @@ use proactor::reactor::Reactor;
 const GROUP: ListenerId = ListenerId(0);
 /// Buffers of each size that a child has of its own.
 const BUFFERS: usize = 4;
-/// The same in a group. Its buffers have so many bytes at most: what a child may use is planned.
+/// The same in a group. Those of one size have so many bytes: what a child may use is planned.
 const BUFFERS_IN_GROUP: usize = 16;
 const BUFFERS_IN_GROUP_BYTES: usize = 512 << 10;
 
@@ -107,16 +107,15 @@ impl NewConnection {
     }
 }
 
-/// Returns the sizes of the buffers of a child in a group, the smallest ones, and how many of each.
+/// Returns the buffers of a child in a group: at least one of each size.
 fn buffers_in_group(buffers: &[BufferClass]) -> Vec<BufferClass> {
     let mut left = BUFFERS_IN_GROUP_BYTES;
     let few = |class: &BufferClass| {
-        let count = (left / class.bytes).min(BUFFERS_IN_GROUP).min(class.count);
-        left -= count * class.bytes;
-        (count > 0).then_some(BufferClass { count, ..*class })
+        let count = (left / class.bytes).clamp(1, BUFFERS_IN_GROUP.min(class.count));
+        left = left.saturating_sub(count * class.bytes);
+        BufferClass { count, ..*class }
     };
-    let few: Vec<BufferClass> = buffers.iter().map_while(few).collect();
-    if few.is_empty() { vec![BufferClass { count: 1, ..buffers[0] }] } else { few }
+    buffers.iter().map(few).collect()
 }
 
 #[cfg(test)]

@@ -40,9 +40,7 @@ impl HeldTotal for HeldByAll {
     /// A child may be killed between the two: then the sum is too large by what it added last, and
     /// never too small.
     fn add(&self, more: isize) {
-        let both = [0, self.own];
-        let order = if more > 0 { both } else { [self.own, 0] };
-        for at in order {
+        for at in if more > 0 { [0, self.own] } else { [self.own, 0] } {
             self.numbers[at].fetch_add(more as u64, Ordering::SeqCst); // Wraps around for less.
         }
     }
