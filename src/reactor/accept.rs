@@ -10,8 +10,9 @@ use crate::os::{self, AcceptFailure};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Selector};
 
-/// Accepts at one listener in an iteration; a ring has eight in flight.
-pub const ACCEPTS: usize = 64;
+/// Accepts at one listener in an iteration, in which the other connections wait; a ring has eight
+/// in flight.
+pub const ACCEPTS: usize = 16;
 
 /// What is known of the readiness of a listener.
 #[derive(Debug, Clone, Copy, Default)]

@@ -50,6 +50,7 @@ use proactor::keys::{ConnId, KeyOwner, ListenerId};
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
+use proactor::reactor::ACCEPTS;
 
 mod console;
 mod heavy;
@@ -209,13 +210,19 @@ impl<C: CallHooks> TaskServer<C> {
     async fn accept_connections(self: Rc<Self>, listener: WatchedFd, id: ListenerId) {
         let _guard = Guard(&self);
         let key = KeyOwner::Listener(id).into();
-        let mut awaited = false;
+        let (mut awaited, mut accepts) = (false, 0);
         loop {
+            if accepts == ACCEPTS {
+                yield_now().await; // Connections are resumed, and tokio polls its epoll.
+                accepts = 0;
+            }
+            accepts += 1;
             let ready =
                 poll_fn(|cx| self.state().poll_accept((&listener, id), cx, &mut awaited)).await;
             let ControlFlow::Continue(ready) = ready else { break };
             if std::mem::take(&mut awaited) {
                 self.calls.ready(key, true, false);
+                accepts = 1;
             }
             match self.calls.accept(key, listener.as_fd(), AT_ONCE) {
                 Ok(socket) => self.open(socket, id),

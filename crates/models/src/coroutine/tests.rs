@@ -145,6 +145,37 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
 }
 
 #[test]
+fn a_storm_of_connects_delays_no_message_by_more_than_its_share() {
+    in_time(|| {
+        let events = Arc::<Mutex<Vec<u64>>>::default();
+        let noted = Arc::clone(&events);
+        let made = move |peer: &Peer| {
+            noted.lock().unwrap().push(0); // An accept; data have the number of a connection.
+            Noted(Arc::clone(&noted), peer.id())
+        };
+        let (mut coroutines, _, address, stop) = server(Factory::shared(made), Limits::default());
+        // All wait in the queue of accepts before the server looks.
+        let clients: Vec<TcpStream> =
+            (0..4 * ACCEPTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for mut client in &clients {
+            client.write_all(b"x").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        let clients = thread::spawn(move || {
+            for mut client in clients {
+                assert_eq!(client.read(&mut [0]).unwrap(), 0);
+            }
+            stop.request();
+        });
+        coroutines.run(None).unwrap();
+        clients.join().unwrap();
+        let events = std::mem::take(&mut *events.lock().unwrap());
+        let accepts = events.split(|&event| event != 0).map(<[u64]>::len).max();
+        assert_eq!(accepts, Some(ACCEPTS), "accepts in a row");
+    });
+}
+
+#[test]
 fn a_protocol_that_panics_costs_its_connection_and_no_other() {
     in_time(|| {
         struct Wrong;
