@@ -55,7 +55,7 @@ pub const LEASES_HIGH: usize = 32;
 pub const LEASES_LOW: usize = 8;
 /// How long a connection that has shut its outbound direction down discards what it receives before
 /// it is closed: a close with unread input would reset the connection and destroy what the peer has
-/// not read yet.
+/// not read yet. A drain does not wait so long for a peer that has acknowledged everything.
 pub const LINGER: Duration = Duration::from_secs(2);
 /// A peer that is owed so much is behind: announcements are dropped for it.
 const BEHIND: usize = SHARE_MIN;
@@ -386,6 +386,11 @@ impl<P: Protocol> Connection<P> {
     /// Returns true if it may still send new bytes: it neither finishes nor is broken.
     pub fn is_open(&self) -> bool {
         self.outbound == Outbound::Open
+    }
+
+    /// Returns true if the server drains, and all that it waits for is the peer's end.
+    pub fn lingers_in_drain(&self) -> bool {
+        self.outbound == Outbound::Shut && !self.ended && self.flags.has(ProtocolFlags::DRAINING)
     }
 
     /// Returns true if it is broken: the driver cancels what is in flight, also a send that waits

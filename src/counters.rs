@@ -72,6 +72,8 @@ counters! {
     aborted,
     /// Connections that reached the limit of connections: while it holds, further ones wait.
     full,
+    /// How often the accepts paused because the memory was full.
+    memory_full,
     /// Connections that had never sent a byte, closed at the limit of connections.
     silent,
     /// Connections closed at once because their address had too many.

@@ -51,13 +51,14 @@ pub enum Accepting {
     Never,
 }
 
-/// A pause of the accepts: after one failed for want of resources, or to keep to the accept rate.
+/// A pause of the accepts: after one failed for want of resources, to keep to the accept rate, or
+/// because the memory is full.
 #[derive(Debug, Default)]
 pub struct AcceptPause {
     until: Option<Nanos>,
     rate: Option<Rate>,
     bucket: Bucket,
-    /// When the accept rate permits the next one, if that is not now.
+    /// When the accept rate, or the memory, permits the next one, if that is not now.
     rate_until: Option<Nanos>,
 }
 
@@ -75,6 +76,15 @@ impl AcceptPause {
         let peer = addr.map(tracing::field::display);
         tracing::warn!(peer, "further clients wait: the accept rate is reached (--accept-rate)");
         self.rate_until.replace(until.max(now + RATE_PAUSE)).is_none()
+    }
+
+    /// The connection of the peer at `addr` was accepted, and the memory is full: accepts nothing
+    /// for a while. So what a new connection takes in any case comes slowly, and none is refused.
+    #[cold]
+    pub fn memory_is_full(&mut self, addr: Option<SocketAddr>, now: Nanos) {
+        let peer = addr.map(tracing::field::display);
+        tracing::warn!(peer, "further clients wait: the memory is full (--max-memory)");
+        self.rate_until = self.rate_until.max(Some(now + ACCEPT_PAUSE));
     }
 
     /// Takes note of an accept that brought no connection: pauses if the next one would fail as
@@ -115,7 +125,7 @@ impl AcceptPause {
         self.until = None;
     }
 
-    /// Returns true during a pause of the accept rate.
+    /// Returns true during a pause of the accept rate, or for the memory.
     pub fn is_of_rate(&self) -> bool {
         self.rate_until.is_some()
     }

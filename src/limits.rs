@@ -73,17 +73,24 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Has the kernel notice that a peer of a connection of `listener` has vanished. Bytes that are
+    /// Limits what the kernel does for the connections of `listener`, which inherit it: it holds
+    /// [`UNSENT_MAX`] bytes that are not sent, and notices that a peer has vanished. Bytes that are
     /// not acknowledged may wait no shorter than the server itself lets them wait.
     ///
     /// # Errors
     /// setsockopt(2).
-    pub fn keep_alive(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn limit_kernel(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
+        os::limit_unsent(listener, UNSENT_MAX)?;
         let Some(idle) = self.keepalive else { return Ok(()) };
         let gives_up = self.timeouts.send.map(|send| 2 * send.max(idle));
         os::set_keepalive(listener, idle, gives_up)
     }
 }
+
+/// The bytes that the kernel holds of a TCP connection and has not sent, at most: what a peer does
+/// not read is better left in the queue of the server, which is accounted for. More would not make
+/// a fast peer faster, because the socket takes more as soon as half of it is sent.
+pub const UNSENT_MAX: u32 = 128 << 10;
 
 /// What may be queued in a server whose model was not set up.
 const QUEUES: usize = 128 << 20;
@@ -104,7 +111,8 @@ pub enum Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// Both directions ended in order, and everything was sent.
+    /// Everything was sent, and both directions ended in order; or the server drains, and the peer
+    /// has acknowledged everything.
     Finished,
     /// A call on its socket failed with this errno.
     Failed(i32),

@@ -75,9 +75,9 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     /// Adds a listener: the next number.
     ///
     /// # Errors
-    /// Its connections cannot be kept alive: setsockopt(2).
+    /// Its connections cannot be limited: setsockopt(2).
     pub fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: &Factory<P>) -> io::Result<()> {
-        self.lifecycle.limits.keep_alive(fd.as_fd())?;
+        self.lifecycle.limits.limit_kernel(fd.as_fd())?;
         debug_assert_eq!(id.index(), self.listeners.len(), "in the order of their numbers");
         let factory = WorkerFactory::new(factory, fd.as_fd());
         self.listeners.push(Listener::new(id, fd, factory));
@@ -153,6 +153,10 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         counters.accept_rate += u64::from(lifecycle.pause.accepted(addr, now));
         let admitted = lifecycle.admission.admit(addr, now);
         let admitted = admitted.inspect_err(|reason| counters.close(*reason)).ok()?;
+        if lifecycle.is_serving() && self.peers.held() >= lifecycle.limits.queues {
+            self.peers.counters.memory_full += 1;
+            lifecycle.pause.memory_is_full(addr, now);
+        }
         if lifecycle.is_full(self.peers.len() + 1) {
             self.peers.counters.full += 1;
             lifecycle.admission.report_full(addr);

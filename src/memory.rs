@@ -95,6 +95,57 @@ impl HeldTotal for AtomicUsize {
     }
 }
 
+/// Bytes that one thread leaves for another: charged to what all threads hold, while they wait.
+#[derive(Debug)]
+pub struct SharedBytes {
+    limit: usize,
+    total: Arc<AtomicUsize>,
+    bytes: Vec<u8>,
+}
+
+impl SharedBytes {
+    /// None yet, in the account `total` with this limit.
+    pub fn new(limit: usize, total: Arc<AtomicUsize>) -> SharedBytes {
+        SharedBytes { limit, total, bytes: Vec::new() }
+    }
+
+    /// Adds `more`, unless that is more than others may queue for a connection. Returns whether it
+    /// does.
+    pub fn extend(&mut self, more: &[u8]) -> bool {
+        let most = most(self.limit, self.total.load(Ordering::Relaxed)).min(SHARE_MAX);
+        let fits = self.bytes.len() + more.len() <= most;
+        if fits {
+            self.bytes.extend_from_slice(more);
+            self.total.fetch_add(more.len(), Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// Takes what is there.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.total.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Drop for SharedBytes {
+    fn drop(&mut self) {
+        self.take();
+    }
+}
+
+/// Returns how much of this limit is free while so much is used. A quarter of it is kept for what
+/// is on its way when the rest is full.
+#[inline]
+fn free(limit: usize, used: usize) -> usize {
+    (limit - limit / 4).saturating_sub(used)
+}
+
+/// Returns how many bytes others may queue for a connection before it is closed.
+fn most(limit: usize, used: usize) -> usize {
+    if used >= limit { SHARE_MIN } else { free(limit, used).max(SHARE_MAX / 8) }
+}
+
 /// The limit of what the connections of a server may hold, and what they hold now.
 #[derive(Debug)]
 pub struct Memory {
@@ -134,11 +185,10 @@ impl Memory {
         }
     }
 
-    /// Returns how much is free. A quarter of the limit is kept for what is on its way when the
-    /// rest is full.
+    /// Returns how much is free.
     #[inline]
     pub fn free(&self) -> usize {
-        (self.limit - self.limit / 4).saturating_sub(self.used())
+        free(self.limit, self.used())
     }
 
     /// Returns how many bytes a connection may be owed before it is congested.
@@ -155,7 +205,7 @@ impl Memory {
 
     /// Returns how many bytes others may queue for a connection before it is closed.
     pub fn most(&self) -> usize {
-        if self.used() >= self.limit { SHARE_MIN } else { self.free().max(SHARE_MAX / 8) }
+        most(self.limit, self.used())
     }
 }
 
@@ -203,6 +253,20 @@ mod tests {
         }
         assert!(memory.used() < 48 << 20, "{}", memory.used());
         assert!(memory.share() <= 2 * SHARE_MIN && connections[0].0 <= 2 * SHARE_MAX);
+    }
+
+    #[test]
+    fn what_is_left_for_a_thread_is_bounded_by_the_memory_of_all() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let [mut one, mut other] =
+            [(); 2].map(|()| SharedBytes::new(SHARE_MAX, Arc::clone(&total)));
+        assert!(one.extend(&[0; 300 << 10]) && !one.extend(&[0; 300 << 10]));
+        total.fetch_add(SHARE_MAX, Ordering::Relaxed); // By others.
+        assert!(!other.extend(&[0; SHARE_MIN + 1]) && other.extend(&[0; SHARE_MIN]));
+        total.fetch_sub(SHARE_MAX, Ordering::Relaxed);
+        assert_eq!((one.take().len(), total.load(Ordering::Relaxed)), (300 << 10, SHARE_MIN));
+        drop(other);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::memory_plan::{MemoryPlan, default_buffers};
 use crate::os::ShutdownSignal;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
+use crate::refusal::Evidence;
 use crate::ring::kernel::{Capability, Kernel, Version};
 use crate::ring::{Config, Uring};
 use crate::selector::{Epoll, Poll, Select, Selector, Trigger};
@@ -323,7 +324,9 @@ fn refused(model: Model, error: io::Error) -> io::Error {
     let way_out = match error.raw_os_error() {
         None if model == Model::URING => return error,
         Some(libc::EMFILE) => " (raise `ulimit -n`)",
-        Some(libc::ENOSYS | libc::EPERM) => " (most likely a sandbox)",
+        Some(libc::ENOSYS | libc::EPERM) if Evidence::read().has_filter() => {
+            " (most likely by a seccomp filter)"
+        }
         _ => "",
     };
     io::Error::new(error.kind(), format!("{model} is refused: {error}{way_out}"))
@@ -416,7 +419,13 @@ mod tests {
         refusals.push((Model::POLL, libc::ENOSYS));
         let (model, reason) = taken_without(&refusals);
         assert_eq!(model, Some(Model::SELECT));
-        assert!(reason.contains("; poll is refused: ") && reason.contains("sandbox"), "{reason}");
+        let denied = io::Error::from_raw_os_error(libc::ENOSYS);
+        let filter = match Evidence::read().has_filter() {
+            true => " (most likely by a seccomp filter)",
+            false => "",
+        };
+        let text = format!("; poll is refused: {denied}{filter}");
+        assert!(reason.ends_with(&text), "{reason}");
         refusals.push((Model::SELECT, libc::ENOSYS));
         let (model, reason) = taken_without(&refusals);
         assert_eq!(model, None);

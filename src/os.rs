@@ -65,8 +65,8 @@ pub use signal::{
 };
 pub(crate) use socket::{PeerName, canonical, empty_msghdr};
 pub use socket::{
-    accept, close, peer_addr, read, recv, send, set_blocking, set_keepalive, set_pipe_size,
-    set_receive_timeout, set_send_timeout, shutdown, unsent, waiting, write,
+    accept, close, limit_unsent, peer_addr, read, recv, send, set_blocking, set_keepalive,
+    set_pipe_size, set_receive_timeout, set_send_timeout, shutdown, unsent, waiting, write,
 };
 
 // Time.

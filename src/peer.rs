@@ -66,6 +66,8 @@ pub struct AcceptedPeer {
     pub group: Option<ListenerId>,
     /// True if it may only listen: see [`Protocol::allow_silence`].
     pub allow_silence: bool,
+    /// True on a Unix socket, where what was sent has arrived.
+    pub unix: bool,
     /// True for a link to another process of this server, which carries the messages of its peers
     /// and is not counted.
     ///
@@ -113,13 +115,14 @@ impl Peer {
     ) -> Made<T> {
         connection_log::accepted(id, listener, addr);
         let reach = reach.map(|(conn, signal)| (conn, signal.clone()));
+        let unix = matches!(&**listener, Address::Unix(path) if !path.as_os_str().is_empty());
         let listener = Arc::clone(listener);
         let (handle, proxied) = (OnceCell::new(), OnceCell::new());
         let peer = Peer { id, listener, addr, reach, handle, proxied };
         let made = make(&peer);
         let shared = peer.handle.get().map(PeerHandle::shared);
         let (socket_addr, proxied) = (addr, peer.proxied.into_inner());
-        (made, AcceptedPeer { socket_addr, proxied, shared, ..AcceptedPeer::default() })
+        (made, AcceptedPeer { socket_addr, proxied, shared, unix, ..AcceptedPeer::default() })
     }
 
     /// Returns the peer of the same connection, with this address.

@@ -44,10 +44,12 @@ use buffers::BufferWaiters;
 use deadlines::{Deadlines, WatchState};
 use groups::Groups;
 use last_input::{LastInput, LastInputs};
+use operator::OperatorMessages;
 use ready::ReadyList;
 use timers::{TimerEntry, Timers};
 
 pub use crate::connection::LINGER;
+pub use deadlines::next_linger_period;
 pub use last_input::LAST_INPUT;
 pub use ready::{HEAVY_BYTES, LIGHT, is_heavy};
 
@@ -121,7 +123,7 @@ pub struct Peers<P, D> {
     /// True if messages to the operator are kept.
     has_operator: bool,
     /// Messages that the operator has not seen.
-    to_operator: Vec<Chunk>,
+    to_operator: OperatorMessages,
     /// What is counted of all connections but the links; the driver adds what it counts.
     pub counters: Counters,
 }
@@ -156,7 +158,7 @@ impl<P: Protocol, D> Peers<P, D> {
             context: Context::new(max_input, clock, Memory::new(limits.queues)),
             max_input,
             has_operator: false,
-            to_operator: Vec::new(),
+            to_operator: OperatorMessages::default(),
             counters: Counters::default(),
         }
     }
@@ -254,7 +256,10 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// The outbound direction was shut down.
     pub fn shut_down(&mut self, id: ConnId) {
-        self.step(id, |peer, context| peer.connection.shut_down(context));
+        self.step(id, |peer, context| {
+            peer.watch.progress.lingers(peer.received);
+            peer.connection.shut_down(context);
+        });
     }
 
     /// Breaks a connection: nothing more is exchanged with its peer.

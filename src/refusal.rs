@@ -223,9 +223,14 @@ impl Evidence {
         self.disabled == Some(2) || self.disabled == Some(1) && !self.exempt
     }
 
+    /// Returns true if a seccomp filter is in force for this thread.
+    pub fn has_filter(&self) -> bool {
+        self.seccomp == Some(2)
+    }
+
     /// Returns what has refused a call with this error, most likely.
     fn cause(&self, call: &str, errno: i32) -> Cause {
-        let has_filter = self.seccomp == Some(2);
+        let has_filter = self.has_filter();
         let is_before = |version| self.version.is_some_and(|running| running < version);
         match errno {
             libc::EMFILE | libc::ENFILE => Cause::Descriptors,

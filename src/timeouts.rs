@@ -111,6 +111,18 @@ impl LookState {
         (self.sent, self.outq, self.stalled) = (u64::MAX, None, 0);
     }
 
+    /// So many bytes were received when the connection lingers: everything is sent, the end too.
+    pub fn lingers(&mut self, received: u64) {
+        (self.moved, self.stalled) = (received, 0);
+    }
+
+    /// Looks at a connection that lingers. Returns true if its peer has sent nothing since, and its
+    /// socket was read after the first look: to close it resets no peer that still sends.
+    pub fn look_at_lingering(&mut self, received: u64) -> bool {
+        self.stalled += 1;
+        self.stalled > 1 && received == self.moved
+    }
+
     /// Looks at what was received. Returns the limit that is over, if one is.
     pub fn look_at_input(&mut self, limits: &Timeouts, now: InputLook) -> Option<CloseReason> {
         let InputLook { received, sent, may_be_silent, incomplete, owed } = now;
@@ -196,6 +208,16 @@ mod tests {
     fn input(received: u64, incomplete: Option<usize>) -> InputLook {
         let may_be_silent = received > 0;
         InputLook { received, sent: 0, may_be_silent, incomplete, owed: false }
+    }
+
+    #[test]
+    fn a_peer_that_sends_after_the_end_is_waited_for() {
+        let mut progress = LookState::default();
+        progress.lingers(7);
+        assert_eq!(
+            [7, 7, 8, 8].map(|n| progress.look_at_lingering(n)),
+            [false, true, false, false]
+        );
     }
 
     #[test]

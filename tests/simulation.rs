@@ -4,6 +4,7 @@
 //! the command that replays it. `SIM_SEEDS=N` says how many seeds the main scenario is played for
 //! (the others take their share of it), `SIM_SEED=S` plays that one only.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -194,6 +195,7 @@ impl<P: Protocol> World<P> {
     fn run_to_end(&mut self) -> Ended {
         for _ in 0..200_000 {
             if let ControlFlow::Break(ended) = self.server.run_once().unwrap() {
+                self.sim().finish_clients();
                 return ended;
             }
         }
@@ -270,7 +272,7 @@ const SMALL: &[(usize, usize)] = &[(256, 48), (2048, 8)];
 scenario!(
     echo_survives_every_fault,
     1.0,
-    &Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()).collect::<Vec<_>>(),
+    &Fault::ALL.into_iter().filter(|fault| !fault.is_special()).collect::<Vec<_>>(),
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice);
         let limits = limits(dice.between(2, 11));
@@ -657,6 +659,86 @@ scenario!(
 );
 
 scenario!(
+    a_receive_without_a_buffer_waits_for_bytes_or_fails_at_once_and_no_byte_is_lost,
+    0.25,
+    &[Fault::Late],
+    |dice, mut setup, counts| {
+        (setup.tier, setup.outq) = (Tier::OneShotLent, dice.below(2) == 0);
+        setup.faults = some_faults_that_pass(dice).with(Fault::Late, [0, 100][dice.below(2)]);
+        let mut world = World::new(setup, &[(256, 2)], limits(CONNECTIONS), |_| Echo);
+        let idle = world.connect_many(8);
+        let sent = speech(dice, 3000);
+        let all: Vec<_> = (0..24).map(|_| world.send_and_end(some_reads(dice), &sent)).collect();
+        world.until_done(&all);
+        all.iter().for_each(|&id| assert_received(world.client(id), &sent));
+        world.until_idle(); // The idle ones cause no storm.
+        idle.iter().for_each(|&id| world.client_mut(id).send(&sent));
+        world.until("they are served", |world| {
+            idle.iter().all(|&id| world.client(id).received() == sent)
+        });
+        assert_eq!(world.server.counters().evicted, 0);
+        world.drain(counts);
+    }
+);
+
+scenario!(
+    accepts_that_bring_no_socket_cost_themselves_only,
+    0.1,
+    &[Fault::AcceptBogus],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice).with(Fault::AcceptBogus, 500);
+        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
+        let sent = speech(dice, 2000);
+        let all: Vec<_> = (0..20).map(|_| world.send_and_end(some_reads(dice), &sent)).collect();
+        world.until_done(&all);
+        all.iter().for_each(|&id| assert_received(world.client(id), &sent));
+        world.until("all have left", |world| world.server.connections() == 0);
+        let counters = world.server.counters();
+        assert_eq!((counters.finished, counters.accepted - counters.failed), (20, 20));
+        world.drain(counts);
+    }
+);
+
+/// Sends much for little.
+struct Generous;
+
+impl Protocol for Generous {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        input.take_all();
+        out.send(vec![b'x'; 20_000]);
+    }
+}
+
+scenario!(
+    newcomers_are_accepted_slowly_while_the_memory_is_full_and_all_are_served,
+    0.1,
+    &[],
+    |dice, mut setup, counts| {
+        setup.faults = some_faults_that_pass(dice);
+        (setup.socket_buffer, setup.window) = (200, 200);
+        let mut limits = limits(CONNECTIONS);
+        limits.queues = 128 << 10;
+        let mut world = World::new(setup, SMALL, limits, |_| Generous);
+        let full: Vec<_> = (0..12).map(|_| world.connect(Reads::Never)).collect();
+        full.iter().for_each(|&id| world.client_mut(id).send(b"x"));
+        world.until_idle();
+        let (before, begun) = (world.server.counters(), world.now());
+        let newcomers = world.connect_many(10);
+        newcomers.iter().for_each(|&id| world.client_mut(id).send(b"x"));
+        world.until("they are served", |world| {
+            newcomers.iter().all(|&id| world.client(id).received().len() == 20_000)
+        });
+        let pauses = world.server.counters().memory_full - before.memory_full;
+        assert!(pauses >= 5, "{pauses} pauses");
+        let least = ACCEPT_PAUSE * (pauses as u32 - 1);
+        assert!(world.now().since(begun) >= least, "{:?}", world.now().since(begun));
+        newcomers.iter().chain(&full).for_each(|&id| world.client_mut(id).reset());
+        world.until("all have left", |world| world.server.connections() == 0);
+        world.drain(counts);
+    }
+);
+
+scenario!(
     no_connection_waits_while_there_is_a_buffer_of_any_size,
     0.25,
     &[],
@@ -965,7 +1047,7 @@ scenario!(
     &[Fault::CancelFirst, Fault::TargetFirst],
     |dice, mut setup, counts| {
         setup.faults = Faults::some(dice).without_resets().with(Fault::NoBuffers, 0);
-        setup.socket_buffer = 1024;
+        (setup.socket_buffer, setup.window) = (1024, setup.window.min(4096));
         let drain = Duration::from_millis(700);
         let mut limits = limits(4);
         limits.drain = drain;
@@ -1101,23 +1183,87 @@ scenario!(
     }
 );
 
+/// Has the client do something, drains an echo, and returns how long that takes.
+fn drain_of_one(
+    dice: &mut Dice,
+    mut setup: Setup,
+    counts: &mut FaultCounts,
+    reads: Reads,
+    prepare: impl Fn(&mut World<Echo>, ClientId),
+    meanwhile: impl Fn(&mut World<Echo>, ClientId),
+) -> Duration {
+    setup.faults = Faults::some(dice).without_resets();
+    let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
+    let id = world.connect(reads);
+    world.client_mut(id).be_stubborn();
+    world.until("it is served", |world| world.server.connections() == 1);
+    prepare(&mut world, id);
+    let asked = world.now();
+    world.ask_to_stop();
+    while world.server.run_once().unwrap().is_continue() {
+        assert_ne!(world.client(id).was_reset(), Some(Reset::ByServer));
+        meanwhile(&mut world, id);
+    }
+    world.sim().finish_clients();
+    assert!(world.client(id).received_end() || reads == Reads::Never);
+    assert_eq!(world.server.counters().cut, 0);
+    let took = world.now().since(asked);
+    world.leave(counts);
+    took
+}
+
+fn assert_lingered(took: Duration) {
+    assert!(LINGER <= took && took < LINGER + Duration::from_millis(100), "{took:?}");
+}
+
 scenario!(
-    a_client_that_does_not_end_is_closed_after_the_linger_time,
+    a_drain_does_not_wait_for_an_idle_client_that_has_acknowledged_everything,
+    0.1,
+    &[],
+    |dice, setup, counts| {
+        let speaks = dice.below(2) == 0;
+        let prepare = |world: &mut World<Echo>, id| {
+            if speaks {
+                world.client_mut(id).send(b"hello");
+                world.until("it is served", |world| world.client(id).received() == b"hello");
+            }
+        };
+        let took = drain_of_one(dice, setup, counts, Reads::AtOnce, prepare, |_, _| {});
+        assert!(took < LINGER / 4, "{took:?}");
+    }
+);
+
+scenario!(
+    a_client_that_has_not_acknowledged_everything_is_given_the_linger_time,
     0.1,
     &[],
     |dice, mut setup, counts| {
-        setup.faults = Faults::some(dice).without_resets();
-        let mut world = World::new(setup, SMALL, limits(CONNECTIONS), |_| Echo);
-        let id = world.connect(Reads::AtOnce);
-        world.client_mut(id).be_stubborn();
-        world.until("it is served", |world| world.server.connections() == 1);
-        let asked = world.now();
-        world.ask_to_stop();
-        assert_eq!(world.run_to_end(), Ended::Drained);
-        let took = world.now().since(asked);
-        assert!(LINGER <= took && took < LINGER + Duration::from_millis(100), "{took:?}");
-        assert!(world.client(id).received_end() && world.server.counters().cut == 0);
-        world.leave(counts);
+        (setup.window, setup.socket_buffer) = (200, 4096);
+        let bytes = speech(dice, 3000); // More than the window, and less than the socket takes.
+        let prepare = |world: &mut World<Echo>, id| {
+            world.client_mut(id).send(&bytes);
+            world.until("it is sent", |world| world.server.counters().sent_bytes == 3000);
+        };
+        let took = drain_of_one(dice, setup, counts, Reads::Never, prepare, |_, _| {});
+        assert_lingered(took);
+    }
+);
+
+scenario!(
+    a_client_that_sends_after_the_end_is_given_the_linger_time_and_is_not_reset,
+    0.1,
+    &[],
+    |dice, setup, counts| {
+        let left = Cell::new(1000usize);
+        let sends = |world: &mut World<Echo>, id| {
+            let is_sent_the_end = world.client(id).is_sent_the_end();
+            if is_sent_the_end && left.replace(left.get().saturating_sub(1)) > 0 {
+                world.client_mut(id).send(b"!");
+                world.client_mut(id).send_all();
+            }
+        };
+        let took = drain_of_one(dice, setup, counts, Reads::AtOnce, |_, _| {}, sends);
+        assert_lingered(took);
     }
 );
 

@@ -218,6 +218,19 @@ pub fn set_keepalive(
     socket.set_tcp_user_timeout(gives_up)
 }
 
+/// Limits the bytes that sockets accepted from `listener` take and have not sent. Does nothing at
+/// what is no TCP socket.
+///
+/// # Errors
+/// setsockopt(2).
+pub fn limit_unsent(listener: BorrowedFd<'_>, most: u32) -> io::Result<()> {
+    let socket = SockRef::from(&listener);
+    if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
+        socket.set_tcp_notsent_lowat(most)?;
+    }
+    Ok(())
+}
+
 /// How many bytes that were sent the other end has not taken yet: over TCP, has not acknowledged.
 ///
 /// # Errors
@@ -276,11 +289,13 @@ mod tests {
     #[test]
     fn an_accepted_socket_inherits_the_keepalive_of_its_listener() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        limit_unsent(listener.as_fd(), 12_345).unwrap();
         let (idle, gives_up) = (Duration::from_secs(300), Duration::from_secs(600));
         set_keepalive(listener.as_fd(), idle, Some(gives_up)).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let accepted = accept(listener.as_fd(), 0).unwrap();
         let socket = SockRef::from(&accepted);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 12_345);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), idle);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), idle / 3);

@@ -4,10 +4,16 @@
 //! it is owed nothing; with a limit of what is received, from its begin to its end. Without a
 //! watched connection there is no timer, and no clock is read. At a look, the driver is asked what
 //! the peers of those that are owed bytes have not acknowledged (`SIOCOUTQ`); no message is.
+//!
+//! A drain looks at the connections that linger as well, soon and then less often: it does not wait
+//! for a peer that has acknowledged everything, the end too, and sends nothing more.
+
+use std::time::Duration;
 
 use super::{PeerEntry, Peers};
-use crate::clock::Nanos;
+use crate::clock::{Nanos, earlier};
 use crate::keys::ConnId;
+use crate::limits::CloseReason;
 use crate::protocol::Protocol;
 use crate::timeouts::{InputLook, LookState, Timeouts};
 
@@ -18,6 +24,8 @@ pub(super) struct Deadlines {
     watched: Vec<ConnId>,
     /// When the next look comes; `Some` only while a connection is watched.
     look_at: Option<Nanos>,
+    /// When a drain looks next at those that linger, and the time between two such looks.
+    linger_look: Option<(Nanos, Duration)>,
     /// Of which the driver is asked.
     asked: Vec<ConnId>,
 }
@@ -26,12 +34,13 @@ pub(super) struct Deadlines {
 #[derive(Debug, Default)]
 pub(super) struct WatchState {
     watched: bool,
-    progress: LookState,
+    pub(super) progress: LookState,
 }
 
 impl Deadlines {
     pub(super) fn new(limits: Timeouts) -> Deadlines {
-        Deadlines { limits, watched: Vec::new(), look_at: None, asked: Vec::new() }
+        let (watched, asked) = (Vec::new(), Vec::new());
+        Deadlines { limits, watched, look_at: None, linger_look: None, asked }
     }
 
     /// Watches a connection. A link has no limits.
@@ -43,13 +52,24 @@ impl Deadlines {
         }
     }
 
+    /// Looks at connections that linger, from now on.
+    pub(super) fn drain(&mut self) {
+        self.linger_look = Some((Nanos(0), Duration::ZERO));
+    }
+
     pub(super) fn is_idle(&self) -> bool {
-        self.watched.is_empty()
+        self.watched.is_empty() && self.linger_look.is_none()
     }
 
     pub(super) fn next_look(&self) -> Option<Nanos> {
-        self.look_at
+        earlier(self.look_at, self.linger_look.map(|(at, _)| at))
     }
+}
+
+/// Returns the time until a drain looks again at connections that linger: soon at first, for a peer
+/// nearby, and then less often.
+pub fn next_linger_period(period: Duration) -> Duration {
+    (2 * period).clamp(Duration::from_millis(1), Duration::from_millis(64))
 }
 
 impl<P: Protocol, D> Peers<P, D> {
@@ -64,7 +84,8 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Looks at the watched connections, if it is time to.
     pub(super) fn run_looks(&mut self, now: Nanos) {
-        if self.deadlines.is_idle() {
+        self.look_at_lingering(now);
+        if self.deadlines.watched.is_empty() {
             self.deadlines.look_at = None;
             return;
         }
@@ -102,6 +123,21 @@ impl<P: Protocol, D> Peers<P, D> {
         owed || limits_input
     }
 
+    /// Asks for the connections that linger while the server drains, if it is time to.
+    fn look_at_lingering(&mut self, now: Nanos) {
+        let Some((_, period)) = self.deadlines.linger_look.filter(|&(at, _)| at <= now) else {
+            return;
+        };
+        let period = next_linger_period(period);
+        self.deadlines.linger_look = Some((now + period, period));
+        for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| !peer.accepted.link) {
+            let lingers = peer.connection.lingers_in_drain() && !peer.waits_for_buffer;
+            if lingers && peer.watch.progress.look_at_lingering(peer.received) {
+                self.deadlines.asked.push(id);
+            }
+        }
+    }
+
     /// Returns a connection of which the driver has to find what its peer has not acknowledged, and
     /// pass it to [`acknowledged`](Peers::acknowledged). Called until it returns `None`, after the
     /// timers have run.
@@ -114,6 +150,9 @@ impl<P: Protocol, D> Peers<P, D> {
     /// is not known of each kind of socket.
     pub fn acknowledged(&mut self, id: ConnId, outq: Option<usize>) {
         let Some(peer) = self.slab.get_mut(id) else { return };
+        if peer.connection.lingers_in_drain() && (peer.accepted.unix || outq == Some(0)) {
+            return self.broken(id, CloseReason::Finished);
+        }
         if peer.connection.outgoing().is_empty() {
             return;
         }

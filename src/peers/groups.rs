@@ -119,7 +119,9 @@ impl<P: Protocol, D> Peers<P, D> {
         self.context.messages.retain(|message| match message {
             Message::Broadcast(_) | Message::Announce(_) => true,
             Message::Operator(chunk) => {
-                to_operator.extend(has_operator.then(|| chunk.clone()));
+                if has_operator {
+                    to_operator.push(chunk);
+                }
                 false
             }
         });

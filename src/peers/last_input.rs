@@ -89,6 +89,7 @@ impl<P: Protocol, D> PeerEntry<P, D> {
 impl<P: Protocol, D> Peers<P, D> {
     /// Has every connection take its last input.
     pub fn take_last_input(&mut self) {
+        self.deadlines.drain();
         self.ids(None).into_iter().for_each(|id| self.take_last_input_of(id));
     }
 

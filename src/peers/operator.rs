@@ -9,7 +9,48 @@ use crate::counters::Counters;
 use crate::keys::ConnId;
 use crate::lifecycle::Lifecycle;
 use crate::limits::CloseReason;
+use crate::memory::SHARE_MAX;
 use crate::protocol::Protocol;
+
+/// With so many bytes waiting, messages to the operator are dropped.
+pub(super) const OPERATOR_MAX: usize = SHARE_MAX;
+/// What a message counts, at least.
+const MESSAGE_MIN: usize = 128;
+
+/// Messages to the operator, of one iteration: as many as may wait.
+#[derive(Debug, Default)]
+pub(super) struct OperatorMessages {
+    messages: Vec<Chunk>,
+    bytes: usize,
+    /// How many were dropped because too much was waiting.
+    lost: u64,
+}
+
+impl OperatorMessages {
+    pub(super) fn push(&mut self, message: &Chunk) {
+        if self.bytes >= OPERATOR_MAX {
+            self.lost += 1;
+        } else {
+            // It may keep a buffer that is much larger.
+            self.bytes += message.len().max(MESSAGE_MIN);
+            self.messages.push(message.clone());
+        }
+    }
+
+    /// Returns how many wait, and how many were dropped.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.messages.len() as u64, self.lost)
+    }
+
+    fn show(&mut self, console: &mut Console) {
+        let OperatorMessages { messages, lost, .. } = std::mem::take(self);
+        messages.iter().for_each(|chunk| console.show(chunk));
+        if lost > 0 {
+            console.say(&format!("({lost} messages were not shown: they came too fast)"));
+        }
+    }
+}
 
 impl<P: Protocol, D> Peers<P, D> {
     /// Keeps the messages of protocols to the operator from now on. Without an operator they are
@@ -20,7 +61,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Returns true if there are messages to the operator.
     pub fn has_operator_messages(&self) -> bool {
-        !self.to_operator.is_empty()
+        !self.to_operator.messages.is_empty()
     }
 
     /// Returns the peers as a console sees them now; `look` returns what the engine knows of a
@@ -37,7 +78,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Prints the messages to the operator.
     pub fn show_operator_messages(&mut self, console: &mut Console) {
-        self.to_operator.drain(..).for_each(|chunk| console.show(&chunk));
+        self.to_operator.show(console);
         console.flush();
     }
 
@@ -71,7 +112,7 @@ struct PeersView<'a, P, D, L> {
 
 impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L> {
     fn show_messages(&mut self, console: &mut Console) {
-        self.peers.to_operator.drain(..).for_each(|chunk| console.show(&chunk));
+        self.peers.to_operator.show(console);
     }
 
     fn rows(&mut self) -> Vec<Row> {

@@ -12,7 +12,7 @@ use crate::mailbox::PostedRequest;
 use crate::memory::SHARE_MAX as HIGH;
 use crate::os::ShutdownSignal;
 use crate::protocol::testing::Broadcast;
-use crate::protocol::{Chat, Echo};
+use crate::protocol::{Chat, Echo, Input, Outbox};
 
 const GROUP: ListenerId = ListenerId(0);
 const LOW: usize = HIGH / 4;
@@ -649,4 +649,24 @@ fn an_age_is_that_of_the_slots_tenant() {
     let rows = peers.inspect(&mut lifecycle, counters, now, |()| SocketInfo::default()).rows();
     let ages: Vec<_> = rows.into_iter().map(|row| (row.id, row.age)).collect();
     assert_eq!(ages, [(new, Some(Duration::from_secs(1)))]);
+}
+
+/// Passes all to the operator.
+struct Reports;
+
+impl Protocol for Reports {
+    fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
+        out.to_operator(input.take_all());
+    }
+}
+
+#[test]
+fn messages_to_the_operator_are_bounded_and_those_dropped_are_counted() {
+    const MESSAGES: u64 = 2000;
+    let mut peers: Peers<Reports, ()> = Peers::default();
+    peers.expect_operator();
+    let id = peers.open(made(Reports), GROUP, ());
+    (0..MESSAGES).for_each(|_| peers.received(id, constant(1024)));
+    let kept = (operator::OPERATOR_MAX / 1024) as u64;
+    assert_eq!(peers.to_operator.counts(), (kept, MESSAGES - kept));
 }

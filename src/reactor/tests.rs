@@ -468,9 +468,21 @@ fn a_drain_delivers_what_is_owed_and_then_the_end<S: Selector>(selector: fn() ->
     assert!(reactor.pool.is_whole() && reactor.counters().cut == 0);
 }
 
+/// Does not end when the server drains.
+#[derive(Clone)]
+struct Stays;
+
+impl Protocol for Stays {
+    fn data(&mut self, input: &mut Input<'_>, _: &mut Outbox<'_>) {
+        input.take_all();
+    }
+
+    fn drain(&mut self, _: &mut Outbox<'_>) {}
+}
+
 fn a_drain_cuts_a_client_that_stays<S: Selector>(selector: fn() -> S) {
     let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
-    let (mut reactor, address) = stepwise(selector, Echo, PLENTY, limits);
+    let (mut reactor, address) = stepwise(selector, Stays, PLENTY, limits);
     let stays = connect(address);
     run_until(&mut reactor, |counters| counters.accepted == 1);
     reactor.state.lifecycle.shutdown.request();

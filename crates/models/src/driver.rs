@@ -18,7 +18,7 @@ use proactor::limits::{CloseReason, Limits, Timeouts};
 use proactor::memory::{Charge, Memory};
 use proactor::os::{self, Clock};
 use proactor::peer::{AcceptedPeer, Made};
-use proactor::peers::LAST_INPUT;
+use proactor::peers::{LAST_INPUT, next_linger_period};
 use proactor::protocol::Protocol;
 use proactor::timeouts::{InputLook, LookState};
 
@@ -44,6 +44,8 @@ pub(crate) struct ConnectionDriver<'a, C> {
     /// False from a send that does not sleep and would block, or is short, until the socket takes
     /// bytes again.
     pub(crate) writable: bool,
+    /// The time between two looks at it while it lingers and the server drains.
+    linger_period: Duration,
     /// The timeout of a receive on its socket.
     receive_timeout: Option<Duration>,
     /// How many bytes of its last input it may still receive, while it takes that.
@@ -81,6 +83,7 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
             progress: LookState::default(),
             look_at: Nanos(0),
             writable: true,
+            linger_period: Duration::ZERO,
             receive_timeout: None,
             last_input: None,
             pool,
@@ -111,6 +114,9 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
     /// bytes that its socket does not take, and at what was received, after a receive that has
     /// `timed_out` or brought a part of a message. `bytes` are those that were received and sent.
     pub(crate) fn look(&mut self, owes: bool, timed_out: bool, bytes: impl FnOnce() -> [u64; 2]) {
+        if self.connection.lingers_in_drain() {
+            return self.look_at_lingering();
+        }
         let limits_input = self.timeouts.limit_input() && self.connection.is_open();
         let incomplete = self.connection.incomplete().filter(|_| limits_input);
         let input = limits_input && (timed_out || incomplete.is_some());
@@ -138,6 +144,16 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
         }
     }
 
+    /// Closes the connection if its peer has acknowledged everything and sends nothing more.
+    fn look_at_lingering(&mut self) {
+        self.linger_period = next_linger_period(self.linger_period);
+        let is_still = self.progress.look_at_lingering(self.counters.received_bytes);
+        let all_acknowledged = || os::unsent(self.socket).is_ok_and(|outq| outq == 0);
+        if is_still && (self.accepted.unix || all_acknowledged()) {
+            self.break_off(CloseReason::Finished);
+        }
+    }
+
     fn is_time_to_look(&mut self) -> bool {
         let now = os::now();
         let is_time = now >= self.look_at;
@@ -149,6 +165,9 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
 
     /// Returns how long it may wait until it is looked at, if it has limits meanwhile.
     pub(crate) fn look_period(&self) -> Option<Duration> {
+        if self.connection.lingers_in_drain() {
+            return Some(next_linger_period(self.linger_period));
+        }
         let owed = !self.connection.outgoing().is_empty();
         (owed || self.timeouts.limit_input()).then(|| self.timeouts.period())
     }
@@ -248,6 +267,7 @@ impl<'a, C: Calls> ConnectionDriver<'a, C> {
     pub(crate) fn shut_down(&mut self) {
         // It fails only if the peer has reset the connection, which a read will report.
         let _ = self.calls.shutdown(self.key, self.socket, Shutdown::Write);
+        self.progress.lingers(self.counters.received_bytes);
         self.connection.shut_down(&mut self.context);
     }
 

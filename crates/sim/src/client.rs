@@ -152,6 +152,11 @@ impl Client {
         self.received_end
     }
 
+    /// Whether the server has sent its end.
+    pub fn is_sent_the_end(&self) -> bool {
+        self.server_ended
+    }
+
     /// The side that reset the connection, if it was reset.
     pub fn was_reset(&self) -> Option<Reset> {
         self.reset
@@ -303,8 +308,13 @@ impl Client {
     }
 
     fn send_some(&mut self, dice: &mut Dice) {
-        if self.server_closed {
+        if self.server_closed && self.unacknowledged() > 0 {
             return self.break_off(Reset::ByServer);
+        } else if self.server_closed {
+            // As Linux has it: a reset behind the end leaves what was acknowledged to be read.
+            self.to_send.clear();
+            self.finishing = true;
+            return;
         }
         let most = self.to_send.len().min(self.capacity - self.to_server.len());
         let len = dice.between(1, most);

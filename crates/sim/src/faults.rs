@@ -53,6 +53,8 @@ pub enum Fault {
     ReadInterrupted,
     /// What is typed cannot be read (`EIO`).
     ReadFailed,
+    /// An accept brings a descriptor that is no socket.
+    AcceptBogus,
     /// A cancel is answered before its target. By chance.
     CancelFirst,
     /// A cancel is answered after its target. By chance.
@@ -65,7 +67,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Fault; 26] = [
+    pub const ALL: [Fault; 27] = [
         Fault::ShortRecv,
         Fault::ShortSend,
         Fault::MultishotEnded,
@@ -88,15 +90,19 @@ impl Fault {
         Fault::ShortRead,
         Fault::ReadInterrupted,
         Fault::ReadFailed,
+        Fault::AcceptBogus,
         Fault::CancelFirst,
         Fault::TargetFirst,
         Fault::CancelFoundNothing,
         Fault::SocketReused,
     ];
 
-    /// Whether it is about what is typed at a console.
-    pub fn is_of_console(self) -> bool {
-        matches!(self, Fault::ShortRead | Fault::ReadInterrupted | Fault::ReadFailed)
+    /// Whether only some scenarios have it: it is about what is typed at a console, or a connection
+    /// comes of it that no client has made.
+    pub fn is_special(self) -> bool {
+        let of_console =
+            matches!(self, Fault::ShortRead | Fault::ReadInterrupted | Fault::ReadFailed);
+        of_console || self == Fault::AcceptBogus
     }
 
     /// Whether it costs a connection.
@@ -116,11 +122,10 @@ impl Faults {
     pub const NONE: Faults = Faults { rates: [0; Fault::ALL.len()] };
 
     /// Makes each fault off, rare or frequent, by chance. Some must be off: with all faults at
-    /// once, a long run without a reset, for example, would never happen. Console faults are off,
-    /// because most servers have no console.
+    /// once, a long run without a reset, for example, would never happen. Special faults are off.
     pub fn some(dice: &mut Dice) -> Faults {
         let mut faults = Faults::NONE;
-        for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_of_console()) {
+        for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_special()) {
             let rate = [0, 0, 20, 100, 300][dice.below(5)];
             faults = faults.with(fault, if fault.is_reset() { rate / 20 } else { rate });
         }

@@ -51,6 +51,8 @@ pub enum Tier {
     Multishot,
     /// One answer per operation; each receive holds a leased buffer of its own.
     OneShot,
+    /// One answer per operation; the kernel picks from buffers that it was lent.
+    OneShotLent,
 }
 
 /// What a [`Sim`] is made of.
@@ -280,6 +282,20 @@ impl Sim {
         self.idle
     }
 
+    /// Has the clients read what has arrived, though the server has ended.
+    pub fn finish_clients(&mut self) {
+        let mut now = self.now;
+        loop {
+            for client in &mut self.clients {
+                while client.can_step(now) {
+                    client.step(now, &mut self.dice);
+                }
+            }
+            let Some(next) = self.clients.iter().filter_map(Client::steps_at).min() else { return };
+            now = now.max(next);
+        }
+    }
+
     /// Shuts a listener down from outside: every accept fails from now on.
     pub fn shut_down(&mut self, listener: ListenerId) {
         self.shut_down.insert(listener.0);
@@ -315,6 +331,13 @@ impl Sim {
     // What the loop asks.
 
     fn doing(&mut self, op: Op<'_>) -> Doing {
+        let bogus = match op {
+            Op::Recv { socket, .. } | Op::Send { socket, .. } | Op::Shutdown { socket, .. } => {
+                self.is_bogus(socket)
+            }
+            Op::Close { socket, .. } | Op::Outq { socket, .. } => self.is_bogus(socket),
+            _ => false,
+        };
         let (token, work) = match op {
             Op::Accept { accept, .. } => {
                 let at = accept.listener.0 as usize;
@@ -348,7 +371,9 @@ impl Sim {
                 self.check_owner(conn, socket);
                 let rest = self.live.iter().find(|token| is_of(**token, conn));
                 self.check(rest.is_none(), format_args!("closed with {rest:?} in flight"));
-                self.open(socket).closing = true;
+                if !bogus {
+                    self.open(socket).closing = true;
+                }
                 (Token::of(Kind::Close, conn), Work::Close(socket))
             }
             Op::Cancel { target } => {
@@ -364,10 +389,19 @@ impl Sim {
             }
             Op::Wake { .. } => (Token::at(Kind::Wake, 0), Work::Wake),
         };
+        let work = if bogus { Work::Done(-libc::ENOTSOCK) } else { work };
         Doing { token, work, cancelled: Cancelled::No, at: Nanos(0) }
     }
 
+    /// Whether an accept brought it that brought no socket.
+    fn is_bogus(&self, socket: Socket) -> bool {
+        socket.0 as usize >= self.sockets.len()
+    }
+
     fn check_owner(&mut self, conn: ConnId, socket: Socket) {
+        if self.is_bogus(socket) {
+            return;
+        }
         let open = self.sockets.get_mut(socket.0 as usize).and_then(Option::as_mut);
         let owner = open.map(|open| (*open.owner.get_or_insert(conn), open.closing));
         let holds = owner == Some((conn, false));
@@ -496,7 +530,7 @@ impl Ring for Sim {
     fn peer_address(&self, accept: AcceptId, socket: Socket) -> Option<SocketAddr> {
         let in_flight = self.live.contains(&Token::of_accept(Kind::Accept, accept));
         self.check(!self.accepts_once() || !in_flight, "an address is read after its accept");
-        let open = self.sockets[socket.0 as usize].as_ref()?;
+        let open = self.sockets.get(socket.0 as usize)?.as_ref()?;
         self.accepts_once().then(|| address_of(open.client))
     }
 

@@ -13,7 +13,7 @@ impl Sim {
     /// Lends itself what is idle.
     pub(super) fn lend(&mut self) -> u32 {
         let mut count = 0;
-        if self.setup.tier == Tier::Multishot {
+        if self.setup.tier != Tier::OneShot {
             for (at, group) in self.lent.iter_mut().enumerate() {
                 let idle = std::iter::from_fn(|| Some(self.pool.lend(Size(at as u8))?.0));
                 let before = group.len();
@@ -54,6 +54,8 @@ impl Sim {
                 Work::Done(self.far(socket).unacknowledged() as i32)
             }
             Work::Outq(_) => Work::Done(-libc::EOPNOTSUPP),
+            // Without a buffer it fails at once, or waits for bytes and fails then.
+            Work::Recv { size, .. } if self.finds_no_buffer(size) => Work::Done(-libc::ENOBUFS),
             Work::Send { socket, chunks, skip_success: true, .. } => {
                 return self.send_skipping_completion(doing.token, socket, &chunks);
             }
@@ -64,6 +66,11 @@ impl Sim {
             work => work,
         };
         self.bag.push(doing);
+    }
+
+    fn finds_no_buffer(&mut self, size: Size) -> bool {
+        let lends = self.setup.tier == Tier::OneShotLent;
+        lends && self.lent[size.0 as usize].is_empty() && self.dice.below(2) == 0
     }
 
     fn cancel(&mut self, target: CancelTarget) -> i32 {
@@ -161,6 +168,9 @@ impl Sim {
         } else if self.befalls(Fault::AcceptExhausted) {
             let errno = [libc::EMFILE, libc::ENFILE][self.dice.below(2)];
             self.post(token, -errno, 0);
+        } else if self.befalls(Fault::AcceptBogus) {
+            let none = self.sockets.len() + self.dice.below(1000);
+            self.post_and_stay(doing, none as i32, 0);
         } else if self.befalls(Fault::AcceptAborted) {
             self.post(token, -libc::ECONNABORTED, 0);
         } else if let Some(socket) = self.unused.pop() {
@@ -185,11 +195,11 @@ impl Sim {
         let (size, own, token, at_once) = (*size, lease.take(), doing.token, *at_once);
         let available = self.far(socket).available();
         let group = &self.lent[size.0 as usize];
-        let multishot = self.setup.tier == Tier::Multishot;
-        let has_buffer = if multishot { !group.is_empty() } else { own.is_some() };
+        let lends = self.setup.tier != Tier::OneShot;
+        let has_buffer = if lends { !group.is_empty() } else { own.is_some() };
 
         match doing.cancelled {
-            Cancelled::Yes if available > 0 && multishot && has_buffer => {
+            Cancelled::Yes if available > 0 && lends && has_buffer => {
                 if !self.befalls(Fault::DataAfterCancel) {
                     return self.end_cancelled(&doing);
                 }

@@ -138,6 +138,10 @@ impl Acceptor {
         counters.accept_rate += u64::from(self.pause.accepted(addr, now));
         match self.admission.admit(addr, now) {
             Ok(admitted) => {
+                if shared.memory_is_full() {
+                    counters.memory_full += 1;
+                    self.pause.memory_is_full(addr, now);
+                }
                 let (origin, peer) = (&self.listeners[index].1, (addr, admitted.map(Arc::new)));
                 let entered = shared.enter(id, origin, socket, peer);
                 entered.map(Some).inspect_err(|_| counters.closed += 1)

@@ -141,11 +141,11 @@ impl<C: Calls> ConnectionThread<'_, C> {
     /// Takes the messages to the peer and what handles ask, and publishes the state for the console
     /// and the handles.
     fn take_messages(&mut self) {
-        if let Some(messages) = self.member.take_messages() {
-            if !messages.bytes.is_empty() {
-                self.driver.deliver(messages.bytes.into());
+        if let Some((bytes, posted)) = self.member.take_messages() {
+            if !bytes.is_empty() {
+                self.driver.deliver(bytes.into());
             }
-            messages.posted.into_iter().for_each(|posted| self.take_posted(posted));
+            posted.into_iter().for_each(|posted| self.take_posted(posted));
         }
         self.publish_owed();
         self.publish_open(self.driver.connection.is_open());

@@ -28,7 +28,7 @@ use proactor::counters::Counters;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::limits::{CloseReason, Timeouts};
 use proactor::mailbox::PostedRequest;
-use proactor::memory::SHARE_MAX;
+use proactor::memory::SharedBytes;
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::{Factory, Made, Peer, ProxiedPeer};
 use proactor::protocol::{Message, Protocol};
@@ -83,10 +83,10 @@ pub(super) struct Member {
 }
 
 /// What its thread has to take.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Messages {
     /// The messages to this connection, of the operator or to all peers.
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: SharedBytes,
     /// What its handles ask of it.
     pub(super) posted: Vec<PostedRequest>,
 }
@@ -108,7 +108,7 @@ impl Member {
         origin: Arc<Origin>,
         socket: OwnedFd,
         peer: AdmittedPeer,
-        timeouts: Timeouts,
+        (timeouts, bytes): (Timeouts, SharedBytes),
     ) -> Member {
         Member {
             timeouts,
@@ -127,7 +127,7 @@ impl Member {
             writer: Mutex::new(MayWrite::Anything),
             waiting: AtomicUsize::new(0),
             broken_off: OnceLock::new(),
-            messages: Mutex::default(),
+            messages: Mutex::new(Messages { bytes, posted: Vec::new() }),
             called: AtomicBool::new(false),
         }
     }
@@ -303,23 +303,22 @@ impl Member {
         if !self.open.load(Ordering::Relaxed) {
             return false;
         }
-        if messages.bytes.len() + line.len() > SHARE_MAX {
+        if !messages.bytes.extend(line) {
             self.break_off(calls, CloseReason::QueueFull);
             return false;
         }
-        messages.bytes.extend_from_slice(line);
         self.called.store(true, Ordering::Relaxed);
         true
     }
 
     /// Takes the messages, and what handles ask, in its own thread.
-    pub(super) fn take_messages(&self) -> Option<Messages> {
+    pub(super) fn take_messages(&self) -> Option<(Vec<u8>, Vec<PostedRequest>)> {
         if !self.called.load(Ordering::Relaxed) {
             return None;
         }
         let mut messages = lock(&self.messages);
         self.called.store(false, Ordering::Relaxed);
-        Some(std::mem::take(&mut messages))
+        Some((messages.bytes.take(), std::mem::take(&mut messages.posted)))
     }
 
     /// Returns true if there are messages. Called after it has published that it will

@@ -403,7 +403,7 @@ impl<C: Calls> Engine for Blocking<C> {
     fn listen(&mut self, id: ListenerId, fd: OwnedFd, factory: Factory) -> io::Result<()> {
         // A connection that was reported may be gone: the accept must not sleep.
         os::set_blocking(fd.as_fd(), false)?;
-        self.lifecycle.limits.keep_alive(fd.as_fd())?;
+        self.lifecycle.limits.limit_kernel(fd.as_fd())?;
         let address = Arc::new(Address::of_listener(fd.as_fd()));
         let origin = Arc::new(Origin { listener: id, address, factory });
         self.acceptor.listeners.push((Some(fd), origin));

@@ -11,7 +11,7 @@ use proactor::buffer::BufferClass;
 use proactor::keys::ConnId;
 use proactor::lifecycle::Stage;
 use proactor::limits::Limits;
-use proactor::memory::Memory;
+use proactor::memory::{Memory, SharedBytes};
 use proactor::os::{self, EventFd, ShutdownSignal};
 
 /// The connections of a server, by the slots of their threads: a thread serves one at a time.
@@ -77,6 +77,16 @@ impl SharedState {
         Memory::shared(self.limits.queues, self.held.clone())
     }
 
+    /// Returns true if the connections hold all that they may.
+    pub(super) fn memory_is_full(&self) -> bool {
+        self.held.load(Ordering::Relaxed) >= self.limits.queues
+    }
+
+    /// Returns the account of what is left for the thread of a connection.
+    pub(super) fn left_bytes(&self) -> SharedBytes {
+        SharedBytes::new(self.limits.queues, Arc::clone(&self.held))
+    }
+
     pub(super) fn stage(&self) -> Stage {
         match self.stage.load(Ordering::Acquire) {
             stage if stage == Stage::Serving as u8 => Stage::Serving,
@@ -106,7 +116,8 @@ impl SharedState {
         let mut members = self.members();
         let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
         let origin = Arc::clone(origin);
-        let member = Arc::new(Member::new(id, number, origin, socket, peer, timeouts));
+        let messages = self.left_bytes();
+        let member = Arc::new(Member::new(id, number, origin, socket, peer, (timeouts, messages)));
         members.insert(id.slot(), Arc::clone(&member));
         Ok(Membership { shared: Arc::clone(self), member })
     }

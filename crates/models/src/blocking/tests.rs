@@ -464,7 +464,7 @@ fn messages_are_for_the_connection_served_now_and_not_the_next() {
     assert_eq!(post(b"not served\n"), []);
     let (first, _peer) = enter(&shared);
     assert_eq!([post(b"one\n"), post(b"all\n")], [[true]; 2]);
-    assert_eq!(first.member.take_messages().unwrap().bytes, b"one\nall\n");
+    assert_eq!(first.member.take_messages().unwrap().0, b"one\nall\n");
     assert!(first.member.take_messages().is_none() && !first.member.is_called());
     post(b"too late\n");
     drop(first);

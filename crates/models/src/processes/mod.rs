@@ -455,7 +455,7 @@ impl<C: CallHooks> Engine for Processes<C> {
             return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         }
         os::set_blocking(fd.as_fd(), false)?;
-        self.lifecycle.limits.keep_alive(fd.as_fd())?;
+        self.lifecycle.limits.limit_kernel(fd.as_fd())?;
         let factory = WorkerFactory::new(&factory, fd.as_fd());
         self.listeners.push(Listener::new(id, fd, factory));
         Ok(())
