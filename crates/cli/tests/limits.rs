@@ -52,6 +52,25 @@ fn without_a_limit_of_connections_there_are_as_many_as_the_memory_permits() {
 }
 
 #[test]
+fn the_limits_say_what_is_given_up_and_what_the_kernel_holds() {
+    let given_up = |args: &[&str]| {
+        let limits = limits(args);
+        let rows = limits["limits"].as_array().expect("a list").clone();
+        assert_eq!(limit(&limits, "socket memory", "not sent"), 128 << 10);
+        let of = |row: &&Value| row["section"] == "lock-down";
+        rows.iter().filter(of).map(|row| row["value"].as_u64()).collect::<Vec<_>>()
+    };
+    assert_eq!(given_up(&["--model", "epoll"]), [None; 3]);
+    assert_eq!(given_up(&["--model", "epoll", "--lock-down"]), [None, Some(0), Some(0)]);
+    if io_uring_refused().is_none() {
+        let of_ring = given_up(&["--model", "uring"]);
+        assert_eq!(of_ring[1..], [Some(0), None]);
+        assert!(of_ring[0].is_none_or(|operations| (5..20).contains(&operations)), "{of_ring:?}");
+        assert_eq!(given_up(&["--model", "uring", "--lock-down=off"]), [None; 3]);
+    }
+}
+
+#[test]
 fn a_limit_of_memory_below_what_the_connections_need_is_refused() {
     let args = ["serve", "--max-memory", "16M", "--max-connections", "10000"];
     let exit = Launch::new(PROACTOR, &args).run();

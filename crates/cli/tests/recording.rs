@@ -6,8 +6,9 @@ mod support;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -505,6 +506,30 @@ fn what_cannot_be_recorded_is_wrong_usage() {
     assert!(wrong(&["--trace-trigger", "p99"]).contains("write p99>1ms, error"));
     assert!(wrong(&["--trace-size", "1"]).contains("from 128K to 64G"));
     assert!(wrong(&["--trace-sample", "0"]).contains("a number from 1 to"));
+}
+
+/// Also what is found only when `auto` has chosen a model, after the addresses of `--user` are
+/// bound.
+#[test]
+fn wrong_usage_leaves_no_file_of_a_unix_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("it is ours");
+    let path = folder.path().join("s");
+    let (unix, trace) = (format!("unix:{}", path.display()), "--trace=/dev/null");
+    let cases: [&[&str]; 5] = [
+        &["--model", "epoll", trace, "--kernel-events"],
+        &["--model", "epoll", trace, "--trace-trigger", "p99>1ms"],
+        &["--model", "auto", "--idle-sleep", "1ms"],
+        &["--user", "65534:65534", "--model", "auto", "--idle-sleep", "1ms"],
+        &["--user", "65534:65534", "--max-memory", "16M"],
+    ];
+    let is_root = std::fs::metadata("/proc/self").expect("procfs").uid() == 0;
+    for args in cases.into_iter().filter(|args| is_root || args[0] != "--user") {
+        let exit = Launch::new(PROACTOR, &["serve", "--listen", &unix]).args(args).run();
+        assert_eq!(exit.code(), Some(2), "{args:?}: {exit:?}");
+        assert!(exit.stderr.starts_with("error: "), "{args:?}: {exit:?}");
+        assert!(!path.exists(), "{args:?}: {exit:?}");
+    }
 }
 
 #[test]

@@ -9,46 +9,47 @@ use proactor::{Network, Rate};
 use proactor_report::units;
 
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Limits")]
 #[group(skip)]
 pub(super) struct AdmissionArgs {
     /// Maximum number of concurrent connections; further ones wait in the backlog [default: 10000,
     /// or fewer if `ulimit -Hn` or --max-memory permits no more]
-    #[arg(long, value_name = "N", value_parser = number::<u32>(1, 1_000_000))]
+    #[arg(long, help_heading = "Limits", value_name = "N",
+          value_parser = number::<u32>(1, 1_000_000))]
     pub(super) max_connections: Option<u32>,
 
     /// At the maximum of connections, close those that have never sent a byte after this time,
     /// oldest first; `off` closes none. Members of a chat, and other clients that may only listen,
     /// are not closed
-    #[arg(long, value_name = "TIME|off", default_value = "60s")]
+    #[arg(long, help_heading = "Limits", value_name = "TIME|off", default_value = "60s")]
     silent_timeout: TimeoutOrOff,
 
     /// Maximum number of concurrent connections of one address, of IPv6 of one /64 network; further
     /// ones are closed. Clients of a Unix socket have no address and no such limit
-    #[arg(long, value_name = "N", value_parser = number::<usize>(1, 1_000_000))]
+    #[arg(long, help_heading = "Limits", value_name = "N",
+          value_parser = number::<usize>(1, 1_000_000))]
     max_connections_per_address: Option<usize>,
 
     /// Maximum number of connections accepted in a second, as 500/s, or in a minute, as 30/m, of
     /// all listeners together; further ones wait in the backlog. As many as in a second may come at
     /// once
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, help_heading = "Limits", value_name = "RATE")]
     accept_rate: Option<Rate>,
 
     /// Maximum number of connections of one address in a second or a minute; further ones are
     /// closed
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, help_heading = "Limits", value_name = "RATE")]
     accept_rate_per_address: Option<Rate>,
 
     /// Networks without a limit per address, for example 10.0.0.0/8,2001:db8::/32; none is exempt
     /// otherwise, 127.0.0.1 neither
-    #[arg(long, value_name = "NETWORK,…", value_delimiter = ',')]
+    #[arg(long, help_heading = "Limits", value_name = "NETWORK,…", value_delimiter = ',')]
     exempt: Vec<Network>,
 
     /// Expect a header of the PROXY protocol, version 1 or 2, at the beginning of each connection,
     /// as from a balancer: limits, log and protocols then see the address of the client.
     /// Connections without a valid one are closed, and with NETWORK, those from elsewhere
-    #[arg(long, value_name = "NETWORK,…", num_args = 0..=1, require_equals = true,
-          default_missing_value = "")]
+    #[arg(long, help_heading = "Limits", value_name = "NETWORK,…", num_args = 0..=1,
+          require_equals = true, default_missing_value = "")]
     proxy_protocol: Option<Networks>,
 }
 

@@ -9,12 +9,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{output, terminal_width};
-use proactor::Model;
 use proactor::Rate;
 use proactor::buffer::SEND_MAX;
-use proactor::limits::{Limits, Timeouts};
+use proactor::limits::{Limits, Timeouts, UNSENT_MAX};
 use proactor::memory_plan::MemoryPlan;
-use proactor::model::EngineOptions;
+use proactor::model::{EngineOptions, PreparedModel};
 use proactor::peers::HEAVY_BYTES;
 use proactor::proxy::HEADER_TIMEOUT;
 use proactor::reactor::ACCEPTS;
@@ -46,11 +45,17 @@ enum Counted {
     PerMinute,
 }
 
-/// Prints the limits of a server.
-pub(super) fn print(model: Model, options: &EngineOptions, as_json: bool) -> anyhow::Result<()> {
-    let plan = options.memory_plan(model);
-    let mut rows = rows(&options.limits, &plan);
+/// Prints the limits of a server, which gives up further rings, and files.
+pub(super) fn print(
+    prepared: &PreparedModel,
+    options: &EngineOptions,
+    gives_up: [bool; 2],
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let model = prepared.model;
+    let mut rows = rows(&options.limits, &options.memory_plan(model));
     rows.extend(iteration(options));
+    rows.extend(lock_down(prepared.restricted, gives_up));
     let limits = json!({ "schema": "proactor.limits/1", "model": model.name(), "limits": rows });
     if as_json {
         return output::print_json(&limits);
@@ -95,34 +100,34 @@ fn iteration(options: &EngineOptions) -> [LimitRow; 5] {
     ]
 }
 
-fn admission(limits: &Limits) -> [LimitRow; 5] {
-    let row = |name, value: Option<u64>, unit, why: &str| LimitRow {
-        section: "connections",
-        name,
-        value,
-        unit,
-        why: why.to_owned(),
+/// What the server gives up before it serves.
+fn lock_down(operations: Option<usize>, gives_up: [bool; 2]) -> [LimitRow; 3] {
+    let row = |name, value: Option<usize>, why| {
+        row("lock-down", name, value.map(|value| value as u64), Counted::Count, why)
     };
+    let [rings, files] = gives_up.map(|gives_up| gives_up.then_some(0));
+    let by = "--lock-down: by restrictions of the task (Linux 7.0) or a seccomp filter";
+    [
+        row("operations of the ring", operations, "others are refused (Linux 5.10); only uring"),
+        row("further rings", rings, by),
+        row("files and connects", files, "--lock-down=auto: by Landlock; what is open stays"),
+    ]
+}
+
+fn admission(limits: &Limits) -> [LimitRow; 5] {
+    let of = "connections";
     let rate = |name, rate: Option<Rate>, why| {
-        row(name, rate.map(Rate::per_minute), Counted::PerMinute, why)
+        row(of, name, rate.map(Rate::per_minute), Counted::PerMinute, why)
     };
     let of_address = limits.connections_per_address.map(|most| most as u64);
+    let header = limits.proxy_protocol.is_some().then_some(HEADER_TIMEOUT);
+    let silent = "at --max-connections: closed, oldest first";
     [
-        time(
-            "connections",
-            "--silent-timeout",
-            limits.silent_timeout,
-            "at --max-connections: closed, oldest first",
-        ),
-        row("--max-connections-per-address", of_address, Counted::Count, "others are closed"),
+        time(of, "--silent-timeout", limits.silent_timeout, silent),
+        row(of, "--max-connections-per-address", of_address, Counted::Count, "others are closed"),
         rate("--accept-rate", limits.accept_rate, "others wait"),
         rate("--accept-rate-per-address", limits.accept_rate_per_address, "others are closed"),
-        time(
-            "connections",
-            "PROXY header",
-            limits.proxy_protocol.is_some().then_some(HEADER_TIMEOUT),
-            "--proxy-protocol: a connection without one is closed",
-        ),
+        time(of, "PROXY header", header, "--proxy-protocol: a connection without one is closed"),
     ]
 }
 
@@ -158,7 +163,7 @@ fn user_memory(plan: &MemoryPlan) -> [LimitRow; 5] {
 }
 
 /// The kernel's memory for the sockets, as the settings of this machine bound it.
-fn socket_memory(connections: usize) -> [LimitRow; 3] {
+fn socket_memory(connections: usize) -> [LimitRow; 4] {
     let row = |name, value, why| bytes("socket memory", name, value, why);
     let setting = |name: &str| -> Option<usize> {
         let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?;
@@ -171,6 +176,7 @@ fn socket_memory(connections: usize) -> [LimitRow; 3] {
     let sum = all.min(each.saturating_mul(connections));
     [
         row("TCP", all, "net.ipv4.tcp_mem: all sockets of the machine, outside of this server too"),
+        row("not sent", UNSENT_MAX as usize, "of each connection: TCP_NOTSENT_LOWAT"),
         row("each socket", each, "net.ipv4.tcp_rmem and tcp_wmem, which grow as far as it is used"),
         row("in all", sum, "the lesser of both, with all connections; not part of --max-memory"),
     ]
@@ -179,15 +185,24 @@ fn socket_memory(connections: usize) -> [LimitRow; 3] {
 // The kinds of rows.
 
 fn count(section: &'static str, name: &'static str, value: usize, why: &str) -> LimitRow {
-    LimitRow { section, name, value: Some(value as u64), unit: Counted::Count, why: why.to_owned() }
+    row(section, name, Some(value as u64), Counted::Count, why)
 }
 
 fn bytes(section: &'static str, name: &'static str, value: usize, why: &str) -> LimitRow {
-    LimitRow { section, name, value: Some(value as u64), unit: Counted::Bytes, why: why.to_owned() }
+    row(section, name, Some(value as u64), Counted::Bytes, why)
 }
 
 /// A time; `None` if there is no limit.
 fn time(section: &'static str, name: &'static str, value: Option<Duration>, why: &str) -> LimitRow {
-    let value = value.map(|value| value.as_nanos() as u64);
-    LimitRow { section, name, value, unit: Counted::Nanoseconds, why: why.to_owned() }
+    row(section, name, value.map(|value| value.as_nanos() as u64), Counted::Nanoseconds, why)
+}
+
+fn row(
+    section: &'static str,
+    name: &'static str,
+    value: Option<u64>,
+    unit: Counted,
+    why: &str,
+) -> LimitRow {
+    LimitRow { section, name, value, unit, why: why.to_owned() }
 }

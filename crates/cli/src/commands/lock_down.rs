@@ -57,6 +57,11 @@ impl LockDownArgs {
         self.lock_down.unwrap_or(default)
     }
 
+    /// Returns whether a server of this model gives up further rings, and files.
+    pub(super) fn gives_up(&self, model: Model) -> [bool; 2] {
+        [self.level(model) > Level::Off, self.level(model) > Level::Rings]
+    }
+
     /// Returns true if a ring gives up the operations that a server does not use.
     pub(super) fn restricts_rings(&self) -> bool {
         self.level(Model::URING) > Level::Off

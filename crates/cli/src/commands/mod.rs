@@ -104,7 +104,13 @@ fn run<T: Parser>(command: impl FnOnce(T) -> anyhow::Result<()>) -> ExitCode {
         Err(message) if message.use_stderr() => exit(&message),
         Err(help) => output::print(&help.render().to_string()).map_err(anyhow::Error::from),
     };
-    result.map_or_else(|error| report(&error), |()| ExitCode::SUCCESS)
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<clap::Error>() {
+            Some(message) => exit(message),
+            None => report(&error),
+        },
+    }
 }
 
 /// Finishes the log at the end of the program, also at that of a panic.
@@ -157,9 +163,15 @@ fn terminal_width() -> Option<usize> {
     columns.or_else(|| terminal().map(|(width, _)| width.0.into())).filter(|&width| width > 0)
 }
 
-/// Reports wrong usage that clap cannot detect, and exits.
+/// Reports wrong usage that clap cannot detect, and exits: nothing is open yet.
 fn wrong_usage(wrong: &str) -> ! {
-    exit(&clap::Error::raw(ErrorKind::ArgumentConflict, format!("{wrong}\n")))
+    exit(&usage_error(wrong))
+}
+
+/// Returns wrong usage as an error, for a command that may have opened something: it is closed, and
+/// the file of a Unix socket is removed, before the program exits.
+fn usage_error(wrong: &str) -> clap::Error {
+    clap::Error::raw(ErrorKind::ArgumentConflict, format!("{wrong}\n"))
 }
 
 /// Returns the protocol of a name, if its replies can be verified.

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use super::output::{cannot_write, is_stdout};
 use super::stream::{Stream, StreamWait};
 use super::trace::follow_to_end;
-use super::{number, wrong_usage};
+use super::{number, usage_error};
 use proactor::os::process::{self, Alone};
 use proactor::os::shared::SharedNumbers;
 use proactor::{Model, os};
@@ -95,8 +95,8 @@ impl RecordArgs {
         if self.trace.is_none() {
             return Ok((None, output));
         }
-        let path = self.path().filter(|path| !is_stdout(path));
-        self.check(model, path);
+        let path = self.file();
+        self.check(model)?;
         // Before the file is created, so that a failure leaves no file.
         let tracepoints = self.kernel_events.then(|| KernelRecorder::prepare(None)).transpose()?;
         let file = match path {
@@ -130,24 +130,35 @@ impl RecordArgs {
         Ok((Some(Recording { file, settings }), output))
     }
 
-    /// Refuses options that do not fit to each other.
-    fn check(&self, model: Model, path: Option<&Path>) {
+    /// Returns the file of the recording, if it has one.
+    fn file(&self) -> Option<&Path> {
+        self.path().filter(|path| !is_stdout(path))
+    }
+
+    /// Refuses options that do not fit to each other, or to the model.
+    ///
+    /// # Errors
+    /// Wrong usage.
+    pub(super) fn check(&self, model: Model) -> anyhow::Result<()> {
         if self.kernel_events && model != Model::URING {
-            wrong_usage(&format!("--kernel-events is only for uring: {model} has no ring"));
+            let wrong = format!("--kernel-events is only for uring: {model} has no ring");
+            bail!(usage_error(&wrong));
         }
-        if self.kernel_events && path.is_none() {
-            wrong_usage("--kernel-events needs a trace file: write --trace=FILE");
+        if self.kernel_events && self.file().is_none() {
+            bail!(usage_error("--kernel-events needs a trace file: write --trace=FILE"));
         }
         let mut triggers = self.trace_trigger.iter();
         let vague = self.trace_clock == Level::Batch
             && model != Model::URING
             && model.info().has_iterations();
         if let Some(old) = triggers.find(|one| vague && matches!(one, StopTrigger::Age { .. })) {
-            wrong_usage(&format!(
+            let wrong = format!(
                 "--trace-trigger '{old}' needs the duration of each call, and with {model} the clock \
                  is read once per batch: add --trace-clock record"
-            ));
+            );
+            bail!(usage_error(&wrong));
         }
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use super::output::{self, Destination};
 use super::stderr::note;
 use super::stream::{self, Stream, StreamWait};
 use super::{limits, record, timeouts};
-use super::{lock_down, log, number, run_on_cpu, stop_signal, wrong_usage};
+use super::{lock_down, log, number, run_on_cpu, stop_signal, usage_error, wrong_usage};
 use crate::parse_protocol;
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
@@ -156,10 +156,14 @@ impl ServeArgs {
         let stdout_is_taken = output::check_destinations(&results);
         self.lock_down.check_kernel_events(self.record.kernel_events());
         self.lock_down.check_files(self.listen.iter().map(|listen| &listen.address));
+        // Before anything is opened. What `auto` finds is checked again below.
+        let options = self.options(asked, console)?;
+        asked.map_or(Ok(()), |model| self.check_model(model, &options))?;
         let early = self.listen_as_root()?;
-        let (prepared, options) = self.set_up(asked, console)?;
+        let prepared = self.set_up(asked, &options)?;
         if self.limits {
-            return limits::print(prepared.model, &options, self.json);
+            let gives_up = self.lock_down.gives_up(prepared.model);
+            return limits::print(&prepared, &options, gives_up, self.json);
         }
         let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
@@ -234,22 +238,43 @@ impl ServeArgs {
         }
     }
 
-    /// Sets the model up. Reports the choice of `auto`.
-    fn set_up(
+    /// Refuses options that do not fit to this model.
+    ///
+    /// # Errors
+    /// Wrong usage, which is no exit: the addresses of `--user` may be bound.
+    fn check_model(&self, model: Model, options: &EngineOptions) -> anyhow::Result<()> {
+        if self.idle_sleep.is_some() && model != NONBLOCKING {
+            let wrong = format!("--idle-sleep is only for nonblocking: {model} sleeps by itself");
+            bail!(usage_error(&wrong));
+        }
+        self.record.check(model)?;
+        let plan = options.memory_plan(model);
+        if let Some(asked) = self.max_memory.filter(|&asked| (asked as usize) < plan.total()) {
+            let [asked, needed] = [asked as f64, plan.total() as f64].map(units::bytes);
+            let connections = units::plural(plan.connections as u64, "connection");
+            bail!(usage_error(&format!(
+                "--max-memory of {asked}: {connections} of {model} need {needed}; lower \
+                 --max-connections or --buffers"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Returns what the engine is built for.
+    fn options(
         &self,
         asked: Option<Model>,
         console: Option<&str>,
-    ) -> anyhow::Result<(PreparedModel, EngineOptions)> {
+    ) -> anyhow::Result<EngineOptions> {
         self.check(asked, console);
         let mut limits = Limits::default();
         self.admission.apply(&mut limits);
         (limits.connections, limits.drain) = (self.connections()?, self.drain_timeout);
         self.timeouts.apply(&mut limits);
         limits.memory = self.max_memory.map(|asked| asked as usize);
-        let buffers = self.buffer_classes(&limits);
         let mut options = EngineOptions {
+            buffers: self.buffer_classes(&limits),
             limits,
-            buffers,
             kernel: self.kernel,
             restrict: self.lock_down.restricts_rings(),
             idle_sleep: self.idle_sleep,
@@ -258,30 +283,23 @@ impl ServeArgs {
             let plan = options.memory_plan(asked.unwrap_or(Model::URING));
             options.limits.connections = plan.connections_that_fit(&options.limits);
         }
-        let prepared = model::set_up(asked, &options)?;
+        Ok(options)
+    }
+
+    /// Sets the model up. Reports the choice of `auto`.
+    fn set_up(
+        &self,
+        asked: Option<Model>,
+        options: &EngineOptions,
+    ) -> anyhow::Result<PreparedModel> {
+        let prepared = model::set_up(asked, options)?;
         let PreparedModel { model, detail, reason, .. } = &prepared;
-        if self.idle_sleep.is_some() && *model != NONBLOCKING {
-            wrong_usage(&format!("--idle-sleep is only for nonblocking: {model} sleeps by itself"));
-        }
+        self.check_model(*model, options)?;
         if asked.is_none() {
             let reason = if reason.is_empty() { detail } else { reason };
             self.log.print(&format!("model: {model} (auto): {reason}"));
         }
-        self.check_memory(prepared.model, &options);
-        Ok((prepared, options))
-    }
-
-    /// Refuses a limit of memory that is less than the connections need.
-    fn check_memory(&self, model: Model, options: &EngineOptions) {
-        let plan = options.memory_plan(model);
-        if let Some(asked) = self.max_memory.filter(|&asked| (asked as usize) < plan.total()) {
-            let [asked, needed] = [asked as f64, plan.total() as f64].map(units::bytes);
-            let connections = units::plural(plan.connections as u64, "connection");
-            wrong_usage(&format!(
-                "--max-memory of {asked}: {connections} of {model} need {needed}; lower \
-                 --max-connections or --buffers"
-            ));
-        }
+        Ok(prepared)
     }
 
     /// Opens the listeners and becomes the user of `--user`, if there is one, before a ring is made

@@ -27,33 +27,38 @@ impl FromStr for TimeLimit {
 }
 
 #[derive(Debug, Clone, Copy, clap::Args)]
-#[command(next_help_heading = "Limits")]
 pub(super) struct TimeoutArgs {
     /// Close a connection that is owed bytes if its peer acknowledges none of them for this time;
     /// `off` is no limit
-    #[arg(long, value_name = "TIME", default_value = "60s")]
+    #[arg(long, help_heading = "Limits", value_name = "TIME", default_value = "60s")]
     send_timeout: TimeLimit,
 
     /// The same, while others wait for the connection: members of its chat that it throttles, or
     /// connections that need the buffers it holds
-    #[arg(long, value_name = "TIME", default_value = "10s", visible_alias = "room-timeout")]
+    #[arg(
+        long,
+        help_heading = "Limits",
+        value_name = "TIME",
+        default_value = "10s",
+        visible_alias = "room-timeout"
+    )]
     evict_timeout: TimeLimit,
 
     /// Close a connection if nothing is received and nothing sent for this time
-    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(long, help_heading = "Limits", value_name = "TIME", default_value = "off")]
     idle_timeout: TimeLimit,
 
     /// Close a connection whose client sends nothing for this time after it is accepted
-    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(long, help_heading = "Limits", value_name = "TIME", default_value = "off")]
     first_byte_timeout: TimeLimit,
 
     /// Close a connection if a message of its client, such as a line, is incomplete for this time
-    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(long, help_heading = "Limits", value_name = "TIME", default_value = "off")]
     receive_timeout: TimeLimit,
 
     /// Have the kernel ask, after this time without a packet, whether a TCP client is still there;
     /// one that has vanished is noticed after twice this time
-    #[arg(long, value_name = "TIME", default_value = "300s")]
+    #[arg(long, help_heading = "Limits", value_name = "TIME", default_value = "300s")]
     keepalive: TimeLimit,
 }
 
