@@ -192,7 +192,8 @@ fn documentation_is_sentences() {
     check("POOR_DOCS_LEFT", POOR_DOCS_LEFT, offences);
 }
 
-/// In `kernel-notes.md` each name in backquotes after `Proof:` must be a test.
+/// In `kernel-notes.md` each name in backquotes after `Proof:`, and in the table of traps, must be
+/// a test; each trap has one, or is not used.
 #[test]
 fn every_test_that_the_kernel_notes_name_exists() {
     let tests: BTreeSet<&str> = SOURCES
@@ -201,9 +202,18 @@ fn every_test_that_the_kernel_notes_name_exists() {
         .map(|token| &*token.text)
         .collect();
     let (mut offences, mut proof, mut named) = (Vec::new(), false, 0);
+    let (mut in_traps, mut traps) = (false, Vec::new());
     for (n, line) in read("kernel-notes.md").lines().enumerate() {
+        in_traps = if line.starts_with("## ") { line == "## Traps" } else { in_traps };
         proof &= !line.trim().is_empty() && !line.starts_with(['*', '|']);
-        let start = line.find("Proof:");
+        let mut start = line.find("Proof:");
+        let trap = line.strip_prefix("| ").and_then(|row| row.split(' ').next()?.parse().ok());
+        if let Some(trap) = trap.filter(|_: &u32| in_traps) {
+            traps.push(trap);
+            start = line.trim_end_matches(['|', ' ']).rfind("| ");
+            let tested = line.trim_end_matches(['|', ' ']).ends_with('`') || line.contains("` on ");
+            assert!(tested || line.contains("not used"), "trap {trap} has no test");
+        }
         proof |= start.is_some();
         for name in line[start.unwrap_or(0)..].split('`').skip(1).step_by(2).filter(|_| proof) {
             let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -216,6 +226,7 @@ fn every_test_that_the_kernel_notes_name_exists() {
             }
         }
     }
+    assert!(traps.into_iter().eq((1..=34).chain(1..=16)), "each trap has its row");
     assert!(named > 60, "only {named} tests were found in kernel-notes.md");
     check("TESTS_MISSING_LEFT", TESTS_MISSING_LEFT, offences);
 }
