@@ -64,6 +64,11 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         self.wake_at = when;
     }
 
+    /// Gives memory back to the kernel from now on, when a crowd has left.
+    pub fn enable_trim(&mut self) {
+        self.state.enable_trim();
+    }
+
     /// Counts what its connections hold in this account.
     pub fn set_memory(&mut self, memory: Memory) {
         self.state.peers.set_memory(memory);

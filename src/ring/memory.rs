@@ -16,6 +16,10 @@ use crate::os;
 /// Chunks in one send.
 pub const VECTOR: usize = 16;
 
+/// Vectors that are kept when no send needs them; more are given back, since a crowd that has left
+/// would leave a kilobyte for each connection.
+const SPARE: usize = 256;
+
 /// The memory of operations in flight, by the slot of the connection.
 #[derive(Default)]
 pub(super) struct InFlightMemory {
@@ -104,7 +108,9 @@ impl InFlightMemory {
         slot.skip_success = None;
         if let Sending::Many(mut vector) = std::mem::take(&mut slot.send) {
             vector.chunks.clear();
-            self.spare.push(vector);
+            if self.spare.len() < SPARE {
+                self.spare.push(vector);
+            }
         }
     }
 

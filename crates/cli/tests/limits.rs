@@ -118,7 +118,7 @@ fn connect(address: &Address) -> TcpStream {
 /// attack and after it.
 fn attack(model: &str, each: usize) {
     let most = 2 * each * HOSTILE.len();
-    let memory = format!("{}M", 80 + if model == "process" { most } else { most / 8 });
+    let memory = format!("{}M", 80 + if model == "process" { most * 9 / 8 } else { most / 8 });
     let most = most.to_string();
     let mut args = vec!["--model", model, "--max-connections", &most, "--max-memory", &memory];
     args.extend(["--drain-timeout", "100ms"]);

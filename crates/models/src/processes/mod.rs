@@ -131,6 +131,7 @@ impl<C: CallHooks> Processes<C> {
         let (pool, counted) = (Pool::new(&buffers)?, SharedCounters::new(limits.connections)?);
         let mut relay = Reactor::new(calls.selector(), pool, limits.clone(), never)?;
         relay.set_memory(Memory::shared(limits.queues, counted.held(None)));
+        relay.enable_trim();
         relay.watch(stop.as_fd(), SHUTDOWN)?;
         relay.watch(child_exits.as_fd(), CHILD_EXITS)?;
         Ok(Processes {
