@@ -70,21 +70,12 @@ pub struct Connection<P> {
     queue: SendQueue,
     /// What the protocol has not taken.
     untaken: Untaken,
-    /// True once the peer's end has come: the inbound direction is closed.
-    ended: bool,
     outbound: Outbound,
-    /// True from holding its share until it holds little of it: the peer reads too slowly.
-    congested: bool,
-    flags: ProtocolFlags,
+    flags: ConnectionFlags,
     /// When the timer expires, or how long it takes until `TIMER_SET` is cleared; zero if none is
     /// set. It is that of the protocol, and once the
     /// connection has shut down, the end of its lingering.
     timer: Nanos,
-    /// True from the protocol's request, or an announcement that it missed, until it is called for
-    /// it.
-    refill: bool,
-    /// True once the protocol's `close` was called, or the protocol panicked.
-    closed: bool,
     recv_size: RecvSize,
 }
 
@@ -97,41 +88,56 @@ enum Outbound {
     Broken,
 }
 
-/// A set of bits: whether the protocol is paused, whether the connection drains, whether its timer
-/// was set, and which calls of the protocol are due when it resumes.
+/// A set of bits, so that one test finds that a connection is [ordinary](Connection::is_ordinary).
 #[derive(Debug, Clone, Copy, Default)]
-struct ProtocolFlags(u8);
+struct ConnectionFlags(u16);
 
-impl ProtocolFlags {
+impl ConnectionFlags {
     /// From `pause` to `resume`.
-    const PAUSED: u8 = 1;
-    /// The call of `end` is due.
-    const END: u8 = 2;
-    /// The call of `drain` is due.
-    const DRAIN: u8 = 4;
-    /// The server drains this connection.
-    const DRAINING: u8 = 8;
-    /// The timer was set and is not armed yet: `timer` is a duration.
-    const TIMER_SET: u8 = 16;
+    const PAUSED: u16 = 1;
     /// Input is held for the protocol.
-    const HELD: u8 = 32;
+    const HELD: u16 = 2;
+    /// The peer's end has come: the inbound direction is closed.
+    const ENDED: u16 = 4;
+    /// From holding its share until it holds little of it: the peer reads too slowly.
+    const CONGESTED: u16 = 8;
+    /// From the protocol's request, or an announcement that it missed, until it is called for it.
+    const AWAITS_REFILL: u16 = 16;
+    /// The call of `end` is due.
+    const END: u16 = 32;
+    /// The call of `drain` is due.
+    const DRAIN: u16 = 64;
+    /// The server drains this connection.
+    const DRAINING: u16 = 128;
+    /// The timer was set and is not armed yet: `timer` is a duration.
+    const TIMER_SET: u16 = 256;
     /// The protocol asked for a refill.
-    const REFILL: u8 = 64;
+    const REFILL: u16 = 512;
     /// The protocol has sent more than it received: large inputs are cut for it.
-    const GROWS: u8 = 128;
+    const GROWS: u16 = 1024;
+    /// The protocol's `close` was called, or the protocol panicked.
+    const CLOSED: u16 = 2048;
     /// Neither input, nor the end, nor a drain reaches the protocol.
-    const WAITS: u8 = Self::PAUSED | Self::HELD;
+    const WAITS: u16 = Self::PAUSED | Self::HELD;
+    /// What a connection is not that does nothing but receive and send.
+    const RARE: u16 = Self::WAITS | Self::ENDED | Self::CONGESTED | Self::AWAITS_REFILL;
 
-    fn has(self, bits: u8) -> bool {
+    #[inline]
+    fn has(self, bits: u16) -> bool {
         self.0 & bits != 0
     }
 
-    fn set(&mut self, bits: u8) {
+    fn set(&mut self, bits: u16) {
         self.0 |= bits;
     }
 
+    /// Sets or clears `bits`.
+    fn set_to(&mut self, bits: u16, on: bool) {
+        self.0 = self.0 & !bits | if on { bits } else { 0 };
+    }
+
     /// Clears `bits`. Returns whether any was set.
-    fn take(&mut self, bits: u8) -> bool {
+    fn take(&mut self, bits: u16) -> bool {
         let had = self.has(bits);
         self.0 &= !bits;
         had
@@ -145,13 +151,9 @@ impl<P: Protocol> Connection<P> {
             protocol,
             queue: SendQueue::default(),
             untaken: Untaken::default(),
-            ended: false,
             outbound: Outbound::Open,
-            congested: false,
-            flags: ProtocolFlags::default(),
+            flags: ConnectionFlags::default(),
             timer: Nanos(0),
-            refill: false,
-            closed: false,
             recv_size: RecvSize::default(),
         };
         connection.call(context, |protocol, out| protocol.open(out));
@@ -161,6 +163,7 @@ impl<P: Protocol> Connection<P> {
     // Events. Where an event calls the protocol, its messages to others are added to the context.
 
     /// Bytes have arrived from the peer.
+    #[inline]
     pub fn received(&mut self, chunk: Chunk, context: &mut Context) {
         self.recv_size.learn(chunk.fit());
         if self.outbound == Outbound::Open {
@@ -168,8 +171,7 @@ impl<P: Protocol> Connection<P> {
                 ..=CUT => self.offer(chunk, context),
                 _ => self.offer_large(chunk, context),
             }
-            self.refill(context);
-            self.update_congested(&context.memory);
+            self.after_change(context);
         }
     }
 
@@ -177,7 +179,7 @@ impl<P: Protocol> Connection<P> {
     #[cold]
     pub fn received_held(&mut self, chunk: Chunk, context: &mut Context) {
         if self.outbound == Outbound::Open {
-            self.flags.set(ProtocolFlags::HELD);
+            self.flags.set(ConnectionFlags::HELD);
             self.offer(chunk, context);
         }
     }
@@ -185,12 +187,12 @@ impl<P: Protocol> Connection<P> {
     /// Gives the protocol the input that is held, as much as it takes now.
     #[cold]
     pub fn resume_input(&mut self, context: &mut Context) {
-        if self.congested {
+        if self.flags.has(ConnectionFlags::CONGESTED) {
             return;
         }
-        self.flags.take(ProtocolFlags::HELD);
+        self.flags.take(ConnectionFlags::HELD);
         if self.outbound == Outbound::Open {
-            if self.flags.has(ProtocolFlags::GROWS) {
+            if self.flags.has(ConnectionFlags::GROWS) {
                 let input = self.untaken.take_head();
                 self.offer_large(input, context);
             } else {
@@ -204,8 +206,8 @@ impl<P: Protocol> Connection<P> {
 
     /// The peer will send no more.
     pub fn ended(&mut self, context: &mut Context) {
-        if !std::mem::replace(&mut self.ended, true) {
-            self.flags.set(ProtocolFlags::END);
+        if !self.flags.has(ConnectionFlags::ENDED) {
+            self.flags.set(ConnectionFlags::ENDED | ConnectionFlags::END);
             self.report_due(context);
         }
     }
@@ -245,7 +247,7 @@ impl<P: Protocol> Connection<P> {
         let is_behind = self.queue.bytes() >= BEHIND;
         if is_behind {
             self.queue.missed = self.queue.missed.saturating_add(1);
-            self.refill = true;
+            self.flags.set(ConnectionFlags::AWAITS_REFILL);
         }
         is_behind
     }
@@ -267,8 +269,7 @@ impl<P: Protocol> Connection<P> {
     pub fn sent(&mut self, n: usize, context: &mut Context) {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
-            self.refill(context);
-            self.update_congested(&context.memory);
+            self.after_change(context);
         }
     }
 
@@ -290,7 +291,8 @@ impl<P: Protocol> Connection<P> {
 
     /// The time that its timer is armed for has come, perhaps.
     pub fn run_timer(&mut self, now: Nanos, context: &mut Context) {
-        if self.timer > now || self.timer == Nanos(0) || self.flags.has(ProtocolFlags::TIMER_SET) {
+        if self.timer > now || self.timer == Nanos(0) || self.flags.has(ConnectionFlags::TIMER_SET)
+        {
             return;
         }
         self.timer = Nanos(0);
@@ -304,16 +306,17 @@ impl<P: Protocol> Connection<P> {
     /// The connection was reset, timed out or was evicted: nothing more is exchanged with the peer.
     pub fn broken(&mut self) {
         self.outbound = Outbound::Broken;
-        self.ended = true;
         self.queue.clear();
         self.untaken.clear();
-        self.flags.take(ProtocolFlags::HELD);
-        (self.congested, self.timer) = (false, Nanos(0));
+        self.flags.take(ConnectionFlags::HELD | ConnectionFlags::CONGESTED);
+        self.flags.set(ConnectionFlags::ENDED);
+        self.timer = Nanos(0);
     }
 
     /// The connection closes: its protocol is called once more, for the last time.
     pub fn close(&mut self, reason: CloseReason, context: &mut Context) {
-        if !std::mem::replace(&mut self.closed, true) {
+        if !self.flags.has(ConnectionFlags::CLOSED) {
+            self.flags.set(ConnectionFlags::CLOSED);
             let mut requests = Requests::default();
             let mut out = Outbox::new(&mut self.queue, context, &mut requests);
             out.finish(); // It takes nothing more for the peer.
@@ -328,8 +331,8 @@ impl<P: Protocol> Connection<P> {
 
     /// Asks the protocol to finish: at once, or when it resumes.
     pub fn drain(&mut self, context: &mut Context) {
-        if !self.flags.has(ProtocolFlags::DRAINING) {
-            self.flags.set(ProtocolFlags::DRAINING | ProtocolFlags::DRAIN);
+        if !self.flags.has(ConnectionFlags::DRAINING) {
+            self.flags.set(ConnectionFlags::DRAINING | ConnectionFlags::DRAIN);
             self.report_due(context);
         }
     }
@@ -347,13 +350,13 @@ impl<P: Protocol> Connection<P> {
 
     /// Returns true if it wants to receive. A finishing connection receives in order to discard.
     pub fn wants_recv(&self) -> bool {
-        let waits = self.congested || self.flags.has(ProtocolFlags::WAITS);
-        !self.ended && (!waits || self.is_finishing())
+        let waits = self.flags.has(ConnectionFlags::CONGESTED | ConnectionFlags::WAITS);
+        self.could_recv() && (!waits || self.is_finishing())
     }
 
     /// Returns true if it may still receive, congested or not.
     pub fn could_recv(&self) -> bool {
-        !self.ended
+        !self.flags.has(ConnectionFlags::ENDED)
     }
 
     /// Returns what it wants to send.
@@ -364,13 +367,13 @@ impl<P: Protocol> Connection<P> {
     /// Returns true if it wants to shut the outbound direction down: all is sent, and the peer has
     /// not ended.
     pub fn wants_shutdown(&self) -> bool {
-        self.outbound == Outbound::Finishing && self.queue.is_empty() && !self.ended
+        self.outbound == Outbound::Finishing && self.queue.is_empty() && self.could_recv()
     }
 
     /// Returns when its timer expires. One that was set since the last call is armed now, by
     /// `clock`, which otherwise is not read.
     pub fn arm_timer(&mut self, clock: impl FnOnce() -> Nanos) -> Option<Nanos> {
-        if self.timer != Nanos(0) && self.flags.take(ProtocolFlags::TIMER_SET) {
+        if self.timer != Nanos(0) && self.flags.take(ConnectionFlags::TIMER_SET) {
             self.timer = clock() + Duration::from_nanos(self.timer.0);
         }
         (self.timer != Nanos(0)).then_some(self.timer)
@@ -378,19 +381,22 @@ impl<P: Protocol> Connection<P> {
 
     /// Returns true if it wants to be closed: nothing is left to send or to receive.
     pub fn is_finished(&self) -> bool {
-        !self.is_open() && (self.is_broken() || (self.queue.is_empty() && self.ended))
+        !self.is_open() && (self.is_broken() || (self.queue.is_empty() && !self.could_recv()))
     }
 
     // Getters.
 
     /// Returns true if it may still send new bytes: it neither finishes nor is broken.
+    #[inline]
     pub fn is_open(&self) -> bool {
         self.outbound == Outbound::Open
     }
 
     /// Returns true if the server drains, and all that it waits for is the peer's end.
     pub fn lingers_in_drain(&self) -> bool {
-        self.outbound == Outbound::Shut && !self.ended && self.flags.has(ProtocolFlags::DRAINING)
+        self.outbound == Outbound::Shut
+            && self.could_recv()
+            && self.flags.has(ConnectionFlags::DRAINING)
     }
 
     /// Returns true if it is broken: the driver cancels what is in flight, also a send that waits
@@ -399,29 +405,31 @@ impl<P: Protocol> Connection<P> {
         self.outbound == Outbound::Broken
     }
 
-    /// Returns true if the success of a send would change nothing that it wants, so that the send
-    /// need not report it. False while its protocol waits for a refill.
-    pub fn can_skip_completion(&self) -> bool {
-        let waits = self.congested || self.refill || self.flags.has(ProtocolFlags::WAITS);
-        !waits && !self.ended && self.is_open()
+    /// Returns true if it wants to receive, to send what is queued, and nothing else. Then the
+    /// success of a send changes nothing that it wants. False while its protocol waits for a
+    /// refill.
+    #[inline]
+    pub fn is_ordinary(&self) -> bool {
+        self.is_open() && !self.flags.has(ConnectionFlags::RARE)
     }
 
     /// Returns true if input is held.
     #[inline]
     pub fn holds_input(&self) -> bool {
-        self.flags.has(ProtocolFlags::HELD)
+        self.flags.has(ConnectionFlags::HELD)
     }
 
     /// Returns true if so much is queued that it does not receive. A member of a broadcast group is
     /// then congested.
+    #[inline]
     pub fn is_congested(&self) -> bool {
-        self.congested
+        self.flags.has(ConnectionFlags::CONGESTED)
     }
 
     /// Returns how many received bytes wait for the rest of their message, if any do and it has not
     /// ended.
     pub fn incomplete(&self) -> Option<usize> {
-        let waits = !self.ended && !self.flags.has(ProtocolFlags::PAUSED | ProtocolFlags::HELD);
+        let waits = !self.flags.has(ConnectionFlags::ENDED | ConnectionFlags::WAITS);
         self.untaken.incomplete().filter(|_| waits)
     }
 
@@ -436,7 +444,7 @@ impl<P: Protocol> Connection<P> {
 
     fn set_timer(&mut self, time: Option<Duration>, context: &mut Context) {
         self.timer = time.map_or(Nanos(0), |time| (Nanos(0) + time).max(Nanos(1)));
-        self.flags.set(ProtocolFlags::TIMER_SET);
+        self.flags.set(ConnectionFlags::TIMER_SET);
         context.changed = true;
     }
 
@@ -463,7 +471,7 @@ impl<P: Protocol> Connection<P> {
         let is_link = context.max_input == usize::MAX;
         let mut input = Input::new(chunk, &mut self.untaken, context.max_input);
         let mut out = Outbox::new(&mut self.queue, context, &mut requests);
-        let mut again = input.is_enough() && !self.flags.has(ProtocolFlags::WAITS);
+        let mut again = input.is_enough() && !self.flags.has(ConnectionFlags::WAITS);
         while again {
             let before = input.len();
             if !returns(|| self.protocol.data(&mut input, &mut out)) {
@@ -473,13 +481,13 @@ impl<P: Protocol> Connection<P> {
             again = left && input.len() < before;
             // A link is received from however long its own queue is.
             if left && out.allowance() == 0 && !is_link {
-                self.flags.set(ProtocolFlags::HELD);
+                self.flags.set(ConnectionFlags::HELD);
                 again = false;
             }
         }
         if !input.is_empty() || input.has_state() {
-            let paused = self.flags.has(ProtocolFlags::PAUSED) || requests.has(Requests::PAUSE);
-            if self.flags.has(ProtocolFlags::HELD) {
+            let paused = self.flags.has(ConnectionFlags::PAUSED) || requests.has(Requests::PAUSE);
+            if self.flags.has(ConnectionFlags::HELD) {
                 // What arrives until the receive in flight is cancelled needs little memory.
                 self.recv_size = RecvSize::default();
                 input.hold();
@@ -494,18 +502,19 @@ impl<P: Protocol> Connection<P> {
 
     /// Offers a large chunk: in parts, until the protocol may send no more, if it has sent more
     /// than it received before.
+    #[inline(never)]
     fn offer_large(&mut self, mut chunk: Chunk, context: &mut Context) {
         while !chunk.is_empty() && self.outbound == Outbound::Open {
             let cuts =
-                self.flags.has(ProtocolFlags::GROWS) && !self.flags.has(ProtocolFlags::WAITS);
+                self.flags.has(ConnectionFlags::GROWS) && !self.flags.has(ConnectionFlags::WAITS);
             let part = if cuts { chunk.len().min(CUT) } else { chunk.len() };
             let most = self.queue.bytes() + part;
             self.offer(chunk.split_to(part), context);
             if self.queue.bytes() > most {
-                self.flags.set(ProtocolFlags::GROWS);
+                self.flags.set(ConnectionFlags::GROWS);
             }
             if cuts && self.queue.bytes() >= context.memory.share() {
-                self.flags.set(ProtocolFlags::HELD);
+                self.flags.set(ConnectionFlags::HELD);
             }
         }
     }
@@ -526,8 +535,8 @@ impl<P: Protocol> Connection<P> {
     #[cold]
     fn apply_some(&mut self, requests: &Requests, context: &mut Context) {
         if requests.has(Requests::REFILL) {
-            self.flags.set(ProtocolFlags::REFILL);
-            self.refill = true;
+            self.flags.set(ConnectionFlags::REFILL);
+            self.flags.set(ConnectionFlags::AWAITS_REFILL);
         }
         if let Some(reason) = &requests.abort {
             return match &**reason {
@@ -542,8 +551,8 @@ impl<P: Protocol> Connection<P> {
             self.finish(context);
         }
         if requests.has(Requests::PAUSE) {
-            self.flags.set(ProtocolFlags::PAUSED);
-        } else if requests.has(Requests::RESUME) && self.flags.take(ProtocolFlags::PAUSED) {
+            self.flags.set(ConnectionFlags::PAUSED);
+        } else if requests.has(Requests::RESUME) && self.flags.take(ConnectionFlags::PAUSED) {
             if self.outbound == Outbound::Open && !self.untaken.is_empty() {
                 self.offer_kept(context);
             }
@@ -553,14 +562,14 @@ impl<P: Protocol> Connection<P> {
 
     /// Reports to the protocol what happened while it was paused, and what has just happened.
     fn report_due(&mut self, context: &mut Context) {
-        if self.flags.has(ProtocolFlags::WAITS) || self.outbound != Outbound::Open {
+        if self.flags.has(ConnectionFlags::WAITS) || self.outbound != Outbound::Open {
             return;
         }
-        if self.flags.take(ProtocolFlags::DRAIN) {
+        if self.flags.take(ConnectionFlags::DRAIN) {
             self.call(context, |protocol, out| protocol.drain(out));
         }
-        let may_end = self.outbound == Outbound::Open && !self.flags.has(ProtocolFlags::WAITS);
-        if may_end && self.flags.take(ProtocolFlags::END) {
+        let may_end = self.outbound == Outbound::Open && !self.flags.has(ConnectionFlags::WAITS);
+        if may_end && self.flags.take(ConnectionFlags::END) {
             let mut untaken = std::mem::take(&mut self.untaken);
             let mut input = Input::new(Chunk::EMPTY, &mut untaken, context.max_input);
             self.call(context, |protocol, out| protocol.end(&mut input, out));
@@ -577,7 +586,7 @@ impl<P: Protocol> Connection<P> {
     #[cold]
     fn panicked(&mut self, context: &mut Context) {
         context.panicked += 1;
-        self.closed = true;
+        self.flags.set(ConnectionFlags::CLOSED);
         self.fail(CloseReason::Panicked, context);
     }
 
@@ -586,10 +595,27 @@ impl<P: Protocol> Connection<P> {
         self.broken();
     }
 
+    /// After a change of the queue: calls the protocol for the refill that it requested, and
+    /// compares the queue with the share of the connection, if that may be necessary.
+    #[inline]
+    fn after_change(&mut self, context: &mut Context) {
+        let is_rare = self.flags.has(ConnectionFlags::AWAITS_REFILL | ConnectionFlags::CONGESTED);
+        if is_rare || self.queue.is_long(LEASES_LOW) {
+            self.after_rare_change(context);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn after_rare_change(&mut self, context: &mut Context) {
+        self.refill(context);
+        self.update_congested(&context.memory);
+    }
+
     /// Calls the protocol for the refill that it requested, if little is queued.
     #[inline]
     fn refill(&mut self, context: &mut Context) {
-        if self.refill {
+        if self.flags.has(ConnectionFlags::AWAITS_REFILL) {
             self.refill_if_little_is_queued(context);
         }
     }
@@ -604,26 +630,27 @@ impl<P: Protocol> Connection<P> {
             let missed = std::mem::take(&mut self.queue.missed);
             self.call_once(context, |protocol, out| protocol.missed(missed, out));
         }
-        self.refill = self.queue.missed > 0;
-        if self.flags.take(ProtocolFlags::REFILL) {
+        self.flags.set_to(ConnectionFlags::AWAITS_REFILL, self.queue.missed > 0);
+        if self.flags.take(ConnectionFlags::REFILL) {
             self.call_once(context, |protocol, out| protocol.refill(out));
         }
     }
 
     #[inline]
     fn update_congested(&mut self, memory: &Memory) {
-        if self.congested || self.queue.bytes() >= SHARE_MIN || self.queue.leases() > LEASES_LOW {
+        if self.is_congested() || self.queue.is_long(LEASES_LOW) {
             self.compare_with_share(memory);
         }
     }
 
     fn compare_with_share(&mut self, memory: &Memory) {
         let (bytes, leases, share) = (self.queue.bytes(), self.queue.leases(), memory.share());
-        self.congested = if self.congested {
+        let congested = if self.is_congested() {
             bytes > share / LOW || leases > LEASES_LOW
         } else {
             bytes >= share || leases >= LEASES_HIGH
         };
+        self.flags.set_to(ConnectionFlags::CONGESTED, congested);
     }
 }
 

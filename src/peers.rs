@@ -25,8 +25,10 @@ mod last_input;
 mod links;
 mod operator;
 mod posted;
+mod rare;
 mod ready;
 mod timers;
+mod visit;
 
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
@@ -38,13 +40,14 @@ use crate::limits::{CloseReason, Limits};
 use crate::memory::Memory;
 use crate::os::Clock;
 use crate::peer::{AcceptedPeer, Made};
-use crate::protocol::{Message, Protocol};
+use crate::protocol::Protocol;
 use crate::silent::SilentQueue;
 use buffers::BufferWaiters;
 use deadlines::{Deadlines, WatchState};
 use groups::Groups;
 use last_input::{LastInput, LastInputs};
 use operator::OperatorMessages;
+use rare::RareStates;
 use ready::ReadyList;
 use timers::{TimerEntry, Timers};
 
@@ -73,14 +76,7 @@ pub struct PeerEntry<P, D> {
     sent: u64,
     /// True exactly while it is in the ready list and has not been resumed.
     marked: bool,
-    /// True once it has broadcast something it received.
-    talks: bool,
-    /// True exactly while its group counts it as congested.
-    congested: bool,
-    /// True exactly while it waits for a buffer.
-    waits_for_buffer: bool,
-    /// True from waiting for a buffer until bytes arrive: any size will do.
-    any_size: bool,
+    rare: RareStates,
     timer: TimerEntry,
     /// What is known of its peer.
     accepted: AcceptedPeer,
@@ -91,17 +87,17 @@ pub struct PeerEntry<P, D> {
     watch: WatchState,
 }
 
-/// A connection to resume.
+/// A connection that is open, with what all connections share.
 #[derive(Debug)]
-pub struct ReadyPeer<'a, P, D> {
+pub struct Visit<'a, P, D> {
     /// The id of the connection.
     pub id: ConnId,
     /// The connection and its driver's state.
     pub peer: &'a mut PeerEntry<P, D>,
-    /// True if it wants to receive and need not wait for another connection.
-    pub wants_recv: bool,
-    /// True if it has waited for a buffer since it last received: any size will do.
-    pub any_size: bool,
+    ready: &'a mut ReadyList,
+    context: &'a mut Context,
+    groups: &'a mut Groups,
+    counters: &'a mut Counters,
 }
 
 /// All connections that are open.
@@ -119,7 +115,6 @@ pub struct Peers<P, D> {
     last_inputs: LastInputs,
     /// Its messages are delivered before every return; the capacity is kept.
     context: Context,
-    max_input: usize,
     /// True if messages to the operator are kept.
     has_operator: bool,
     /// Messages that the operator has not seen.
@@ -144,7 +139,6 @@ impl<P: Protocol, D> PeerEntry<P, D> {
 impl<P: Protocol, D> Peers<P, D> {
     /// Creates an empty set, within `limits`. Its protocols read this `clock`.
     pub fn new(limits: &Limits, clock: Clock) -> Peers<P, D> {
-        let max_input = limits.max_input;
         Peers {
             slab: ConnSlab::default(),
             ready: ReadyList::default(),
@@ -155,8 +149,7 @@ impl<P: Protocol, D> Peers<P, D> {
             deadlines: Deadlines::new(limits.timeouts),
             last_number: 0,
             last_inputs: LastInputs::default(),
-            context: Context::new(max_input, clock, Memory::new(limits.queues)),
-            max_input,
+            context: Context::new(limits.max_input, clock, Memory::new(limits.queues)),
             has_operator: false,
             to_operator: OperatorMessages::default(),
             counters: Counters::default(),
@@ -175,6 +168,8 @@ impl<P: Protocol, D> Peers<P, D> {
         let connection = Connection::open(protocol, &mut self.context);
         let (opened, may_be_silent) =
             (self.context.clock.now(), accepted.link || accepted.allow_silence);
+        let mut rare = RareStates::default();
+        rare.set(RareStates::LINK, accepted.link);
         let id = self.slab.insert(PeerEntry {
             connection,
             driver,
@@ -185,10 +180,7 @@ impl<P: Protocol, D> Peers<P, D> {
             received: 0,
             sent: 0,
             marked: false,
-            talks: false,
-            congested: false,
-            waits_for_buffer: false,
-            any_size: false,
+            rare,
             timer: TimerEntry::default(),
             accepted,
             opened,
@@ -210,30 +202,8 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Delivers bytes that were received.
     pub fn received(&mut self, id: ConnId, chunk: Chunk) {
-        let Some(peer) = self.slab.get_mut(id) else { return };
-        peer.any_size = false;
-        peer.received += chunk.len() as u64;
-        if peer.accepted.link {
-            // What another process of this server sends is bounded there.
-            self.context.max_input = usize::MAX;
-            peer.connection.received(chunk, &mut self.context);
-            self.context.max_input = self.max_input;
-        } else {
-            self.counters.receives += 1;
-            self.counters.received_bytes += chunk.len() as u64;
-            if peer.talks && self.groups.throttles(peer) {
-                peer.connection.received_held(chunk, &mut self.context);
-            } else {
-                peer.connection.received(chunk, &mut self.context);
-            }
-        }
-        // Only received bytes make a talker: messages of joining and leaving are not throttled.
-        if !peer.talks
-            && self.context.messages.iter().any(|message| matches!(message, Message::Broadcast(_)))
-        {
-            peer.talks = true;
-            self.groups.at(peer.group).talkers += 1;
-        }
+        let Some(mut visit) = self.visit(id) else { return };
+        visit.received(chunk);
         self.after_event(id);
     }
 
@@ -244,13 +214,8 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// `n` bytes were sent.
     pub fn sent(&mut self, id: ConnId, n: usize) {
-        let Some(peer) = self.slab.get_mut(id) else { return };
-        if !peer.accepted.link {
-            self.counters.sends += 1;
-            self.counters.sent_bytes += n as u64;
-        }
-        peer.sent += n as u64;
-        peer.connection.sent(n, &mut self.context);
+        let Some(mut visit) = self.visit(id) else { return };
+        visit.sent(n);
         self.after_event(id);
     }
 
@@ -283,14 +248,14 @@ impl<P: Protocol, D> Peers<P, D> {
             let (counters, bytes) = (&mut self.counters, [peer.received, peer.sent]);
             connection_log::closed(counters, peer.number, accepted.addr(), bytes, reason);
         }
-        self.buffers.count -= usize::from(peer.waits_for_buffer);
+        self.buffers.count -= usize::from(peer.rare.has(RareStates::WAITS_FOR_BUFFER));
         self.timers.remove(id, peer.timer);
         self.last_inputs.forget(peer.last);
         accepted.shared.iter().for_each(|shared| _ = shared.close());
         let counts = self.groups.at(group);
-        counts.talkers -= usize::from(peer.talks);
+        counts.talkers -= usize::from(peer.rare.has(RareStates::TALKS));
         counts.links -= usize::from(accepted.link);
-        if peer.congested {
+        if peer.rare.has(RareStates::CONGESTED) {
             counts.congested -= 1;
             self.wake_talkers(group);
         }
@@ -376,8 +341,16 @@ impl<P: Protocol, D> Peers<P, D> {
         self.after_event(id);
     }
 
-    /// After any change of a connection: marks it, updates its group, delivers its messages.
+    /// After an event of a connection: marks it, and does what concerns others.
     fn after_event(&mut self, id: ConnId) {
+        self.mark(id);
+        self.settle(id);
+    }
+
+    /// Does what the events of a connection concern beside it: updates its timer and its group,
+    /// delivers its messages.
+    #[inline(never)]
+    pub fn settle(&mut self, id: ConnId) {
         let peer = self.slab.get_mut(id).expect("only an open connection changes");
         if std::mem::take(&mut self.context.changed) {
             if let Some(reason) = self.context.failure.take() {
@@ -388,7 +361,6 @@ impl<P: Protocol, D> Peers<P, D> {
             let closed = peer.accepted.shared.iter().filter(|_| !peer.connection.is_open());
             closed.for_each(|shared| _ = shared.close());
         }
-        self.ready.mark(id, peer);
         let group = peer.group;
         if self.groups.update_congested(peer) {
             self.wake_talkers(group);

@@ -41,7 +41,7 @@ use crate::limits::{CloseReason, Ended, Limits};
 use crate::loop_state::LoopState;
 use crate::os::{self, ShutdownSignal};
 use crate::peer::Factory;
-use crate::peers::{PeerEntry, ReadyPeer};
+use crate::peers::{PeerEntry, Visit};
 use crate::protocol::Protocol;
 use crate::ring::{AcceptId, CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
 use accept::AcceptState;
@@ -154,7 +154,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         }
         // Sends that succeeded and therefore posted no completion.
         while let Some((conn, n)) = self.ring.next_implied() {
-            self.sent(conn, Sent::Bytes(n));
+            self.send_implied(conn, n);
         }
         self.unconfirmed_sends = false;
         self.refused.submit(&mut self.ring)?;
@@ -187,15 +187,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         match completion {
             Completion::Accept { accept, outcome, more } => self.accepted(accept, outcome, more)?,
             Completion::Recv { conn, outcome, more } => self.received(conn, outcome, more),
-            Completion::Send { conn, outcome } => {
-                // A send with `skip_success` that completes was short, has failed, or could not
-                // skip its completion: the kernel has no `CqeSkip`, or the queue has too many
-                // chunks.
-                self.update(conn, |flight| {
-                    flight.confirm_send = flight.send == SendState::InFlight { skip_success: true };
-                });
-                self.sent(conn, outcome);
-            }
+            Completion::Send { conn, outcome } => self.sent(conn, outcome),
             Completion::Shutdown { conn } if self.refused.shut_down(conn) => {}
             Completion::Close { conn } if self.refused.closed(conn) => {}
             Completion::Shutdown { conn } => {
@@ -230,36 +222,55 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     fn received(&mut self, conn: ConnId, outcome: Recv, more: bool) {
-        let mut at_once = false;
-        self.update(conn, |flight| {
-            debug_assert!(flight.recv != RecvState::Idle, "one receive is in flight");
-            at_once = flight.recv == RecvState::AtOnce;
-            if !more {
-                flight.recv = RecvState::Idle;
-            }
-        });
+        let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        let flight = &mut visit.peer.driver;
+        debug_assert!(flight.recv != RecvState::Idle, "one receive is in flight");
+        let at_once = flight.recv == RecvState::AtOnce;
+        if !more {
+            flight.recv = RecvState::Idle;
+        }
         match outcome {
-            Recv::Data(chunk) => self.state.peers.received(conn, chunk),
+            Recv::Data(chunk) => {
+                visit.received(chunk);
+                visit.mark();
+                if !visit.is_settled() {
+                    self.state.peers.settle(conn);
+                }
+            }
             Recv::End => self.state.peers.ended(conn),
             Recv::NoBuffer => self.state.peers.wait_for_buffer(conn),
             Recv::Nothing if at_once => self.state.peers.last_input_taken(conn),
-            Recv::Nothing | Recv::Cancelled => self.state.peers.mark(conn),
+            Recv::Nothing | Recv::Cancelled => visit.mark(),
             Recv::Failed(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
         }
     }
 
+    /// A send has completed.
     fn sent(&mut self, conn: ConnId, outcome: Sent) {
-        self.update(conn, |flight| {
-            debug_assert!(flight.send != SendState::Idle, "one send is in flight");
-            flight.send = SendState::Idle;
-        });
+        let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        let flight = &mut visit.peer.driver;
+        debug_assert!(flight.send != SendState::Idle, "one send is in flight");
+        // One with `skip_success` that completes was short, has failed, or could not skip its
+        // completion: the kernel has no `CqeSkip`, or the queue has too many chunks.
+        flight.confirm_send = flight.send == SendState::InFlight { skip_success: true };
+        flight.send = SendState::Idle;
+        visit.mark();
         match outcome {
             Sent::Bytes(n) => self.state.peers.sent(conn, n),
-            Sent::Cancelled => {
-                self.state.peers.fell_short(conn);
-                self.state.peers.mark(conn);
-            }
+            Sent::Cancelled => self.state.peers.fell_short(conn),
             Sent::Failed(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
+        }
+    }
+
+    /// A send has succeeded that posts no completion then.
+    fn send_implied(&mut self, conn: ConnId, n: usize) {
+        let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        debug_assert!(visit.peer.driver.send != SendState::Idle, "one send is in flight");
+        visit.peer.driver.send = SendState::Idle;
+        visit.sent(n);
+        visit.mark();
+        if !visit.is_settled() {
+            self.state.peers.settle(conn);
         }
     }
 
@@ -289,12 +300,12 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let scarce = self.ring.pool().has_scarce();
         self.state.peers.begin_iteration(scarce);
         self.state.peers.begin();
-        while let Some(ready) = self.state.peers.next_ready() {
-            let conn = ready.id;
+        while let Some(visit) = self.state.peers.next_ready() {
+            let conn = visit.id;
             if scarce {
-                release_scarce(&mut *ready.peer);
+                release_scarce(&mut *visit.peer);
             }
-            let resumed = resume(&mut self.ring, ready)?;
+            let resumed = resume(&mut self.ring, visit)?;
             self.unconfirmed_sends |= resumed.unconfirmed_sends;
             if resumed.send_waits {
                 self.state.peers.fell_short(conn);
@@ -416,12 +427,10 @@ fn release_scarce<P: Protocol>(peer: &mut PeerEntry<P, Flight>) {
 }
 
 /// Submits the difference between what a connection wants and what it has in flight.
-fn resume<R: Ring, P: Protocol>(
-    ring: &mut R,
-    ready: ReadyPeer<'_, P, Flight>,
-) -> io::Result<Resumed> {
+fn resume<R: Ring, P: Protocol>(ring: &mut R, visit: Visit<'_, P, Flight>) -> io::Result<Resumed> {
     let mut resumed = Resumed::default();
-    let ReadyPeer { id: conn, peer, wants_recv, any_size } = ready;
+    let (wants_recv, any_size) = (visit.wants_recv(), visit.takes_any_size());
+    let Visit { id: conn, peer, .. } = visit;
     let at_once = peer.takes_last_input();
     let enough = at_once && peer.has_taken_enough();
     let (connection, flight) = (&peer.connection, &mut peer.driver);
@@ -431,7 +440,7 @@ fn resume<R: Ring, P: Protocol>(
         SendState::Idle if !connection.outgoing().is_empty() => {
             let queue = connection.outgoing();
             // If nothing waits for its success, the send posts no completion.
-            let skip_success = connection.can_skip_completion() && !flight.confirm_send;
+            let skip_success = connection.is_ordinary() && !flight.confirm_send;
             flight.send = SendState::InFlight { skip_success };
             let sqe = ring.submit(Op::Send { conn, socket, queue, skip_success })?.op;
             (resumed.unconfirmed_sends, resumed.send_waits) = match sqe.skips_success() {

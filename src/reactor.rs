@@ -3,8 +3,8 @@
 //! ```text
 //!         ┌───────────────── wait ─────────────────┐  sleep until something is ready
 //!         ▼                                        │
-//!   each report: remember that it is ready, mark   │  state only; nothing is read or written
-//!         │                                        │
+//!   each report: remember that it is ready;        │  of an ordinary connection, read and write
+//!         │      mark it if more is left to do     │  once, which is all that most want
 //!         ▼                                        │
 //!   each that is marked: resume ───────────────────┘  read and write what it wants, while the
 //!                                                      socket is ready; watch for the rest
@@ -40,15 +40,15 @@ use crate::limits::{CloseReason, Ended, Limits};
 use crate::loop_state::LoopState;
 use crate::os::{self, Clock, ShutdownSignal};
 use crate::peer::Factory;
-use crate::peers::ReadyPeer;
+use crate::peers::{Visit, is_heavy};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, Selector, Trigger};
 pub use accept::ACCEPTS;
 use accept::ListenerReadiness;
 use console::InputReadiness;
 
-/// How often one connection may be resumed in an iteration, and so receive: a flood does not delay
-/// the others.
+/// How often one connection may receive in an iteration: at its report, and as often as it is
+/// resumed. So a flood does not delay the others.
 const PASSES: usize = 16;
 
 /// A server that waits for readiness.
@@ -56,6 +56,8 @@ const PASSES: usize = 16;
 pub struct Reactor<S, P> {
     selector: S,
     pool: Rc<Pool>,
+    /// The interest of a connection that wants to receive and owes nothing.
+    usual: Interest,
     state: LoopState<P, WatchedSocket, ListenerReadiness>,
     /// When the program that embeds it wants to be woken.
     wake_at: Option<Nanos>,
@@ -103,9 +105,14 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         state.peers.receive_into(&pool);
         let signal = state.lifecycle.shutdown.as_fd();
         selector.add(signal, KeyOwner::Shutdown.into(), Interest::READ)?;
+        let usual = match selector.trigger() {
+            Trigger::Edge => Interest::BOTH,
+            Trigger::Level | Trigger::Oneshot => Interest::READ,
+        };
         Ok(Reactor {
             selector,
             pool,
+            usual,
             state,
             wake_at: None,
             external: Vec::new(),
@@ -192,7 +199,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
                     socket.writable |= report.writable;
                     socket.hung_up |= report.hung_up;
                     socket.armed &= armed;
-                    self.state.peers.mark(conn);
+                    self.exchange(conn);
                 }
             }
             KeyOwner::Listener(id) => {
@@ -224,11 +231,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
 
     /// Returns the socket of a new connection.
     fn socket(&self, fd: OwnedFd) -> WatchedSocket {
-        let interest = match self.selector.trigger() {
-            Trigger::Edge => Interest::BOTH,
-            Trigger::Level | Trigger::Oneshot => Interest::READ,
-        };
-        let (readable, writable) = (false, true);
+        let (readable, writable, interest) = (false, true, self.usual);
         WatchedSocket { fd, readable, writable, hung_up: false, interest, armed: true }
     }
 
@@ -256,42 +259,96 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         earlier(self.state.next_timer(), self.wake_at).map(|due| due.since(clock()))
     }
 
+    /// Receives and sends once for a connection that was reported. It is marked if more is left to
+    /// do, or if it is not ordinary, which includes all that the server drains.
+    ///
+    /// This is all that happens for most messages, so it looks the connection up once.
+    fn exchange(&mut self, conn: ConnId) {
+        let drains = !self.state.lifecycle.is_serving();
+        let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        let peer = &*visit.peer;
+        if drains || !peer.is_ordinary() || is_heavy(&peer.connection) {
+            return visit.mark();
+        }
+        if peer.driver.readable
+            && let Err(reason) = receive(&mut self.selector, &self.pool, &mut visit)
+        {
+            return self.not_received(conn, reason);
+        }
+        if visit.peer.driver.writable
+            && let Err(error) = send(&mut self.selector, &mut visit, SEND_MAX)
+        {
+            return self.state.peers.broken(conn, CloseReason::failed(&error));
+        }
+        let (peer, socket) = (&*visit.peer, &visit.peer.driver);
+        let has_all = !socket.readable && peer.connection.outgoing().is_empty();
+        let is_watched = socket.interest == self.usual && socket.armed;
+        if !(has_all && is_watched && peer.is_ordinary()) {
+            visit.mark();
+        }
+        if !visit.is_settled() {
+            self.state.peers.settle(conn);
+        }
+    }
+
+    /// A receive has brought no bytes.
+    #[cold]
+    fn not_received(&mut self, conn: ConnId, reason: NoBytes) {
+        let peers = &mut self.state.peers;
+        match reason {
+            NoBytes::NoBuffer => peers.wait_for_buffer(conn),
+            NoBytes::NotReady => peers.mark(conn),
+            NoBytes::End => peers.ended(conn),
+            NoBytes::Failed(error) => peers.broken(conn, CloseReason::failed(&error)),
+        }
+    }
+
     /// Resumes connections until none is marked: one that was resumed, or that others sent to, may
     /// want something new. One that is marked after all passes is resumed in the next iteration,
     /// which does not sleep: first the selector reports the others that are ready.
     fn resume_ready(&mut self) {
-        let drains = !self.state.lifecycle.is_serving();
         self.state.peers.begin_iteration(false);
-        for _ in 0..PASSES {
+        for _ in 1..PASSES {
+            self.wake_buffer_waiters();
             if !self.state.peers.has_resumable() {
                 return;
             }
             self.state.peers.begin();
-            while let Some(ready) = self.state.peers.next_ready() {
-                let (conn, wants_recv) = (ready.id, ready.wants_recv);
-                if drains && wants_recv && ready.peer.takes_last_input() {
-                    self.receive_last(conn);
-                }
-                self.resume(conn, wants_recv);
+            while let Some(visit) = self.state.peers.next_ready() {
+                let conn = visit.id;
+                self.resume(conn);
             }
-            if self.state.peers.has_buffer_waiters() {
-                // A receive takes a buffer of any size, so each buffer serves one that waits.
-                self.state.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
-            }
+        }
+        self.wake_buffer_waiters();
+    }
+
+    /// A receive takes a buffer of any size, so each buffer serves one connection that waits.
+    fn wake_buffer_waiters(&mut self) {
+        if self.state.peers.has_buffer_waiters() {
+            self.state.peers.wake_buffer_waiters(self.pool.unfilled_in_all());
         }
     }
 
-    /// Does what the connection wants and its socket is ready for; watches for the rest.
-    fn resume(&mut self, conn: ConnId, wants_recv: bool) {
-        if wants_recv {
-            self.receive(conn);
-        }
+    /// Does what the connection wants and its socket is ready for; watches for the rest. It is
+    /// marked if the socket is ready for more: first its reply is sent, from a buffer that is still
+    /// in the cache.
+    fn resume(&mut self, conn: ConnId) {
+        self.receive(conn);
         self.send(conn);
-        let Some(ReadyPeer { peer, wants_recv, .. }) = self.state.peers.wants(conn) else { return };
-        if !peer.connection.outgoing().is_empty() && self.pool.has_scarce() {
-            peer.connection.release_scarce(Size::LARGEST);
+        if !self.state.lifecycle.is_serving() {
+            self.state.peers.note_cannot_receive(conn);
         }
-        let (connection, socket) = (&peer.connection, &mut peer.driver);
+        let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        let (wants_recv, owes) = (visit.wants_recv(), !visit.peer.connection.outgoing().is_empty());
+        if owes && self.pool.has_scarce() {
+            visit.peer.connection.release_scarce(Size::LARGEST);
+        }
+        let socket = &visit.peer.driver;
+        if (wants_recv && socket.readable) || (owes && socket.writable) || visit.may_resume_input()
+        {
+            visit.mark();
+        }
+        let (connection, socket) = (&visit.peer.connection, &mut visit.peer.driver);
         if connection.wants_shutdown() {
             // It fails only if the peer has reset the connection, which a read will report.
             let _ = self.selector.shutdown(KeyOwner::Conn(conn).into(), socket.fd.as_fd());
@@ -299,8 +356,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         } else if connection.is_finished() {
             self.close(conn);
         } else if self.selector.trigger() != Trigger::Edge {
-            let writable = !connection.outgoing().is_empty() && !socket.writable;
-            let wanted = Interest { readable: wants_recv, writable };
+            let wanted = Interest { readable: wants_recv, writable: owes && !socket.writable };
             if let Err(error) = socket.watch_for(&mut self.selector, conn, wanted) {
                 tracing::warn!(%conn, %error, "a connection cannot be watched");
                 self.state.peers.broken(conn, CloseReason::failed(&error));
@@ -308,42 +364,29 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         }
     }
 
-    /// Receives once, if the socket is readable. If that was not all, the connection is resumed
-    /// again: first its reply is sent, from a buffer that is still in the cache.
-    #[inline(always)] // Into `resume`: one call less for each message.
+    /// Receives once, if the connection wants to and its socket is readable.
     fn receive(&mut self, conn: ConnId) {
-        let Some(peer) = self.state.peers.get_mut(conn) else { return };
-        let (connection, socket) = (&peer.connection, &mut peer.driver);
-        if !socket.readable {
+        let drains = !self.state.lifecycle.is_serving();
+        let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        let takes_last = drains && visit.peer.takes_last_input();
+        // Of the last input, no report may have come.
+        visit.peer.driver.readable |= takes_last;
+        if !visit.peer.driver.readable || !visit.wants_recv() {
             return;
         }
-        let Some(mut lease) = self.pool.lease(connection.recv_size()) else {
-            return self.state.peers.wait_for_buffer(conn);
-        };
-        let buffer = lease.bytes_mut().expect("a new lease is the only one");
-        let space = buffer.len();
-        match self.selector.recv(KeyOwner::Conn(conn).into(), socket.fd.as_fd(), buffer) {
-            Ok(0) => {
-                socket.readable = false;
-                self.state.peers.ended(conn);
-            }
-            Ok(n) => {
-                // Short: that was all, unless the peer's end follows, which an edge does not report
-                // again.
-                socket.readable = n == space || socket.hung_up;
-                self.state.peers.received(conn, Chunk::received(lease, n));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
-            Err(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
+        match receive(&mut self.selector, &self.pool, &mut visit) {
+            Ok(()) if visit.is_settled() => {}
+            Ok(()) => self.state.peers.settle(conn),
+            Err(reason) => self.not_received(conn, reason),
+        }
+        if takes_last {
+            self.note_last_input(conn);
         }
     }
 
-    /// Receives once, though no report may have come, and notes whether that was all of the
-    /// connection's last input.
+    /// Notes whether a receive has brought all of the connection's last input.
     #[cold]
-    fn receive_last(&mut self, conn: ConnId) {
-        self.state.peers.get_mut(conn).expect("it is resumed").driver.readable = true;
-        self.receive(conn);
+    fn note_last_input(&mut self, conn: ConnId) {
         let Some(peer) = self.state.peers.get_mut(conn) else { return };
         if !peer.driver.readable || peer.has_taken_enough() {
             self.state.peers.last_input_taken(conn);
@@ -354,29 +397,23 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// and what a protocol adds meanwhile, is written when the connection is resumed again: an
     /// endless stream does not delay the others.
     fn send(&mut self, conn: ConnId) {
-        let mut queued = None;
-        while let Some(peer) = self.state.peers.get_mut(conn) {
-            let (queue, socket) = (peer.connection.outgoing(), &mut peer.driver);
-            let left = *queued.get_or_insert(queue.bytes().min(SEND_MAX));
-            if left == 0 || queue.is_empty() || !socket.writable {
+        let mut left = None;
+        while let Some(mut visit) = self.state.peers.visit(conn) {
+            let queued = visit.peer.connection.outgoing().bytes();
+            let most = *left.get_or_insert(queued.min(SEND_MAX));
+            if most == 0 || queued == 0 || !visit.peer.driver.writable {
                 return;
             }
-            let (fd, key) = (socket.fd.as_fd(), KeyOwner::Conn(conn).into());
-            let (sent, offered) = queue.offer(left, |parts| self.selector.send(key, fd, parts));
-            match sent {
-                Ok(n) => {
-                    socket.writable = n == offered;
-                    queued = Some(left.saturating_sub(n));
-                    self.state.peers.sent(conn, n);
-                    if n < offered {
-                        self.state.peers.fell_short(conn);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    socket.writable = false;
-                    self.state.peers.fell_short(conn);
-                }
-                Err(error) => self.state.peers.broken(conn, CloseReason::failed(&error)),
+            match send(&mut self.selector, &mut visit, most) {
+                Ok(n) => left = Some(most - n),
+                Err(error) => return self.state.peers.broken(conn, CloseReason::failed(&error)),
+            }
+            let writable = visit.peer.driver.writable;
+            if !visit.is_settled() {
+                self.state.peers.settle(conn);
+            }
+            if !writable {
+                self.state.peers.fell_short(conn);
             }
         }
     }
@@ -386,6 +423,80 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         // If this fails, the close removes it from the selector.
         let _ = socket.watch_for(&mut self.selector, conn, Interest::NONE);
         self.selector.close(KeyOwner::Conn(conn).into(), socket.fd);
+    }
+}
+
+/// Why a receive has brought no bytes.
+enum NoBytes {
+    NoBuffer,
+    NotReady,
+    End,
+    Failed(io::Error),
+}
+
+/// Receives once into a buffer of the pool.
+///
+/// # Errors
+/// Why no bytes were received.
+#[inline(always)] // Once for each message: a call would store and load the whole visit.
+fn receive<P: Protocol>(
+    selector: &mut impl Selector,
+    pool: &Rc<Pool>,
+    visit: &mut Visit<'_, P, WatchedSocket>,
+) -> Result<(), NoBytes> {
+    let (connection, socket) = (&visit.peer.connection, &mut visit.peer.driver);
+    let Some(mut lease) = pool.lease(connection.recv_size()) else {
+        return Err(NoBytes::NoBuffer);
+    };
+    let buffer = lease.bytes_mut();
+    let space = buffer.len();
+    match selector.recv(KeyOwner::Conn(visit.id).into(), socket.fd.as_fd(), buffer) {
+        Ok(n) if n > 0 => {
+            // Short: that was all, unless the peer's end follows, which an edge does not report
+            // again.
+            socket.readable = n == space || socket.hung_up;
+            visit.received(Chunk::received(lease, n));
+            Ok(())
+        }
+        Ok(_) => {
+            socket.readable = false;
+            Err(NoBytes::End)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            socket.readable = false;
+            Err(NoBytes::NotReady)
+        }
+        Err(error) => Err(NoBytes::Failed(error)),
+    }
+}
+
+/// Sends what is queued by one call, at most so many bytes. Returns how many were sent.
+///
+/// # Errors
+/// send(2), but for a socket that takes no more: nothing is sent then.
+#[inline(always)] // As `receive`.
+fn send<P: Protocol>(
+    selector: &mut impl Selector,
+    visit: &mut Visit<'_, P, WatchedSocket>,
+    most: usize,
+) -> io::Result<usize> {
+    let (queue, socket) = (visit.peer.connection.outgoing(), &mut visit.peer.driver);
+    if queue.is_empty() {
+        return Ok(0);
+    }
+    let (fd, key) = (socket.fd.as_fd(), KeyOwner::Conn(visit.id).into());
+    let (sent, offered) = queue.offer(most, |parts| selector.send(key, fd, parts));
+    match sent {
+        Ok(n) => {
+            socket.writable = n == offered;
+            visit.sent(n);
+            Ok(n)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            socket.writable = false;
+            Ok(0)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -1,10 +1,17 @@
 //! Bytes on their way through the server: received into a buffer and sent from it.
+//!
+//! A chunk is an address, a length and an owner, so its bytes are found without a question where
+//! they are. Two facts make that sound: the owner keeps them in place, since it is a share of a
+//! leased buffer, a share of a vector on the heap, or nothing for constants; and they are written
+//! only if the owner is found to be the only one.
+#![allow(unsafe_code)]
 
 use std::fmt;
 use std::ops::Deref;
+use std::ptr::NonNull;
 use std::rc::Rc;
 
-use super::pool::{Fit, Lease, Size};
+use super::pool::{Lease, Share, Size};
 use crate::memory::Charge;
 
 /// A view of bytes that may be shared with other views. 32 bytes, cheap to clone.
@@ -20,16 +27,31 @@ use crate::memory::Charge;
 /// ```
 #[derive(Clone)]
 pub struct Chunk {
-    memory: ChunkMemory,
-    start: u32,
-    end: u32,
+    owner: ChunkOwner,
+    base: NonNull<u8>,
+    len: u32,
+    /// How long the buffer is that it was received into.
+    capacity: u32,
 }
 
+/// How well what was received fits the buffer it came in: what a connection learns its receive size
+/// from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It fills the whole buffer: there was probably more.
+    Tight(Size),
+    /// This size is right.
+    Good,
+    /// The next smaller size would have held it.
+    Loose(Size),
+}
+
+/// What keeps the bytes of a chunk in place.
 #[derive(Clone)]
-enum ChunkMemory {
-    Pooled(Lease),
+enum ChunkOwner {
+    Pooled(Share),
     Heap(Rc<HeapBytes>),
-    Static(&'static [u8]),
+    Static,
 }
 
 /// Bytes on the heap, which are charged once, however many chunks view them.
@@ -47,7 +69,7 @@ impl HeapBytes {
 
 impl Chunk {
     /// A chunk without bytes.
-    pub const EMPTY: Chunk = Chunk { memory: ChunkMemory::Static(&[]), start: 0, end: 0 };
+    pub const EMPTY: Chunk = Chunk::from_static(&[]);
 
     /// A view of constant bytes; nothing is copied.
     ///
@@ -55,26 +77,31 @@ impl Chunk {
     /// If there are 4 GiB or more.
     pub const fn from_static(bytes: &'static [u8]) -> Chunk {
         assert!(bytes.len() <= u32::MAX as usize, "a chunk is smaller than 4 GiB");
-        Chunk { memory: ChunkMemory::Static(bytes), start: 0, end: bytes.len() as u32 }
+        // SAFETY: a reference is not null.
+        let base = unsafe { NonNull::new_unchecked(bytes.as_ptr().cast_mut()) };
+        Chunk { owner: ChunkOwner::Static, base, len: bytes.len() as u32, capacity: 0 }
     }
 
     /// The first `len` bytes of a leased buffer: what was received into it.
     ///
     /// # Panics
     /// If the buffer is not that long.
+    #[inline]
     pub fn received(lease: Lease, len: usize) -> Chunk {
         assert!(len <= lease.len(), "a receive stays inside its buffer");
-        Chunk { memory: ChunkMemory::Pooled(lease), start: 0, end: len as u32 }
+        let capacity = lease.len() as u32;
+        let (share, base) = lease.into_share();
+        Chunk { owner: ChunkOwner::Pooled(share), base, len: len as u32, capacity }
     }
 
     /// Returns the number of bytes.
     pub fn len(&self) -> usize {
-        (self.end - self.start) as usize
+        self.len as usize
     }
 
     /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.len == 0
     }
 
     /// Splits off and returns the first `at` bytes; nothing is copied.
@@ -84,8 +111,8 @@ impl Chunk {
     pub fn split_to(&mut self, at: usize) -> Chunk {
         assert!(at <= self.len(), "a split is inside the chunk");
         let mut head = self.clone();
-        head.end = head.start + at as u32;
-        self.start = head.end;
+        head.len = at as u32;
+        self.advance(at);
         head
     }
 
@@ -95,53 +122,56 @@ impl Chunk {
     /// If there are not so many.
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.len(), "an advance is inside the chunk");
-        self.start += n as u32;
+        // SAFETY: at most one past the last of the bytes that lie at `base`.
+        self.base = unsafe { self.base.add(n) };
+        self.len -= n as u32;
     }
 
     /// The bytes to write to: in place if no other chunk views this memory, else copied first, as
     /// [`Rc::make_mut`] does.
     pub fn make_mut(&mut self) -> &mut [u8] {
-        if self.unshared().is_none() {
+        let is_only = match &mut self.owner {
+            ChunkOwner::Pooled(share) => share.is_only(),
+            ChunkOwner::Heap(heap) => Rc::get_mut(heap).is_some(),
+            ChunkOwner::Static => false,
+        };
+        if !is_only {
             *self = Chunk::from(self.to_vec());
         }
-        let range = self.start as usize..self.end as usize;
-        &mut self.unshared().expect("a copy is unshared")[range]
-    }
-
-    /// Returns the whole memory, if no other chunk views it and it is not constant.
-    fn unshared(&mut self) -> Option<&mut [u8]> {
-        match &mut self.memory {
-            ChunkMemory::Pooled(lease) => lease.bytes_mut(),
-            ChunkMemory::Heap(heap) => Rc::get_mut(heap).map(|heap| heap.bytes.as_mut_slice()),
-            ChunkMemory::Static(_) => None,
-        }
+        // SAFETY: the owner keeps so many initialised bytes at `base`, and is the only one that
+        // does, so no other chunk views them; `self` is borrowed as long as the answer is.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len()) }
     }
 
     /// Appends a copy of `bytes` if this is heap memory that ends here and that no other chunk
     /// views. Returns true if it did. So many small chunks need not each pin a buffer.
     pub fn try_extend(&mut self, bytes: &[u8]) -> bool {
-        let ChunkMemory::Heap(heap) = &mut self.memory else { return false };
-        let (start, end) = (self.start as usize, self.end as usize);
-        let is_most = start <= end - start && end + bytes.len() <= u32::MAX as usize;
-        let Some(heap) = Rc::get_mut(heap).filter(|heap| is_most && heap.bytes.len() == end) else {
+        let (base, len) = (self.base, self.len());
+        let ChunkOwner::Heap(heap) = &mut self.owner else { return false };
+        let Some(heap) = Rc::get_mut(heap) else { return false };
+        let start = base.as_ptr().addr() - heap.bytes.as_ptr().addr();
+        let is_most = start <= len && heap.bytes.len() + bytes.len() <= u32::MAX as usize;
+        if !is_most || start + len != heap.bytes.len() {
             return false;
-        };
+        }
         heap.bytes.extend_from_slice(bytes);
         heap.charge.set(heap.bytes.capacity());
-        self.end = heap.bytes.len() as u32;
+        self.len += bytes.len() as u32;
+        // The vector may lie elsewhere now.
+        self.base = NonNull::from(&mut heap.bytes[start..]).cast();
         true
     }
 
     /// Whether it holds a share of a pool's buffer.
     pub fn is_pooled(&self) -> bool {
-        matches!(self.memory, ChunkMemory::Pooled(_))
+        matches!(self.owner, ChunkOwner::Pooled(_))
     }
 
     /// Copies the bytes to the heap if this chunk alone holds a buffer of a size, up to `largest`,
     /// of which few are left. Returns true if it did.
     pub fn release_scarce(&mut self, largest: Size) -> bool {
-        let ChunkMemory::Pooled(lease) = &self.memory else { return false };
-        let releases = lease.size() <= largest && lease.is_scarce() && lease.is_only_share();
+        let ChunkOwner::Pooled(share) = &self.owner else { return false };
+        let releases = share.size() <= largest && share.is_scarce() && share.is_only();
         if releases {
             *self = Chunk::from(self.to_vec());
         }
@@ -149,11 +179,14 @@ impl Chunk {
     }
 
     /// How a chunk as it was received fits its buffer; memory of no pool fits well.
+    #[inline]
     pub fn fit(&self) -> Fit {
-        if let ChunkMemory::Pooled(lease) = &self.memory {
-            lease.fit(self.len())
-        } else {
-            Fit::Good
+        match &self.owner {
+            ChunkOwner::Pooled(share) if self.len == self.capacity => Fit::Tight(share.size()),
+            ChunkOwner::Pooled(share) if share.would_fit_smaller(self.len()) => {
+                Fit::Loose(share.size())
+            }
+            _ => Fit::Good,
         }
     }
 }
@@ -161,20 +194,20 @@ impl Chunk {
 impl Deref for Chunk {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        let range = self.start as usize..self.end as usize;
-        match &self.memory {
-            ChunkMemory::Pooled(lease) => &lease.bytes()[range],
-            ChunkMemory::Heap(heap) => &heap.bytes[range],
-            ChunkMemory::Static(bytes) => &bytes[range],
-        }
+        // SAFETY: the owner keeps so many initialised bytes at `base`, and nothing writes to them
+        // but `make_mut`, which borrows the only chunk that views them.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len()) }
     }
 }
 
 impl From<Vec<u8>> for Chunk {
     fn from(bytes: Vec<u8>) -> Chunk {
-        let end = u32::try_from(bytes.len()).expect("a chunk is smaller than 4 GiB");
-        Chunk { memory: ChunkMemory::Heap(Rc::new(HeapBytes::new(bytes))), start: 0, end }
+        let len = u32::try_from(bytes.len()).expect("a chunk is smaller than 4 GiB");
+        let mut heap = HeapBytes::new(bytes);
+        let base = NonNull::from(heap.bytes.as_mut_slice()).cast();
+        Chunk { owner: ChunkOwner::Heap(Rc::new(heap)), base, len, capacity: 0 }
     }
 }
 
@@ -206,7 +239,7 @@ mod tests {
             Pool::new(&[BufferClass { bytes: 64, count: 2 }, BufferClass { bytes: 256, count: 2 }])
                 .unwrap();
         let mut lease = pool.lease(Size(0)).unwrap();
-        lease.bytes_mut().unwrap()[..bytes.len()].copy_from_slice(bytes);
+        lease.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         let chunk = Chunk::received(lease, bytes.len());
         (pool, chunk)
     }

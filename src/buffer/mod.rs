@@ -1,9 +1,10 @@
 //! Buffers: a pool, shares of its buffers, and what is queued to be sent.
 //!
-//! A [`Pool`] owns equal-sized buffers in a few [`Size`]s. A [`Lease`] is a share of one of them;
-//! a [`Chunk`] is a view of leased bytes on their way through; a [`SendQueue`] is what one peer is
-//! owed. Nothing here does I/O, and nothing here knows which I/O model fills the buffers: all of
-//! them share this one memory design, so that a comparison compares the models.
+//! A [`Pool`] owns equal-sized buffers in a few [`Size`]s. A [`Lease`] is one of them to receive
+//! into; a [`Chunk`] is a view of what was received, which shares the buffer with other chunks; a
+//! [`SendQueue`] is what one peer is owed. Nothing here does I/O, and nothing here knows which I/O
+//! model fills the buffers: all of them share this one memory design, so that a comparison compares
+//! the models.
 //!
 //! ```text
 //!            lend                        reclaim
@@ -16,6 +17,6 @@ mod chunk;
 mod pool;
 mod queue;
 
-pub use chunk::Chunk;
-pub use pool::{BufferClass, BufferId, Fit, Lease, Pages, Pool, Size};
+pub use chunk::{Chunk, Fit};
+pub use pool::{BufferClass, BufferId, Lease, Pages, Pool, Size};
 pub use queue::{SEND_MAX, SendQueue};

@@ -1,12 +1,13 @@
 //! A pool of buffers: one mapping, a few sizes, no I/O.
 //!
 //! Each buffer is in exactly one place: *idle* here, *lent* to a ring whose kernel picks from what
-//! it was lent, or *leased* to the chunks that view it. Dropping the last lease makes it idle
-//! again. Idle buffers are a stack: the one that was used last, and is still in the cache, is used
-//! next. The mapping is lazy: a buffer that was never used costs no memory.
+//! it was lent, or *leased*: to what receives into it, and then to the chunks that share it.
+//! Dropping the last share makes it idle again. Idle buffers are a stack: the one that was used
+//! last, and is still in the cache, is used next. The mapping is lazy: a buffer that was never used
+//! costs no memory.
 //!
 //! One word of each buffer says where it is: the next idle buffer of the stack, the size of one
-//! that is lent, or the number of shares of one that is leased. A lease knows its size, so no step
+//! that is lent, or the number of shares of one that is leased. A share knows its size, so no step
 //! of a buffer's way searches for it.
 #![allow(unsafe_code)]
 
@@ -104,6 +105,28 @@ pub struct BufferId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Size(pub u8);
 
+/// The number of a size, for a share: a whole word, so that a copy needs no parts of words, of few
+/// values, so that an enum around a share needs no further word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum SizeNumber {
+    S0,
+    S1,
+    S2,
+    S3,
+    S4,
+    S5,
+    S6,
+    S7,
+}
+
+impl SizeNumber {
+    const ALL: [SizeNumber; 8] = {
+        use SizeNumber::*;
+        [S0, S1, S2, S3, S4, S5, S6, S7]
+    };
+}
+
 impl Size {
     /// The smallest of a pool's sizes.
     pub const SMALLEST: Size = Size(0);
@@ -120,24 +143,12 @@ pub struct BufferClass {
     pub count: usize,
 }
 
-/// How well what was received fits the buffer it came in: what a connection learns its receive size
-/// from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
-    /// It fills the whole buffer: there was probably more.
-    Tight(Size),
-    /// This size is right.
-    Good,
-    /// The next smaller size would have held it.
-    Loose(Size),
-}
-
 /// Equal-sized buffers, in a few sizes, in one allocation.
 pub struct Pool {
     pages: Pages,
     classes: Box<[Class]>,
     /// One per buffer: [`IDLE`] and the id of the next idle one, [`LENT`] and its size, or how many
-    /// leases share it.
+    /// shares there are of it.
     states: Box<[Cell<u32>]>,
 }
 
@@ -173,9 +184,9 @@ impl Pool {
     /// The mapping was refused.
     ///
     /// # Panics
-    /// If no shape is left, if sizes do not grow, if one is empty or not a multiple of 64, or if
-    /// there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³⁰ buffers: programmer errors;
-    /// the command line checks first.
+    /// If no shape is left, or more than eight, if sizes do not grow, if one is empty or not a
+    /// multiple of 64, or if there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³⁰
+    /// buffers: programmer errors; the command line checks first.
     pub fn new(shapes: &[BufferClass]) -> io::Result<Rc<Pool>> {
         let mut classes: Vec<Class> = Vec::new();
         let (mut offset, mut first) = (0usize, 0usize);
@@ -196,6 +207,7 @@ impl Pool {
             first += shape.count;
         }
         assert!(!classes.is_empty(), "a pool has buffers");
+        assert!(classes.len() <= SizeNumber::ALL.len(), "a pool has few sizes");
         assert!(offset <= Pool::BYTES_MAX && first < LENT as usize, "a pool is smaller than 2 GiB");
         // Each buffer lies on the next one of its size.
         let states: Box<[Cell<u32>]> = (1..=first as u32).map(|id| Cell::new(IDLE | id)).collect();
@@ -229,6 +241,7 @@ impl Pool {
     }
 
     /// The largest size that is there, at most `size`.
+    #[inline]
     pub fn clamp(&self, size: Size) -> Size {
         size.min(Size(self.classes.len() as u8 - 1))
     }
@@ -299,6 +312,7 @@ impl Pool {
 
     /// A buffer to receive into, of this size, else of the nearest smaller, else of the nearest
     /// larger one that has any; none if all are taken.
+    #[inline]
     pub fn lease(self: &Rc<Self>, size: Size) -> Option<Lease> {
         let size = self.clamp(size);
         match self.pop(size, 1) {
@@ -312,8 +326,12 @@ impl Pool {
         self.outwards_from(size).find_map(|size| Some(self.leased(self.pop(size, 1)?, size)))
     }
 
+    /// Returns the lease of a buffer whose state is that of one share.
+    #[inline]
     fn leased(self: &Rc<Self>, id: BufferId, size: Size) -> Lease {
-        Lease { pool: Rc::clone(self), id, size: size.0.into() }
+        let (base, len) = self.location(id, &self.classes[size.0 as usize]);
+        let size = SizeNumber::ALL[size.0 as usize];
+        Lease { share: Share { pool: Rc::clone(self), id, size }, base, len: len as u32 }
     }
 
     /// Marks an idle buffer of exactly this size as lent to a ring. Returns its id, its first byte
@@ -385,6 +403,7 @@ impl Pool {
 
     /// Returns where a buffer of this class lies: its first byte and how many there are. Valid
     /// while the pool lives.
+    #[inline]
     fn location(&self, id: BufferId, class: &Class) -> (NonNull<u8>, usize) {
         let BufferClass { bytes, count } = class.shape;
         let at = id.0.wrapping_sub(class.first) as usize;
@@ -403,22 +422,65 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A share of a pooled buffer. Cloning it is another share; dropping the last makes it idle.
+/// A buffer to receive into: it has no other share, so what holds the lease may write to it.
 pub struct Lease {
+    share: Share,
+    base: NonNull<u8>,
+    len: u32,
+}
+
+/// A share of a leased buffer: until the last is dropped, the buffer stays as it is. Cloning it is
+/// another share.
+pub(super) struct Share {
     pool: Rc<Pool>,
     id: BufferId,
-    /// The number of its size; four bytes, so that a copy of the lease is whole words.
-    size: u32,
+    size: SizeNumber,
 }
 
 impl Lease {
-    /// Returns the id of the buffer.
-    pub fn id(&self) -> BufferId {
-        self.id
-    }
-
     /// Its size among the pool's.
     pub fn size(&self) -> Size {
+        self.share.size()
+    }
+
+    /// Where it lies: for a ring that holds the lease while the kernel writes.
+    pub fn location(&self) -> (NonNull<u8>, usize) {
+        (self.base, self.len())
+    }
+
+    /// Returns the number of its bytes.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "there is always at least one byte")]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// All its bytes; what was not received into is old or zero.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the buffer of a lease lies at `base`, is so long and is initialised, since its
+        // mapping was zeroed. It is written only through `bytes_mut`, which borrows the lease, or
+        // by the kernel while a ring holds the lease and does not read (`ring/uring.rs`).
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len()) }
+    }
+
+    /// The bytes to write to.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; and no other share of the buffer exists, so no other reference.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len()) }
+    }
+
+    /// Gives up the right to write. Returns the share and the first byte, of so many.
+    #[inline]
+    pub(super) fn into_share(self) -> (Share, NonNull<u8>) {
+        (self.share, self.base)
+    }
+}
+
+impl Share {
+    /// The size of the buffer among the pool's.
+    #[inline]
+    pub(super) fn size(&self) -> Size {
         Size(self.size as u8)
     }
 
@@ -427,15 +489,11 @@ impl Lease {
         &self.pool.classes[self.size as usize]
     }
 
-    /// Returns how `len` bytes fit the buffer.
+    /// Returns true if the next smaller size holds so many bytes.
     #[inline]
-    pub fn fit(&self, len: usize) -> Fit {
+    pub(super) fn would_fit_smaller(&self, len: usize) -> bool {
         let smaller = (self.size as usize).checked_sub(1);
-        match smaller.map_or(0, |at| self.pool.classes[at].shape.bytes) {
-            _ if len == self.len() => Fit::Tight(self.size()),
-            smaller if len <= smaller => Fit::Loose(self.size()),
-            _ => Fit::Good,
-        }
+        smaller.is_some_and(|at| len <= self.pool.classes[at].shape.bytes)
     }
 
     /// Returns true if few buffers of its size are left.
@@ -443,58 +501,26 @@ impl Lease {
         self.pool.is_scarce(self.size())
     }
 
-    /// Returns true if no other lease shares the buffer.
-    pub(super) fn is_only_share(&self) -> bool {
+    /// Returns true if there is no other share of the buffer.
+    pub(super) fn is_only(&self) -> bool {
         self.state().get() == 1
     }
 
-    /// Where it lies: for a ring that holds the lease while the kernel writes.
-    pub fn location(&self) -> (NonNull<u8>, usize) {
-        self.pool.location(self.id, self.class())
-    }
-
-    /// Returns the number of its bytes.
     #[inline]
-    #[expect(clippy::len_without_is_empty, reason = "there is always at least one byte")]
-    pub fn len(&self) -> usize {
-        self.class().shape.bytes
-    }
-
-    /// All its bytes; what was not received into is old or zero.
-    pub fn bytes(&self) -> &[u8] {
-        let (base, len) = self.location();
-        // SAFETY: the mapping is zeroed and so initialised; a leased buffer is written only
-        // through `bytes_mut`, which wants the only share, or by the kernel, for which the ring
-        // holds that only share (`ring/uring.rs`), so nothing writes while shares exist to read
-        // through.
-        unsafe { std::slice::from_raw_parts(base.as_ptr(), len) }
-    }
-
-    /// All its bytes to write to, if this is the only share.
-    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        if !self.is_only_share() {
-            return None;
-        }
-        let (base, len) = self.location();
-        // SAFETY: as in `bytes`; and this is the only share, borrowed mutably.
-        Some(unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), len) })
-    }
-
     fn state(&self) -> &Cell<u32> {
         &self.pool.states[self.id.0 as usize]
     }
 }
 
-impl Clone for Lease {
-    fn clone(&self) -> Lease {
-        let shares = self.state().get() + 1;
-        assert!(shares < LENT, "a buffer has fewer shares than numbers");
-        self.state().set(shares);
-        Lease { pool: Rc::clone(&self.pool), ..*self }
+impl Clone for Share {
+    fn clone(&self) -> Share {
+        self.state().set(self.state().get() + 1);
+        Share { pool: Rc::clone(&self.pool), ..*self }
     }
 }
 
-impl Drop for Lease {
+impl Drop for Share {
+    #[inline]
     fn drop(&mut self) {
         match self.state().get() {
             1 => self.pool.push(self.id, self.class()),
@@ -505,7 +531,7 @@ impl Drop for Lease {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lease({} of {} B, {} shares)", self.id.0, self.location().1, self.state().get())
+        write!(f, "Lease({} of {} B)", self.share.id.0, self.len)
     }
 }
 
@@ -521,11 +547,11 @@ mod tests {
     #[test]
     fn the_last_share_makes_a_buffer_idle() {
         let pool = pool();
-        let lease = pool.lease(Size(0)).unwrap();
-        let share = lease.clone();
-        drop(lease);
-        assert_eq!(pool.idle(Size(0)), 1);
+        let (share, _) = pool.lease(Size(0)).unwrap().into_share();
+        let other = share.clone();
         drop(share);
+        assert_eq!(pool.idle(Size(0)), 1);
+        drop(other);
         assert_eq!(pool.idle(Size(0)), 2);
         assert!(pool.is_whole());
     }
@@ -534,29 +560,17 @@ mod tests {
     fn the_buffer_that_was_used_last_is_used_next() {
         let pool = pool();
         let (a, b) = (pool.lease(Size(0)).unwrap(), pool.lease(Size(0)).unwrap());
-        let last = b.id();
+        let last = b.location();
         drop(a);
         drop(b);
-        assert_eq!(pool.lease(Size(0)).unwrap().id(), last);
-    }
-
-    #[test]
-    fn only_the_only_share_may_write() {
-        let pool = pool();
-        let mut lease = pool.lease(Size(0)).unwrap();
-        assert!(lease.bytes_mut().is_some());
-        let share = lease.clone();
-        assert!(lease.bytes_mut().is_none());
-        drop(share);
-        assert!(lease.bytes_mut().is_some());
+        assert_eq!(pool.lease(Size(0)).unwrap().location(), last);
     }
 
     #[test]
     fn a_lease_of_an_exhausted_size_is_of_the_nearest_that_is_not() {
         let pool = pool();
         let large = pool.lease(Size(1)).unwrap();
-        assert_eq!(large.fit(large.len()), Fit::Tight(Size(1)));
-        assert_eq!([64, 65].map(|len| large.fit(len)), [Fit::Loose(Size(1)), Fit::Good]);
+        assert_eq!([64, 65].map(|len| large.share.would_fit_smaller(len)), [true, false]);
         let small = [pool.lease(Size(1)).unwrap(), pool.lease(Size(1)).unwrap()];
         assert_eq!(small[0].size(), Size(0));
         assert!(pool.lease(Size(1)).is_none());
@@ -594,7 +608,7 @@ mod tests {
     fn the_pages_of_idle_buffers_are_given_back_and_those_in_use_stay() {
         let pool = Pool::new(&[BufferClass { bytes: 64 << 10, count: 16 }]).unwrap();
         let mut leases: Vec<_> = (0..16).map(|_| pool.lease(Size(0)).unwrap()).collect();
-        leases.iter_mut().for_each(|lease| lease.bytes_mut().unwrap().fill(7));
+        leases.iter_mut().for_each(|lease| lease.bytes_mut().fill(7));
         let in_use = leases.remove(5);
         drop(leases);
         pool.trim();

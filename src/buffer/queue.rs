@@ -54,6 +54,7 @@ impl SendQueue {
         }
     }
 
+    #[inline(never)]
     fn push_behind(&mut self, chunk: Chunk) {
         if self.rest.len() >= COALESCE_FROM && chunk.len() <= COALESCE_BYTES {
             self.push_copied(&chunk);
@@ -99,6 +100,7 @@ impl SendQueue {
         }
     }
 
+    #[inline(never)]
     fn advance_partly(&mut self, mut n: usize) {
         assert!(n <= self.bytes, "no more is sent than is owed");
         self.bytes -= n;
@@ -151,7 +153,7 @@ impl SendQueue {
     /// of several chunks as so many parts. Returns its result, and how many bytes it was
     /// given. Where one chunk is all, it is one part, and no list is made. Of an empty queue
     /// there is no part.
-    #[inline]
+    #[inline(always)] // Into the loops: once for each message.
     pub fn offer<T>(&self, most: usize, send: impl FnOnce(&[IoSlice<'_>]) -> T) -> (T, usize) {
         if let Some(first) = &self.first
             && (self.rest.is_empty() || first.len() >= most)
@@ -159,6 +161,11 @@ impl SendQueue {
             let part = IoSlice::new(&first[..first.len().min(most)]);
             return (send(std::slice::from_ref(&part)), part.len());
         }
+        self.offer_several(most, send)
+    }
+
+    #[inline(never)]
+    fn offer_several<T>(&self, most: usize, send: impl FnOnce(&[IoSlice<'_>]) -> T) -> (T, usize) {
         let mut parts = [IoSlice::new(&[]); VECTOR];
         let (count, bytes) = self.gather(&mut parts, most);
         (send(&parts[..count]), bytes)
@@ -185,17 +192,27 @@ impl SendQueue {
         usize::from(self.first.is_some()) + self.rest.len()
     }
 
+    /// Returns true if so much is queued that it may be more than the share of a connection, or
+    /// more buffers than `leases`.
+    #[inline]
+    pub fn is_long(&self, leases: usize) -> bool {
+        self.bytes >= memory::SHARE_MIN || self.leases() > leases
+    }
+
     /// Returns the number of bytes.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// How many chunks are shares of pooled buffers.
+    #[inline]
     pub fn leases(&self) -> usize {
         self.leases as usize
     }
 
     /// Whether nothing is owed.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.first.is_none()
     }
@@ -320,7 +337,7 @@ mod tests {
         let mut expected = Vec::new();
         for i in 0..100u8 {
             let mut lease = pool.lease(Size(0)).unwrap();
-            lease.bytes_mut().unwrap()[..3].copy_from_slice(&[i; 3]);
+            lease.bytes_mut()[..3].copy_from_slice(&[i; 3]);
             queue.push(Chunk::received(lease, 3));
             expected.extend_from_slice(&[i; 3]);
         }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Peers;
+use super::rare::RareStates;
 use crate::keys::ConnId;
 use crate::protocol::Protocol;
 
@@ -22,8 +23,9 @@ impl<P: Protocol, D> Peers<P, D> {
         self.counters.out_of_buffers += 1;
         self.step(id, |peer, _| peer.connection.no_buffer());
         let Some(peer) = self.slab.get_mut(id) else { return };
-        if !peer.waits_for_buffer {
-            (peer.waits_for_buffer, peer.any_size) = (true, true);
+        if !peer.rare.has(RareStates::WAITS_FOR_BUFFER) {
+            peer.rare.set(RareStates::WAITS_FOR_BUFFER, true);
+            peer.rare.set(RareStates::ANY_SIZE, true);
             self.buffers.count += 1;
             self.buffers.queue.push_back(id);
         }
@@ -35,10 +37,12 @@ impl<P: Protocol, D> Peers<P, D> {
         while buffers > 0
             && let Some(id) = self.buffers.queue.pop_front()
         {
-            if let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.waits_for_buffer) {
+            if let Some(peer) = self.slab.get_mut(id)
+                && peer.rare.has(RareStates::WAITS_FOR_BUFFER)
+            {
                 buffers -= 1;
                 self.buffers.count -= 1;
-                peer.waits_for_buffer = false;
+                peer.rare.set(RareStates::WAITS_FOR_BUFFER, false);
                 self.ready.mark(id, peer);
             }
         }

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::rare::RareStates;
 use super::{PeerEntry, Peers};
 use crate::clock::{Nanos, earlier};
 use crate::keys::ConnId;
@@ -131,7 +132,8 @@ impl<P: Protocol, D> Peers<P, D> {
         let period = next_linger_period(period);
         self.deadlines.linger_look = Some((now + period, period));
         for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| !peer.accepted.link) {
-            let lingers = peer.connection.lingers_in_drain() && !peer.waits_for_buffer;
+            let waits = peer.rare.has(RareStates::WAITS_FOR_BUFFER);
+            let lingers = peer.connection.lingers_in_drain() && !waits;
             if lingers && peer.watch.progress.look_at_lingering(peer.received) {
                 self.deadlines.asked.push(id);
             }
@@ -157,7 +159,8 @@ impl<P: Protocol, D> Peers<P, D> {
             return;
         }
         let holds_buffers = peer.connection.outgoing().leases() > 0;
-        let others_wait = self.buffers.count > usize::from(peer.waits_for_buffer);
+        let others_wait =
+            self.buffers.count > usize::from(peer.rare.has(RareStates::WAITS_FOR_BUFFER));
         let waited_for = (holds_buffers && others_wait) || self.groups.throttles_others(peer);
         let limits = &self.deadlines.limits;
         let over = peer.watch.progress.look_at_output(limits, peer.sent, outq, waited_for);

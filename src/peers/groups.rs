@@ -4,6 +4,7 @@
 //! A connection whose send queue is too long is *congested*. While one is congested, the
 //! connections of its group that broadcast (*talkers*) are *throttled*: they are not received from.
 
+use super::rare::RareStates;
 use super::{PeerEntry, Peers};
 use crate::keys::{ConnId, ListenerId};
 use crate::limits::CloseReason;
@@ -45,21 +46,28 @@ impl Groups {
     /// for the other to receive, both would wait forever (kernel-notes §45).
     #[inline]
     pub(super) fn wants_recv<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
-        if peer.accepted.link || peer.talks {
+        if peer.rare.has(RareStates::LINK) || peer.rare.has(RareStates::TALKS) {
             return self.member_wants_recv(peer);
         }
-        peer.connection.wants_recv() && !peer.waits_for_buffer
+        peer.connection.wants_recv() && !peer.rare.has(RareStates::WAITS_FOR_BUFFER)
     }
 
     fn member_wants_recv<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
         let mut congested = self.of(peer).congested;
-        let wants = if peer.accepted.link {
-            congested -= usize::from(peer.congested);
+        let wants = if peer.rare.has(RareStates::LINK) {
+            congested -= usize::from(peer.rare.has(RareStates::CONGESTED));
             peer.connection.could_recv()
         } else {
             peer.connection.wants_recv()
         };
-        wants && !(peer.talks && congested > 0) && !peer.waits_for_buffer
+        let throttled = peer.rare.has(RareStates::TALKS) && congested > 0;
+        wants && !throttled && !peer.rare.has(RareStates::WAITS_FOR_BUFFER)
+    }
+
+    /// Returns true if the protocol of a connection is given nothing now: its peer must read, or
+    /// as a talker it is throttled.
+    pub(super) fn holds_back<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
+        peer.connection.is_congested() || (peer.rare.has(RareStates::TALKS) && self.throttles(peer))
     }
 
     /// Returns true if the group waits for a slow reader, so that a talker is throttled.
@@ -69,26 +77,28 @@ impl Groups {
 
     /// Returns true if a connection is congested while another connection of its group talks.
     pub(super) fn throttles_others<P, D>(&self, peer: &PeerEntry<P, D>) -> bool {
-        peer.congested && self.of(peer).talkers > usize::from(peer.talks)
+        peer.rare.has(RareStates::CONGESTED)
+            && self.of(peer).talkers > usize::from(peer.rare.has(RareStates::TALKS))
     }
 
     /// Updates whether a connection is congested. Returns true if it has just ceased to be.
     #[inline]
     pub(super) fn update_congested<P: Protocol, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
-        peer.congested != peer.connection.is_congested() && self.change_congested(peer)
+        let congested = peer.rare.has(RareStates::CONGESTED);
+        congested != peer.connection.is_congested() && self.change_congested(peer, !congested)
     }
 
-    fn change_congested<P, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
-        peer.congested = !peer.congested;
-        peer.accepted.shared.iter().for_each(|shared| shared.set_congested(peer.congested));
+    fn change_congested<P, D>(&mut self, peer: &mut PeerEntry<P, D>, congested: bool) -> bool {
+        peer.rare.set(RareStates::CONGESTED, congested);
+        peer.accepted.shared.iter().for_each(|shared| shared.set_congested(congested));
         let counts = self.at(peer.group);
-        if peer.congested {
+        if congested {
             counts.congested += 1;
         } else {
             debug_assert!(counts.congested > 0, "a congested connection is counted");
             counts.congested -= 1;
         }
-        !peer.congested
+        !congested
     }
 }
 
@@ -164,7 +174,7 @@ impl<P: Protocol, D> Peers<P, D> {
         let counts = *self.groups.at(group);
         if counts.congested <= usize::from(counts.links > 0) && counts.talkers > 0 {
             for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| peer.group == group) {
-                if peer.talks {
+                if peer.rare.has(RareStates::TALKS) {
                     self.ready.mark(id, peer);
                 }
             }

@@ -1,6 +1,7 @@
 //! What the processes of a server ask of their links and of the memory that they share.
 
 use super::Peers;
+use super::rare::RareStates;
 use crate::keys::ConnId;
 use crate::memory::Memory;
 use crate::protocol::Protocol;
@@ -13,7 +14,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Returns the connections that are congested, and how many bytes each was sent.
     pub(crate) fn congested(&self) -> impl Iterator<Item = (ConnId, u64)> {
-        let congested = self.slab.iter().filter(|(_, peer)| peer.congested);
+        let congested = self.slab.iter().filter(|(_, peer)| peer.rare.has(RareStates::CONGESTED));
         congested.map(|(id, peer)| (id, peer.sent))
     }
 

@@ -1,5 +1,6 @@
 //! The connections of [`Peers`] as an operator console shows and changes them.
 
+use super::rare::RareStates;
 use super::{PeerEntry, Peers};
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
@@ -120,12 +121,12 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
         let groups = &peers.groups;
         let row = |(id, peer): (ConnId, &mut PeerEntry<P, D>)| {
             let SocketInfo { address, doing } = look(&peer.driver);
-            let throttled =
-                !peer.waits_for_buffer && peer.connection.wants_recv() && !groups.wants_recv(peer);
+            let no_buffer = peer.rare.has(RareStates::WAITS_FOR_BUFFER);
+            let throttled = !no_buffer && peer.connection.wants_recv() && !groups.wants_recv(peer);
             let marks = [
                 (peer.connection.is_congested(), "paused"),
                 (throttled, "throttled"),
-                (peer.waits_for_buffer, "no-buffer"),
+                (no_buffer, "no-buffer"),
             ];
             Row {
                 number: peer.number,

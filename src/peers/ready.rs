@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::{PeerEntry, Peers, ReadyPeer};
+use super::{PeerEntry, Peers, Visit};
 use crate::buffer::{Pool, SEND_MAX, Size};
 use crate::connection::Connection;
 use crate::keys::ConnId;
@@ -38,6 +38,7 @@ pub(super) struct ReadyList {
 
 impl ReadyList {
     /// Marks a connection, unless it is marked already.
+    #[inline]
     pub(super) fn mark<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
         if !std::mem::replace(&mut peer.marked, true) {
             self.marked.push(id);
@@ -95,19 +96,13 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Returns the next connection of the pass: the light ones first, then heavy ones, as far as
     /// the budget of the iteration permits.
-    pub fn next_ready(&mut self) -> Option<ReadyPeer<'_, P, D>> {
+    #[inline]
+    pub fn next_ready(&mut self) -> Option<Visit<'_, P, D>> {
         while let Some(&id) = self.ready.ready.get(self.ready.next) {
             self.ready.next += 1;
             match self.slab.get_mut(id) {
                 Some(peer) if is_heavy(&peer.connection) => self.ready.heavy.push_back(id),
-                Some(peer) => {
-                    debug_assert!(peer.marked, "only marked connections are in the list");
-                    peer.marked = false;
-                    if peer.connection.holds_input() {
-                        self.resume_input(id);
-                    }
-                    return self.wants(id);
-                }
+                Some(_) => return self.take_marked(id),
                 None => {}
             }
         }
@@ -115,7 +110,7 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     #[cold]
-    fn next_heavy(&mut self) -> Option<ReadyPeer<'_, P, D>> {
+    fn next_heavy(&mut self) -> Option<Visit<'_, P, D>> {
         while self.ready.budget > 0 {
             let id = self.ready.heavy.pop_front()?;
             if let Some(peer) = self.slab.get_mut(id) {
@@ -129,7 +124,7 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Returns the next connection of the pass, heavy or not, for a driver that divides the time
     /// itself.
-    pub fn next_marked(&mut self) -> Option<ReadyPeer<'_, P, D>> {
+    pub fn next_marked(&mut self) -> Option<Visit<'_, P, D>> {
         loop {
             let id = *self.ready.ready.get(self.ready.next)?;
             self.ready.next += 1;
@@ -139,14 +134,35 @@ impl<P: Protocol, D> Peers<P, D> {
         }
     }
 
-    fn take_marked(&mut self, id: ConnId) -> Option<ReadyPeer<'_, P, D>> {
+    #[inline]
+    fn take_marked(&mut self, id: ConnId) -> Option<Visit<'_, P, D>> {
         let peer = self.slab.get_mut(id)?;
         debug_assert!(peer.marked, "only marked connections are in the list");
         peer.marked = false;
-        if peer.connection.holds_input() {
+        if !peer.is_ordinary() {
+            self.take_rare(id);
+        }
+        self.visit(id)
+    }
+
+    /// Prepares a connection for its driver that is not ordinary.
+    #[cold]
+    fn take_rare(&mut self, id: ConnId) {
+        if self.holds_input(id) {
             self.resume_input(id);
         }
-        self.wants(id)
+        self.note_cannot_receive(id);
+    }
+
+    /// Notes that a connection does not receive its last input now, if it does not.
+    #[cold]
+    pub fn note_cannot_receive(&mut self, id: ConnId) {
+        if let Some(peer) = self.slab.get_mut(id)
+            && peer.last.is_awaited()
+            && !self.groups.wants_recv(peer)
+        {
+            self.last_inputs.cannot_receive(id, peer);
+        }
     }
 
     /// Returns true if a connection holds input that its protocol was not given.
@@ -158,28 +174,12 @@ impl<P: Protocol, D> Peers<P, D> {
     /// read, or as a talker for the group. Returns true if more is held that need not wait.
     #[cold]
     pub fn resume_input(&mut self, id: ConnId) -> bool {
-        let may_resume = |peers: &mut Self| {
-            let peer = peers.slab.get_mut(id)?;
-            let waits = peer.connection.is_congested()
-                || (peer.talks && peers.groups.throttles(peer))
-                || !peer.connection.holds_input();
-            (!waits).then_some(())
-        };
-        if may_resume(self).is_some() {
+        let may_resume =
+            |peers: &mut Self| peers.visit(id).is_some_and(|visit| visit.may_resume_input());
+        if may_resume(self) {
             self.step(id, |peer, context| peer.connection.resume_input(context));
         }
-        may_resume(self).is_some()
-    }
-
-    /// Returns a connection with what it wants now.
-    #[inline]
-    pub fn wants(&mut self, id: ConnId) -> Option<ReadyPeer<'_, P, D>> {
-        let peer = self.slab.get_mut(id)?;
-        let (wants_recv, any_size) = (self.groups.wants_recv(peer), peer.any_size);
-        if !wants_recv && peer.last.is_awaited() {
-            self.last_inputs.cannot_receive(id, peer);
-        }
-        Some(ReadyPeer { id, peer, wants_recv, any_size })
+        may_resume(self)
     }
 }
 

@@ -89,7 +89,7 @@ fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
 fn iterate(peers: &mut Peers<Broadcast, ()>) -> Vec<(ConnId, bool)> {
     peers.begin_iteration(false);
     peers.begin();
-    std::iter::from_fn(|| peers.next_ready().map(|ready| (ready.id, ready.wants_recv))).collect()
+    std::iter::from_fn(|| peers.next_ready().map(|visit| (visit.id, visit.wants_recv()))).collect()
 }
 
 fn open_chat(peers: &mut Peers<Chat, ()>, listener: ListenerId) -> ConnId {
@@ -203,8 +203,8 @@ fn join_and_leave_messages_are_not_throttled() {
     peers.sent(slow, 1);
     peers.begin_iteration(false);
     peers.begin();
-    while let Some(ready) = peers.next_ready() {
-        assert!(ready.wants_recv == (ready.id == idle));
+    while let Some(visit) = peers.next_ready() {
+        assert!(visit.wants_recv() == (visit.id == idle));
     }
     assert_eq!(timers(&mut peers, at(10)), None);
 }
@@ -223,7 +223,7 @@ fn a_mark_during_an_iteration_waits_for_the_next() {
     peers.mark(a);
     peers.begin_iteration(false);
     peers.begin();
-    assert_eq!(peers.next_ready().map(|ready| ready.id), Some(a));
+    assert_eq!(peers.next_ready().map(|visit| visit.id), Some(a));
     peers.mark(a);
     peers.mark(b);
     assert!(peers.next_ready().is_none() && peers.has_marked());

@@ -49,6 +49,7 @@ const UNSAFE: &[&str] = &[
     "crates/record/src/shm_log.rs",
     "crates/record/src/sys.rs",
     "crates/sim/src/lib.rs",
+    "src/buffer/chunk.rs",
     "src/buffer/pool.rs",
     "src/os.rs",
     "src/os/child.rs",

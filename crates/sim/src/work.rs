@@ -241,12 +241,12 @@ impl Sim {
                 (reclaim(&self.pool, id), Cqe::BUFFER | id.0 << 16)
             }
         };
-        let bytes = lease.bytes_mut().expect("the kernel's until it is claimed");
+        let bytes = lease.bytes_mut();
         let mut len = self.far(socket).available().min(bytes.len());
         if len > 1 && self.befalls(Fault::ShortRecv) {
             len = self.dice.between(1, len - 1);
         }
-        self.far(socket).fill(&mut lease.bytes_mut().expect("as before")[..len]);
+        self.far(socket).fill(&mut lease.bytes_mut()[..len]);
         let cqe = self.post_and_stay(doing, len as i32, flags);
         self.filled.push((cqe, lease));
     }
@@ -257,7 +257,7 @@ impl Sim {
         } else if self.befalls(Fault::ReadInterrupted) {
             self.post(token, -libc::EINTR, 0);
         } else {
-            let space = lease.bytes_mut().expect("the kernel's until it is claimed");
+            let space = lease.bytes_mut();
             let mut len = self.input.len().min(space.len());
             if len > 1 && self.befalls(Fault::ShortRead) {
                 len = self.dice.between(1, len - 1);

@@ -181,7 +181,8 @@ impl ServerState {
             self.settle(Some(id)); // It may have been closed.
         }
         while self.core.peers.holds_input(id) && self.core.peers.resume_input(id) {}
-        let readable = self.core.peers.wants(id).is_some_and(|peer| peer.wants_recv);
+        self.core.peers.note_cannot_receive(id);
+        let readable = self.core.peers.visit(id).is_some_and(|visit| visit.wants_recv());
         let peer = self.core.peers.get_mut(id).expect("only its own task removes a connection");
         let (task, connection) = (&mut peer.driver, &peer.connection);
         let writable = !connection.outgoing().is_empty();
@@ -266,7 +267,7 @@ impl ServerState {
         let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
             return self.core.peers.wait_for_buffer(id);
         };
-        let buffer = lease.bytes_mut().expect("a new lease is the only one");
+        let buffer = lease.bytes_mut();
         let space = buffer.len();
         match calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer, SLEEPS) {
             Ok(0) => self.core.peers.ended(id),
@@ -292,7 +293,7 @@ impl ServerState {
         let Some(mut lease) = self.pool.lease(peer.connection.recv_size()) else {
             return self.core.peers.wait_for_buffer(id);
         };
-        let buffer = lease.bytes_mut().expect("a new lease is the only one");
+        let buffer = lease.bytes_mut();
         match calls.recv(KeyOwner::Conn(id).into(), socket.as_fd(), buffer, SLEEPS) {
             Ok(0) => self.core.peers.ended(id),
             Ok(n) => self.core.peers.received(id, Chunk::received(lease, n)),

@@ -79,7 +79,7 @@ pub(super) fn serve<C: Calls>(
         }
         // Once the child drains, its socket does not block.
         let sleeps = !drains
-            && driver.connection.can_skip_completion()
+            && driver.connection.is_ordinary()
             && driver.connection.outgoing().is_empty()
             && driver.limit_receive();
         if sleeps {

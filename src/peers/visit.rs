@@ -1,0 +1,135 @@
+//! A visit: a connection with what its events change, found by one look-up.
+//!
+//! A driver that makes several calls for a connection looks it up once. The visit steps the
+//! connection; it does not mark it, since the driver knows what is left undone. What concerns other
+//! connections waits until the visit is over: then, unless it [is settled](Visit::is_settled), the
+//! driver calls [`Peers::settle`].
+
+use super::groups::Groups;
+use super::rare::RareStates;
+use super::{PeerEntry, Peers, Visit};
+use crate::buffer::Chunk;
+use crate::connection::Context;
+use crate::counters::Counters;
+use crate::keys::ConnId;
+use crate::protocol::{Message, Protocol};
+
+impl<P: Protocol, D> Peers<P, D> {
+    /// Looks a connection up.
+    #[inline]
+    pub fn visit(&mut self, id: ConnId) -> Option<Visit<'_, P, D>> {
+        let Peers { slab, ready, context, groups, counters, .. } = self;
+        Some(Visit { id, peer: slab.get_mut(id)?, ready, context, groups, counters })
+    }
+}
+
+impl<P: Protocol, D> PeerEntry<P, D> {
+    /// Returns true if it wants to receive, to send what is queued, and nothing else, and waits for
+    /// no other connection.
+    #[inline]
+    pub fn is_ordinary(&self) -> bool {
+        self.rare.is_none() && self.connection.is_ordinary()
+    }
+}
+
+impl<P: Protocol, D> Visit<'_, P, D> {
+    /// Delivers bytes that were received.
+    #[inline]
+    pub fn received(&mut self, chunk: Chunk) {
+        let (peer, bytes) = (&mut *self.peer, chunk.len() as u64);
+        peer.received += bytes;
+        if !peer.rare.is_none() {
+            return received_rarely(peer, chunk, self.context, self.groups, self.counters);
+        }
+        self.counters.receives += 1;
+        self.counters.received_bytes += bytes;
+        peer.connection.received(chunk, self.context);
+        if !self.context.messages.is_empty() {
+            note_talker(peer, self.context, self.groups);
+        }
+    }
+
+    /// `n` bytes were sent.
+    #[inline]
+    pub fn sent(&mut self, n: usize) {
+        let peer = &mut *self.peer;
+        if !peer.rare.has(RareStates::LINK) {
+            self.counters.sends += 1;
+            self.counters.sent_bytes += n as u64;
+        }
+        peer.sent += n as u64;
+        peer.connection.sent(n, self.context);
+    }
+
+    /// Marks the connection: the driver must resume it.
+    #[inline]
+    pub fn mark(&mut self) {
+        self.ready.mark(self.id, self.peer);
+    }
+
+    /// Returns true if it wants to receive and need not wait for another connection.
+    #[inline]
+    pub fn wants_recv(&self) -> bool {
+        self.groups.wants_recv(self.peer)
+    }
+
+    /// Returns true if it has waited for a buffer since it last received: any size will do.
+    #[inline]
+    pub fn takes_any_size(&self) -> bool {
+        self.peer.rare.has(RareStates::ANY_SIZE)
+    }
+
+    /// Returns true if its protocol can be given input that is held.
+    #[inline]
+    pub fn may_resume_input(&self) -> bool {
+        self.peer.connection.holds_input() && !self.groups.holds_back(self.peer)
+    }
+
+    /// Returns true if its events concern no other connection.
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        let congested = self.peer.rare.has(RareStates::CONGESTED);
+        !self.context.changed
+            && self.context.messages.is_empty()
+            && congested == self.peer.connection.is_congested()
+    }
+}
+
+/// Delivers bytes to a connection that is in a rare state.
+#[cold]
+#[inline(never)]
+fn received_rarely<P: Protocol, D>(
+    peer: &mut PeerEntry<P, D>,
+    chunk: Chunk,
+    context: &mut Context,
+    groups: &mut Groups,
+    counters: &mut Counters,
+) {
+    peer.rare.set(RareStates::ANY_SIZE, false);
+    if peer.rare.has(RareStates::LINK) {
+        // What another process of this server sends is bounded there.
+        let max_input = std::mem::replace(&mut context.max_input, usize::MAX);
+        peer.connection.received(chunk, context);
+        context.max_input = max_input;
+    } else {
+        counters.receives += 1;
+        counters.received_bytes += chunk.len() as u64;
+        if peer.rare.has(RareStates::TALKS) && groups.throttles(peer) {
+            peer.connection.received_held(chunk, context);
+        } else {
+            peer.connection.received(chunk, context);
+        }
+    }
+    note_talker(peer, context, groups);
+}
+
+/// Only received bytes make a talker: messages of joining and leaving are not throttled.
+#[cold]
+#[inline(never)]
+fn note_talker<P, D>(peer: &mut PeerEntry<P, D>, context: &Context, groups: &mut Groups) {
+    let broadcasts = |message: &Message| matches!(message, Message::Broadcast(_));
+    if !peer.rare.has(RareStates::TALKS) && context.messages.iter().any(broadcasts) {
+        peer.rare.set(RareStates::TALKS, true);
+        groups.at(peer.group).talkers += 1;
+    }
+}
