@@ -74,6 +74,8 @@ pub struct PeerEntry<P, D> {
     received: u64,
     /// The number of bytes sent.
     sent: u64,
+    /// The number of both that its time as a heavy connection was charged for.
+    charged: u64,
     /// True exactly while it is in the ready list and has not been resumed.
     marked: bool,
     rare: RareStates,
@@ -179,6 +181,7 @@ impl<P: Protocol, D> Peers<P, D> {
             reason: CloseReason::Finished,
             received: 0,
             sent: 0,
+            charged: 0,
             marked: false,
             rare,
             timer: TimerEntry::default(),

@@ -32,6 +32,8 @@ pub(super) struct ReadyList {
     heavy: VecDeque<ConnId>,
     /// How many bytes heavy connections may still move in this iteration.
     budget: usize,
+    /// The heavy connection that was resumed last, until it is charged.
+    resumed: Option<ConnId>,
     /// How many bytes a receive may bring, for each size of buffers.
     received: Vec<usize>,
 }
@@ -45,12 +47,20 @@ impl ReadyList {
         }
     }
 
-    /// Returns how many bytes a heavy connection moves when it is resumed: what its buffer holds,
-    /// and what it is owed.
-    fn weight<P: Protocol>(&self, connection: &Connection<P>) -> usize {
+    /// Returns how many bytes a connection moves at most when it is resumed once: what its buffer
+    /// holds, and what it is owed.
+    fn most<P: Protocol>(&self, connection: &Connection<P>) -> usize {
         let size = usize::from(connection.recv_size().0).min(self.received.len().max(1) - 1);
         let receives = self.received.get(size).copied().unwrap_or_default();
         receives + connection.outgoing().bytes().min(SEND_MAX)
+    }
+
+    /// Takes from the budget what a connection has moved since it was charged last, at most so
+    /// much.
+    fn charge<P, D>(&mut self, peer: &mut PeerEntry<P, D>, most: usize) {
+        let moved = peer.received + peer.sent;
+        let more = moved - std::mem::replace(&mut peer.charged, moved);
+        self.budget = self.budget.saturating_sub((more as usize).min(most));
     }
 }
 
@@ -109,13 +119,21 @@ impl<P: Protocol, D> Peers<P, D> {
         self.next_heavy()
     }
 
+    /// Returns the next heavy connection. It is charged after it was resumed for what it moved. The
+    /// operations of a ring move their bytes later: for these it is charged before.
     #[cold]
     fn next_heavy(&mut self) -> Option<Visit<'_, P, D>> {
+        let resumed = self.ready.resumed.take();
+        if let Some(peer) = resumed.and_then(|id| self.slab.get_mut(id)) {
+            self.ready.charge(peer, usize::MAX);
+        }
         while self.ready.budget > 0 {
             let id = self.ready.heavy.pop_front()?;
             if let Some(peer) = self.slab.get_mut(id) {
-                let weight = self.ready.weight(&peer.connection);
-                self.ready.budget = self.ready.budget.saturating_sub(weight);
+                // What it moved before it was heavy is not charged.
+                let most = self.ready.most(&peer.connection);
+                self.ready.charge(peer, most);
+                self.ready.resumed = Some(id);
                 return self.take_marked(id);
             }
         }
