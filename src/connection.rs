@@ -264,8 +264,13 @@ impl<P: Protocol> Connection<P> {
         self.queue.release_scarce(largest);
     }
 
+    /// Puts back what an operation has taken from the queue, before its result is reported.
+    pub fn put_back(&mut self, chunk: Chunk) {
+        self.queue.put_back(chunk);
+    }
+
     /// `n` of the queued bytes have been sent.
-    #[inline]
+    #[inline(always)] // Once for each message, and short.
     pub fn sent(&mut self, n: usize, context: &mut Context) {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
@@ -362,6 +367,11 @@ impl<P: Protocol> Connection<P> {
     /// Returns what it wants to send.
     pub fn outgoing(&self) -> &SendQueue {
         &self.queue
+    }
+
+    /// Returns the queue that an operation sends from. What it takes is put back, or sent.
+    pub fn outgoing_mut(&mut self) -> &mut SendQueue {
+        &mut self.queue
     }
 
     /// Returns true if it wants to shut the outbound direction down: all is sent, and the peer has

@@ -31,7 +31,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::buffer::{BufferClass, Pool, Size};
+use crate::buffer::{BufferClass, Chunk, Pool, Size};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
 use crate::engine::Engine;
@@ -146,8 +146,13 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         self.state.peers.counters.iterations += 1;
         self.state.peers.counters.submitted += u64::from(entered.submitted);
         self.state.peers.counters.overflows += u64::from(entered.overflow);
-        while let Some(completion) = self.ring.next() {
+        while let Some(cqe) = self.ring.reap() {
             self.state.peers.counters.completed += 1;
+            if let Some((conn, chunk, more)) = self.ring.received(cqe) {
+                self.bytes_received(conn, chunk, more);
+                continue;
+            }
+            let completion = self.ring.decode(cqe);
             if let ended @ ControlFlow::Break(_) = self.complete(completion)? {
                 return Ok(ended);
             }
@@ -221,22 +226,23 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// A receive has brought bytes.
+    fn bytes_received(&mut self, conn: ConnId, chunk: Chunk, more: bool) {
+        let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        visit.peer.driver.receive_completed(more);
+        visit.received(chunk);
+        visit.mark();
+        if !visit.is_settled() {
+            self.state.peers.settle(conn);
+        }
+    }
+
     fn received(&mut self, conn: ConnId, outcome: Recv, more: bool) {
         let Some(mut visit) = self.state.peers.visit(conn) else { return };
-        let flight = &mut visit.peer.driver;
-        debug_assert!(flight.recv != RecvState::Idle, "one receive is in flight");
-        let at_once = flight.recv == RecvState::AtOnce;
-        if !more {
-            flight.recv = RecvState::Idle;
-        }
+        let at_once = visit.peer.driver.recv == RecvState::AtOnce;
+        visit.peer.driver.receive_completed(more);
         match outcome {
-            Recv::Data(chunk) => {
-                visit.received(chunk);
-                visit.mark();
-                if !visit.is_settled() {
-                    self.state.peers.settle(conn);
-                }
-            }
+            Recv::Data(chunk) => self.state.peers.received(conn, chunk),
             Recv::End => self.state.peers.ended(conn),
             Recv::NoBuffer => self.state.peers.wait_for_buffer(conn),
             Recv::Nothing if at_once => self.state.peers.last_input_taken(conn),
@@ -247,7 +253,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
     /// A send has completed.
     fn sent(&mut self, conn: ConnId, outcome: Sent) {
+        let taken = self.ring.take_back(conn);
         let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        if let Some(chunk) = taken {
+            visit.peer.connection.put_back(chunk);
+        }
         let flight = &mut visit.peer.driver;
         debug_assert!(flight.send != SendState::Idle, "one send is in flight");
         // One with `skip_success` that completes was short, has failed, or could not skip its
@@ -395,6 +405,15 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
 }
 
 impl Flight {
+    /// The receive has completed; with `more` it stays in flight.
+    #[inline]
+    fn receive_completed(&mut self, more: bool) {
+        debug_assert!(self.recv != RecvState::Idle, "one receive is in flight");
+        if !more {
+            self.recv = RecvState::Idle;
+        }
+    }
+
     /// Returns true if no operation is in flight, except the close.
     fn is_empty(&self) -> bool {
         self.recv == RecvState::Idle
@@ -433,15 +452,15 @@ fn resume<R: Ring, P: Protocol>(ring: &mut R, visit: Visit<'_, P, Flight>) -> io
     let Visit { id: conn, peer, .. } = visit;
     let at_once = peer.takes_last_input();
     let enough = at_once && peer.has_taken_enough();
-    let (connection, flight) = (&peer.connection, &mut peer.driver);
+    let (connection, flight) = (&mut peer.connection, &mut peer.driver);
     let socket = flight.socket;
 
     match flight.send {
         SendState::Idle if !connection.outgoing().is_empty() => {
-            let queue = connection.outgoing();
             // If nothing waits for its success, the send posts no completion.
             let skip_success = connection.is_ordinary() && !flight.confirm_send;
             flight.send = SendState::InFlight { skip_success };
+            let queue = connection.outgoing_mut();
             let sqe = ring.submit(Op::Send { conn, socket, queue, skip_success })?.op;
             (resumed.unconfirmed_sends, resumed.send_waits) = match sqe.skips_success() {
                 true => (true, false),

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use proactor::buffer::{BufferClass, Lease, Pool, Size};
+use proactor::buffer::{BufferClass, Chunk, Lease, Pool, Size};
 use proactor::clock::Nanos;
 use proactor::engine::Engine;
 use proactor::keys::{ConnId, ListenerId};
@@ -91,6 +91,10 @@ impl Ring for Watched {
 
     fn next_implied(&mut self) -> Option<(ConnId, usize)> {
         self.ring.next_implied()
+    }
+
+    fn take_back(&mut self, conn: ConnId) -> Option<Chunk> {
+        self.ring.take_back(conn)
     }
 
     fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {

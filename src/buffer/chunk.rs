@@ -86,7 +86,7 @@ impl Chunk {
     ///
     /// # Panics
     /// If the buffer is not that long.
-    #[inline]
+    #[inline(always)] // As `Pool::lease`.
     pub fn received(lease: Lease, len: usize) -> Chunk {
         assert!(len <= lease.len(), "a receive stays inside its buffer");
         let capacity = lease.len() as u32;

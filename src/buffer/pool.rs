@@ -312,7 +312,7 @@ impl Pool {
 
     /// A buffer to receive into, of this size, else of the nearest smaller, else of the nearest
     /// larger one that has any; none if all are taken.
-    #[inline]
+    #[inline(always)] // Its result is large: in registers, if the caller takes it apart.
     pub fn lease(self: &Rc<Self>, size: Size) -> Option<Lease> {
         let size = self.clamp(size);
         match self.pop(size, 1) {
@@ -327,7 +327,7 @@ impl Pool {
     }
 
     /// Returns the lease of a buffer whose state is that of one share.
-    #[inline]
+    #[inline(always)]
     fn leased(self: &Rc<Self>, id: BufferId, size: Size) -> Lease {
         let (base, len) = self.location(id, &self.classes[size.0 as usize]);
         let size = SizeNumber::ALL[size.0 as usize];
@@ -351,6 +351,7 @@ impl Pool {
     ///
     /// # Safety
     /// The kernel must have handed this buffer back: it will not write to it again.
+    #[inline(always)] // As `lease`.
     pub unsafe fn reclaim(self: &Rc<Self>, id: BufferId) -> Option<Lease> {
         let state = self.states.get(id.0 as usize)?;
         if state.get() & (IDLE | LENT) != LENT {

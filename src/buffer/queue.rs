@@ -10,19 +10,28 @@ use crate::memory;
 ///
 /// The first chunk has a place of its own, so a peer that is owed one chunk at a time (every
 /// request-reply protocol) never allocates.
+///
+/// A ring *takes* a chunk that it sends alone. The chunk is owed until it was sent; one that was
+/// not sent as a whole is put back first.
 #[derive(Debug, Default)]
 pub struct SendQueue {
-    /// `None` exactly when nothing is owed. Never an empty chunk.
+    /// `None` exactly when nothing but what is taken is owed. Never an empty chunk.
     first: Option<Chunk>,
     /// What follows. No chunk in it is empty. Its slots are charged.
     rest: VecDeque<Chunk>,
-    /// The sum of all lengths.
+    /// The sum of all lengths, with that of what is taken.
     bytes: usize,
-    /// How many chunks are shares of pooled buffers.
+    /// How many chunks, and what is taken, are shares of pooled buffers; and of what is taken,
+    /// [`TAKEN`] or [`TAKEN_LEASE`].
     leases: u32,
     /// How many announcements were dropped because too much is owed.
     pub missed: u32,
 }
+
+/// This bit, if a chunk that is no share of a pooled buffer is taken.
+const TAKEN: u32 = 1 << 30;
+/// This bit, if a share of a pooled buffer is taken.
+const TAKEN_LEASE: u32 = 1 << 31;
 
 /// From this many chunks on, small ones are copied together: a slow reader of many small lines
 /// would otherwise pin a whole buffer with each.
@@ -67,6 +76,11 @@ impl SendQueue {
     fn push_slot(&mut self, chunk: Chunk) {
         let before = self.slots();
         self.rest.push_back(chunk);
+        self.charge_slots(before);
+    }
+
+    /// Charges what the slots have grown by.
+    fn charge_slots(&self, before: usize) {
         if self.slots() != before {
             memory::resized(before, self.slots());
         }
@@ -92,11 +106,49 @@ impl SendQueue {
     /// If fewer are owed: a kernel does not send what it was not given.
     #[inline]
     pub fn advance(&mut self, n: usize) {
-        if n == self.bytes && self.rest.is_empty() {
+        if self.end_taking() {
+            // Else it is put back first.
+            assert!(n <= self.bytes, "what was taken is sent");
+            self.bytes -= n;
+        } else if n == self.bytes && self.rest.is_empty() {
             (self.bytes, self.leases) = (0, 0);
             self.first = None;
         } else {
             self.advance_partly(n);
+        }
+    }
+
+    /// Takes the only chunk, for a ring to send and to hold meanwhile.
+    #[inline]
+    pub fn take_only(&mut self) -> Option<Chunk> {
+        debug_assert!(self.leases < TAKEN, "one send is in flight");
+        if !self.rest.is_empty() {
+            return None;
+        }
+        let chunk = self.first.take()?;
+        self.leases |= if chunk.is_pooled() { TAKEN_LEASE } else { TAKEN };
+        Some(chunk)
+    }
+
+    /// Nothing is taken any more. Returns whether something was.
+    #[inline]
+    fn end_taking(&mut self) -> bool {
+        let taken = self.leases & (TAKEN | TAKEN_LEASE);
+        self.leases = (self.leases & !taken) - (taken >> 31);
+        taken != 0
+    }
+
+    /// Puts back what was taken, and not sent or only in part.
+    pub fn put_back(&mut self, chunk: Chunk) {
+        let leases = u32::from(chunk.is_pooled());
+        if !self.end_taking() {
+            return; // The queue was cleared meanwhile.
+        }
+        self.leases += leases;
+        if let Some(second) = self.first.replace(chunk) {
+            let before = self.slots();
+            self.rest.push_front(second);
+            self.charge_slots(before);
         }
     }
 
@@ -208,13 +260,13 @@ impl SendQueue {
     /// How many chunks are shares of pooled buffers.
     #[inline]
     pub fn leases(&self) -> usize {
-        self.leases as usize
+        (self.leases & !(TAKEN | TAKEN_LEASE)) as usize
     }
 
     /// Whether nothing is owed.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.bytes == 0
     }
 
     /// Owes nothing any more.
@@ -252,6 +304,28 @@ mod tests {
             }
             check(&parts);
         }
+    }
+
+    #[test]
+    fn what_is_taken_is_owed_until_it_is_sent_or_put_back() {
+        let mut queue = SendQueue::default();
+        queue.push(Chunk::from("first"));
+        let first = queue.take_only().unwrap();
+        assert!(!queue.is_empty() && queue.first().is_none());
+        queue.push(Chunk::from("second"));
+        assert_eq!((queue.bytes(), content(&queue)), (11, b"second".to_vec()));
+        queue.put_back(first);
+        assert_eq!(content(&queue), b"firstsecond");
+        assert!(queue.take_only().is_none(), "there are two");
+        queue.advance(7);
+        assert_eq!(queue.take_only().as_deref(), Some(&b"cond"[..]));
+        queue.push(Chunk::from("third"));
+        queue.advance(4);
+        assert_eq!((queue.bytes(), content(&queue)), (5, b"third".to_vec()));
+        let third = queue.take_only().unwrap();
+        queue.clear();
+        queue.put_back(third);
+        assert!(queue.is_empty() && queue.first().is_none());
     }
 
     #[test]

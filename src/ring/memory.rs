@@ -1,12 +1,11 @@
 //! The memory of operations in flight: held here until the kernel is done with it.
 //!
-//! The kernel is given addresses, not values. This file has a share of the chunks of a send in
-//! flight, and of the buffer of a one-shot receive, from queueing the operation until its
-//! completion is reaped; so the bytes stay in place, whatever happens to the connection. One
+//! The kernel is given addresses, not values. This file has the chunk of a send in flight, or
+//! shares of its chunks, and the buffer of a one-shot receive, from queueing the operation until
+//! its completion is reaped; so the bytes stay in place, whatever happens to the connection. One
 //! receive and one send are in flight per connection, so an entry for each slot of a connection is
 //! enough.
 
-use std::collections::VecDeque;
 use std::ptr;
 
 use crate::buffer::{Chunk, Lease, SendQueue};
@@ -27,8 +26,10 @@ pub(super) struct InFlightMemory {
     /// Vectors not in use, kept so that sending allocates nothing.
     #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
     spare: Vec<Box<Vector>>,
-    /// Sends with `skip_success` whose result is not known yet, oldest first.
-    implied_successes: VecDeque<ImpliedSuccess>,
+    /// Sends with `skip_success`, oldest first: emptied when the result of all is known.
+    unconfirmed: Vec<Unconfirmed>,
+    /// The position of the first whose result is not known.
+    next: usize,
     /// The buffer of the read in flight.
     pub(super) read: Option<Lease>,
 }
@@ -38,17 +39,21 @@ struct Slot {
     /// The buffer of the one-shot receive in flight.
     recv: Option<Lease>,
     /// The bytes of the send in flight.
-    send: Sending,
-    /// The number of that submission, while it is one with `skip_success` that has not completed.
-    skip_success: Option<u64>,
+    send: SendMemory,
+    /// The position in `unconfirmed` of a send with `skip_success`, which holds its bytes itself:
+    /// they are looked up only if it completes. It is that of the last such send.
+    unconfirmed: usize,
 }
 
+/// The bytes of a send in flight.
 #[derive(Default)]
-enum Sending {
+enum SendMemory {
     #[default]
     Nothing,
-    One(#[expect(dead_code, reason = "held, not read")] Chunk),
+    One(Chunk),
     Many(Box<Vector>),
+    /// They are in `unconfirmed`.
+    Listed,
 }
 
 /// The arguments of a vectored send, at an address that does not change.
@@ -60,14 +65,27 @@ struct Vector {
 
 /// A send with `skip_success`. It never waits: when the enter that submits it returns, it has
 /// either sent all its bytes, or failed or come short, which posts a completion.
-struct ImpliedSuccess {
+struct Unconfirmed {
     conn: ConnId,
     len: u32,
     /// The number of the submission.
     at: u64,
+    /// `Nothing` if it has completed.
+    bytes: SendMemory,
 }
 
-/// Where the bytes of a send lie. Valid until [`InFlightMemory::sent`].
+/// The bytes of a send that is not submitted yet.
+pub(super) struct SendBytes(SendMemory);
+
+impl SendBytes {
+    /// Those of one chunk.
+    #[inline]
+    pub(super) fn of(chunk: Chunk) -> SendBytes {
+        SendBytes(SendMemory::One(chunk))
+    }
+}
+
+/// Where the bytes of a send lie. Valid while its [`SendBytes`] are held.
 pub(super) enum Bytes {
     /// The bytes are in one buffer.
     One(*const u8, u32),
@@ -86,66 +104,108 @@ impl InFlightMemory {
         self.slot(conn).recv.take()
     }
 
-    /// Holds the first chunks of a queue, which must not be empty.
-    pub(super) fn send(&mut self, conn: ConnId, queue: &SendQueue) -> Bytes {
-        let first = queue.first().expect("a send has something to send");
-        let (sending, bytes) = if queue.chunks() == 1 {
-            let bytes = Bytes::One(first.as_ptr(), first.len() as u32);
-            (Sending::One(first.clone()), bytes)
-        } else {
-            let mut vector = self.spare.pop().unwrap_or_else(Vector::new);
-            vector.fill(queue);
-            let bytes = Bytes::Many(&raw const vector.header);
-            (Sending::Many(vector), bytes)
-        };
-        self.slot(conn).send = sending;
-        bytes
+    /// Holds the bytes of a send until it completes.
+    pub(super) fn send(&mut self, conn: ConnId, bytes: SendBytes) {
+        self.slot(conn).send = bytes.0;
     }
 
-    /// Drops the share of the chunks that were being sent.
-    pub(super) fn sent(&mut self, conn: ConnId) {
+    /// Holds the bytes of a send with `skip_success`, submission number `at` of `len` bytes, until
+    /// its result is known.
+    #[inline]
+    pub(super) fn send_unconfirmed(&mut self, conn: ConnId, bytes: SendBytes, len: u32, at: u64) {
+        let position = self.unconfirmed.len();
+        self.unconfirmed.push(Unconfirmed { conn, len, at, bytes: bytes.0 });
         let slot = self.slot(conn);
-        slot.skip_success = None;
-        if let Sending::Many(mut vector) = std::mem::take(&mut slot.send) {
-            vector.chunks.clear();
-            if self.spare.len() < SPARE {
-                self.spare.push(vector);
+        (slot.send, slot.unconfirmed) = (SendMemory::Listed, position);
+    }
+
+    /// Returns the bytes of a send that takes the first chunks of a queue, which must not be empty.
+    #[inline]
+    pub(super) fn take(&mut self, queue: &mut SendQueue) -> (Bytes, SendBytes) {
+        match queue.take_only() {
+            Some(chunk) => {
+                let bytes = Bytes::One(chunk.as_ptr(), chunk.len() as u32);
+                (bytes, SendBytes::of(chunk))
             }
+            None => self.share(queue),
         }
     }
 
-    /// Notes that the send in flight, submission number `at` of `len` bytes, has `skip_success`.
-    pub(super) fn skips_success(&mut self, conn: ConnId, len: u32, at: u64) {
-        self.slot(conn).skip_success = Some(at);
-        self.implied_successes.push_back(ImpliedSuccess { conn, len, at });
+    #[cold]
+    fn share(&mut self, queue: &SendQueue) -> (Bytes, SendBytes) {
+        let mut vector = self.spare.pop().unwrap_or_else(Vector::new);
+        vector.fill(queue);
+        (Bytes::Many(&raw const vector.header), SendBytes(SendMemory::Many(vector)))
+    }
+
+    /// A send has completed.
+    pub(super) fn sent(&mut self, conn: ConnId) {
+        let slot = self.slot(conn);
+        if matches!(slot.send, SendMemory::Listed) {
+            let position = slot.unconfirmed;
+            self.slot(conn).send = std::mem::take(&mut self.unconfirmed[position].bytes);
+        }
+        if matches!(self.slot(conn).send, SendMemory::Many(_))
+            && let SendMemory::Many(vector) = std::mem::take(&mut self.slot(conn).send)
+        {
+            self.keep(vector);
+        }
+    }
+
+    /// Returns the chunk that a send has taken which has completed, if it has taken one.
+    pub(super) fn take_back(&mut self, conn: ConnId) -> Option<Chunk> {
+        match std::mem::take(&mut self.slot(conn).send) {
+            SendMemory::One(chunk) => Some(chunk),
+            _ => None,
+        }
+    }
+
+    fn keep(&mut self, mut vector: Box<Vector>) {
+        vector.chunks.clear();
+        if self.spare.len() < SPARE {
+            self.spare.push(vector);
+        }
     }
 
     /// Returns true if the result of a send with `skip_success` is not known.
     pub(super) fn has_unconfirmed(&self) -> bool {
-        !self.implied_successes.is_empty()
+        self.next < self.unconfirmed.len()
     }
 
     /// Ends the next send with `skip_success` among the first `taken` submissions that has posted
     /// no completion, and so has sent all its bytes. Called when every completion has been reaped.
+    #[inline]
     pub(super) fn next_implied(&mut self, taken: u64) -> Option<(ConnId, usize)> {
-        while self.implied_successes.front().is_some_and(|send| send.at < taken) {
-            let ImpliedSuccess { conn, len, at } = self.implied_successes.pop_front()?;
-            // A send that has completed may still be listed, if an overflow delayed this call; then
-            // the number differs, because the connection has another send in flight.
-            if self.slot(conn).skip_success == Some(at) {
-                self.sent(conn);
-                return Some((conn, len as usize));
+        while let Some(send) = self.unconfirmed.get_mut(self.next) {
+            if send.at >= taken {
+                return None;
             }
+            self.next += 1;
+            let (conn, len) = (send.conn, send.len as usize);
+            match std::mem::take(&mut send.bytes) {
+                SendMemory::One(chunk) => drop(chunk),
+                SendMemory::Many(vector) => self.keep(vector),
+                SendMemory::Nothing | SendMemory::Listed => continue, // It has completed.
+            }
+            return Some((conn, len));
         }
+        self.unconfirmed.clear();
+        self.next = 0;
         None
     }
 
+    #[inline]
     fn slot(&mut self, conn: ConnId) -> &mut Slot {
         let at = conn.slot() as usize;
         if at >= self.slots.len() {
-            self.slots.resize_with(at + 1, Slot::default);
+            self.add_slots(at + 1);
         }
         &mut self.slots[at]
+    }
+
+    #[cold]
+    fn add_slots(&mut self, count: usize) {
+        self.slots.resize_with(count, Slot::default);
     }
 }
 
@@ -186,14 +246,25 @@ mod tests {
         queue
     }
 
+    /// Begins a send of a queue of so many chunks, which is dropped, as submission number `at`.
+    fn begin(held: &mut InFlightMemory, conn: ConnId, mut queue: SendQueue, at: Option<u64>) {
+        let len = queue.bytes() as u32;
+        let (_, bytes) = held.take(&mut queue);
+        match at {
+            Some(at) => held.send_unconfirmed(conn, bytes, len, at),
+            None => held.send(conn, bytes),
+        }
+    }
+
     #[test]
     fn chunks_of_a_send_outlive_their_queue() {
-        for chunks in [1, 3] {
+        for (chunks, at) in [(1, None), (3, None), (1, Some(0)), (3, Some(0))] {
             let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
             let (mut held, conn) = (InFlightMemory::default(), ConnId::new(5, 0));
-            held.send(conn, &owed(&pool, chunks)); // The queue is dropped here.
+            begin(&mut held, conn, owed(&pool, chunks), at);
             assert_eq!(pool.idle(Size(0)), 4 - chunks);
             held.sent(conn);
+            assert_eq!(held.take_back(conn).is_some(), chunks == 1, "a single chunk is taken");
             assert!(pool.is_whole());
         }
     }
@@ -202,15 +273,16 @@ mod tests {
     fn a_vector_names_each_chunk_and_is_used_again() {
         let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
         let (mut held, conn) = (InFlightMemory::default(), ConnId::new(0, 0));
-        let queue = owed(&pool, 3);
-        let Bytes::Many(first) = held.send(conn, &queue) else { panic!("three pieces") };
-        let Sending::Many(vector) = &held.slots[0].send else { panic!("held") };
+        let mut queue = owed(&pool, 3);
+        let (Bytes::Many(first), bytes) = held.take(&mut queue) else { panic!("three pieces") };
+        let SendMemory::Many(vector) = &bytes.0 else { panic!("held") };
         assert_eq!(vector.header.msg_iovlen, 3);
         for (part, chunk) in vector.parts.iter().zip(queue.iter()) {
             assert_eq!((part.iov_base.cast_const().cast(), part.iov_len), (chunk.as_ptr(), 600));
         }
+        held.send(conn, bytes);
         held.sent(conn);
-        let Bytes::Many(again) = held.send(conn, &queue) else { panic!("three pieces") };
+        let (Bytes::Many(again), _) = held.take(&mut queue) else { panic!("three pieces") };
         assert_eq!(first, again, "no allocation");
     }
 
@@ -220,26 +292,24 @@ mod tests {
         let mut held = InFlightMemory::default();
         let conns = [0, 1, 2].map(|slot| ConnId::new(slot, 0));
         for (at, conn) in conns.into_iter().enumerate() {
-            held.send(conn, &owed(&pool, 1));
-            held.skips_success(conn, 600, at as u64);
+            begin(&mut held, conn, owed(&pool, 1), Some(at as u64));
         }
         held.sent(conns[0]); // It completed: short, or refused.
+        assert_eq!(held.take_back(conns[0]).unwrap().len(), 600);
         assert_eq!(held.next_implied(2), Some((conns[1], 600)));
         assert_eq!(held.next_implied(2), None, "the third was not taken");
         assert_eq!(held.next_implied(3), Some((conns[2], 600)));
-        assert!(pool.is_whole());
+        assert!(pool.is_whole() && !held.has_unconfirmed());
     }
 
     #[test]
     fn a_send_that_completed_is_not_taken_for_the_next_one() {
         let pool = Pool::new(&[BufferClass { bytes: 1024, count: 4 }]).unwrap();
         let (mut held, conn) = (InFlightMemory::default(), ConnId::new(0, 0));
-        held.send(conn, &owed(&pool, 1));
-        held.skips_success(conn, 600, 0);
+        begin(&mut held, conn, owed(&pool, 1), Some(0));
         // It comes short while completions wait outside the queue.
         held.sent(conn);
-        held.send(conn, &owed(&pool, 2));
-        held.skips_success(conn, 1200, 1);
+        begin(&mut held, conn, owed(&pool, 2), Some(1));
         assert_eq!(held.next_implied(1), None, "the second was not taken");
         assert_eq!(held.next_implied(2), Some((conn, 1200)));
         assert_eq!(held.next_implied(2), None);

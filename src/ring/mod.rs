@@ -33,7 +33,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use crate::address::LISTEN_BACKLOG;
-use crate::buffer::{Lease, Pool, SendQueue, Size};
+use crate::buffer::{Chunk, Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
 use crate::keys::{ConnId, ListenerId};
 use crate::os::{self, Clock};
@@ -89,8 +89,9 @@ pub enum Op<'a> {
         conn: ConnId,
         /// The socket of the connection.
         socket: Socket,
-        /// The queue: not empty. The ring holds a share of each chunk until the send completes.
-        queue: &'a SendQueue,
+        /// The queue: not empty. Until the send completes, the ring holds a share of each chunk, or
+        /// has [taken](SendQueue::take_only) the only one.
+        queue: &'a mut SendQueue,
         /// If true, a send of all the bytes posts no completion: see [`Ring::next_implied`].
         skip_success: bool,
     },
@@ -288,6 +289,13 @@ pub trait Ring {
     /// completion, after it was reaped.
     fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease>;
 
+    /// Returns the chunk that a send has taken from its queue, where it is put back before the
+    /// result is reported. Called for each completion of a send, after it was reaped; a ring that
+    /// takes nothing returns `None`.
+    fn take_back(&mut self, _conn: ConnId) -> Option<Chunk> {
+        None
+    }
+
     /// Returns true if the ring has the operation [`Op::Outq`]. It has it wherever its sockets are
     /// direct descriptors, but of a Unix socket it fails.
     fn has_outq(&self) -> bool {
@@ -334,6 +342,7 @@ pub trait Ring {
     ///
     /// # Errors
     /// Those of [`enter`](Ring::enter).
+    #[inline]
     fn submit(&mut self, op: Op<'_>) -> io::Result<Pushed> {
         while self.is_full() {
             self.enter(Wait::No)?;
@@ -344,6 +353,23 @@ pub trait Ring {
     /// Returns the next completion.
     fn next(&mut self) -> Option<Completion> {
         let cqe = self.reap()?;
-        Some(decode(cqe, |cqe| self.take_buffer(cqe)))
+        Some(self.decode(cqe))
+    }
+
+    /// Returns the meaning of a completion that was reaped.
+    fn decode(&mut self, cqe: Cqe) -> Completion {
+        decode(cqe, |cqe| self.take_buffer(cqe))
+    }
+
+    /// Returns the connection and the bytes, if this completion is a receive that brought some, and
+    /// whether it stays in flight. Most completions are: it is [`decode`](Ring::decode) without the
+    /// other cases.
+    #[inline]
+    fn received(&mut self, cqe: Cqe) -> Option<(ConnId, Chunk, bool)> {
+        if cqe.res <= 0 || cqe.token.kind() != Some(Kind::Recv) {
+            return None;
+        }
+        let lease = self.take_buffer(cqe).expect("bytes are received into a buffer");
+        Some((cqe.token.conn(), Chunk::received(lease, cqe.res as usize), cqe.more()))
     }
 }

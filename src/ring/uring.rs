@@ -34,7 +34,7 @@ use super::memory::InFlightMemory;
 use super::provided::ProvidedRing;
 use super::setup::{set_up, setup_flags};
 use super::{AcceptId, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait, restrict};
-use crate::buffer::{BufferClass, Lease, Pool, Size};
+use crate::buffer::{BufferClass, Chunk, Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
@@ -78,6 +78,8 @@ pub struct Uring {
     reapable: std::ops::Range<usize>,
     /// Submissions whose last completion has not been reaped.
     in_flight: usize,
+    /// The length of the submission queue.
+    entries: usize,
     /// Submissions ever queued, and ever taken by the kernel.
     queued: u64,
     taken: u64,
@@ -93,6 +95,8 @@ pub struct Uring {
     /// The open sockets, if they are file descriptors: dropping the ring closes them.
     descriptors: BTreeSet<RawFd>,
     accepts: Accepts,
+    /// True if a send of one chunk is one entry on a direct descriptor that may skip its success.
+    sends_simply: bool,
     /// When the earliest timeout operation in flight comes due.
     timer: Option<Nanos>,
     /// Read by the kernel while the timeout operation is submitted.
@@ -146,6 +150,7 @@ impl Uring {
             ring.submitter().register_files_sparse(sockets as u32).map_err(refused)?;
         }
         let restricted = restrict::enable(kernel, &ring).map_err(refused)?;
+        let entries = ring.params().sq_entries() as usize;
         Ok(Uring {
             ring,
             kernel,
@@ -156,6 +161,7 @@ impl Uring {
             batch: [Cqe { token: Token(0), res: 0, flags: 0 }; BATCH],
             reapable: 0..0,
             in_flight: 0,
+            entries,
             queued: 0,
             taken: 0,
             overflow: false,
@@ -164,6 +170,9 @@ impl Uring {
             sockets,
             descriptors: BTreeSet::new(),
             accepts: Accepts::new(addresses),
+            sends_simply: [Capability::Direct, Capability::CqeSkip, Capability::FastPoll]
+                .into_iter()
+                .all(|capability| kernel.has(capability)),
             timer: None,
             timespec: Box::new(Timespec::new()),
         })
@@ -281,18 +290,23 @@ impl AsRawFd for Uring {
 
 impl Ring for Uring {
     fn is_full(&self) -> bool {
-        // Some operations take two entries.
-        // SAFETY: no other view of the queue exists meanwhile.
-        let queue = unsafe { self.ring.submission_shared() };
-        queue.capacity() - queue.len() < 2
+        // Some operations take two entries. The kernel takes entries only during an enter, which
+        // says how many.
+        (self.queued - self.taken) as usize + 2 > self.entries
     }
 
     fn out_of_buffers(&self, _: Size) -> bool {
         self.provided.is_empty() && self.pool.unfilled_in_all() == 0
     }
 
+    #[inline]
     fn push(&mut self, op: Op<'_>) -> Pushed {
-        self.queue_op(op)
+        match op {
+            Op::Send { conn, socket, queue, skip_success } => {
+                self.queue_send(conn, socket, queue, skip_success)
+            }
+            _ => self.queue_op(op),
+        }
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
@@ -340,6 +354,10 @@ impl Ring for Uring {
             None if cqe.token.kind() == Some(Kind::Read) => self.memory.read.take(),
             None => self.memory.received(cqe.token.conn()),
         }
+    }
+
+    fn take_back(&mut self, conn: ConnId) -> Option<Chunk> {
+        self.memory.take_back(conn)
     }
 
     fn has_outq(&self) -> bool {
@@ -467,7 +485,7 @@ mod tests {
     use io_uring::types;
 
     use super::*;
-    use crate::buffer::{Chunk, SendQueue};
+    use crate::buffer::SendQueue;
     use crate::skip;
 
     /// A ring for one connection of this kernel, without what is in `missing`.
@@ -598,7 +616,7 @@ mod tests {
         let (conn, socket) = (ConnId::default(), Socket(ours.as_raw_fd() as u32));
         let mut queue = SendQueue::default();
         queue.push(Chunk::from("x"));
-        ring.submit(Op::Send { conn, socket, queue: &queue, skip_success: true }).unwrap();
+        ring.submit(Op::Send { conn, socket, queue: &mut queue, skip_success: true }).unwrap();
         assert_eq!(ring.next_implied(), None, "the last enter did not take it");
         ring.enter(Wait::No).unwrap(); // As `submit` does while the queue is full.
         let deadline = os::now() + Duration::from_secs(2);

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use proactor_record::{Kind, Log, Record, WaitMode};
 
 use super::{Traced, minus_errno};
-use crate::buffer::{Lease, Pool, Size};
+use crate::buffer::{Chunk, Lease, Pool, Size};
 use crate::keys::{ConnId, ListenerId};
 use crate::os::Clock;
 use crate::ring::{AcceptId, Cqe, Entered, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
@@ -81,6 +81,10 @@ impl<R: Ring> Ring for Traced<R> {
 
     fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {
         self.inner.take_buffer(cqe)
+    }
+
+    fn take_back(&mut self, conn: ConnId) -> Option<Chunk> {
+        self.inner.take_back(conn)
     }
 
     fn has_outq(&self) -> bool {

@@ -23,7 +23,7 @@ mod client;
 mod faults;
 mod work;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::{self, Display};
 use std::io;
 use std::net::SocketAddr;
@@ -125,6 +125,8 @@ pub struct Sim {
     /// True from a sleep that nothing could end until anything happens.
     idle: bool,
     queue_most: usize,
+    /// The chunks that sends in flight have taken from their queues.
+    taken: HashMap<ConnId, Chunk>,
     /// Implied successes that the loop has not asked for yet.
     implied: VecDeque<(Token, usize)>,
     /// True until the next enter, if the result of a send with `skip_success` is not known.
@@ -214,6 +216,7 @@ impl Sim {
             idle_enters: 0,
             idle: false,
             queue_most: 0,
+            taken: HashMap::new(),
             implied: VecDeque::new(),
             unconfirmed_sends: false,
             setup,
@@ -355,9 +358,14 @@ impl Sim {
                 self.check_owner(conn, socket);
                 self.check(!queue.is_empty(), "a send has something to send");
                 self.queue_most = self.queue_most.max(queue.bytes());
-                let chunks = queue.iter().take(VECTOR).cloned().collect();
                 let skip_success =
                     skip_success && self.setup.tier == Tier::Multishot && queue.chunks() <= VECTOR;
+                let only = queue.take_only();
+                self.taken.extend(only.clone().map(|chunk| (conn, chunk)));
+                let chunks = match only {
+                    Some(chunk) => [chunk].into(),
+                    None => queue.iter().take(VECTOR).cloned().collect(),
+                };
                 (
                     Token::of(Kind::Send, conn),
                     Work::Send { socket, chunks, skip_success, waits: false },
@@ -501,6 +509,7 @@ impl Ring for Sim {
         let (token, len) = self.implied.pop_front()?;
         let lived = self.live.remove(&token);
         self.check(lived, format_args!("{token:?} has been answered"));
+        self.taken.remove(&token.conn());
         Some((token.conn(), len))
     }
 
@@ -508,6 +517,10 @@ impl Ring for Sim {
         let at = self.filled.iter().position(|(filled, _)| *filled == cqe);
         self.check(at.is_some() == (cqe.res > 0), format_args!("{cqe:?} is claimed once"));
         at.map(|at| self.filled.swap_remove(at).1)
+    }
+
+    fn take_back(&mut self, conn: ConnId) -> Option<Chunk> {
+        self.taken.remove(&conn)
     }
 
     fn has_outq(&self) -> bool {

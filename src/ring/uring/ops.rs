@@ -8,11 +8,11 @@ use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{opcode, squeue};
 
 use super::Uring;
-use crate::buffer::{Lease, SendQueue, Size};
+use crate::buffer::{Chunk, Lease, SendQueue, Size};
 use crate::keys::ConnId;
 use crate::os;
 use crate::ring::kernel::{Capability, SOCKET_URING_OP_SIOCOUTQ};
-use crate::ring::memory::Bytes;
+use crate::ring::memory::{Bytes, SendBytes};
 use crate::ring::{AcceptId, CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
 
 impl Uring {
@@ -25,7 +25,7 @@ impl Uring {
                 self.queue_recv(conn, socket, size, at_once)
             }
             Op::Send { conn, socket, queue, skip_success } => {
-                self.queue_send(conn, socket, queue, skip_success)
+                self.queue_any_send(conn, socket, queue, skip_success)
             }
             Op::Shutdown { conn, socket } => {
                 let entry = self.shutdown(socket);
@@ -98,12 +98,43 @@ impl Uring {
         Pushed { preceding, op: self.queue(self.on_socket(entry), token, fd, len, 0) }
     }
 
+    /// Queues a send. Where the kernel has all that this server can use, and one chunk is all, it
+    /// is the entry of [`queue_simple_send`](Uring::queue_simple_send).
     #[inline]
-    fn queue_send(
+    pub(super) fn queue_send(
         &mut self,
         conn: ConnId,
         socket: Socket,
-        queue: &SendQueue,
+        queue: &mut SendQueue,
+        skip_success: bool,
+    ) -> Pushed {
+        if skip_success
+            && self.sends_simply
+            && let Some(chunk) = queue.take_only()
+        {
+            return self.queue_simple_send(conn, socket, chunk);
+        }
+        self.queue_any_send(conn, socket, queue, skip_success)
+    }
+
+    /// Queues a send of one chunk on a direct descriptor with `skip_success`.
+    #[inline]
+    fn queue_simple_send(&mut self, conn: ConnId, socket: Socket, chunk: Chunk) -> Pushed {
+        let (token, fd) = (Token::of(Kind::Send, conn), socket.0 as RawFd);
+        let (base, len) = (chunk.as_ptr(), chunk.len() as u32);
+        self.memory.send_unconfirmed(conn, SendBytes::of(chunk), len, self.queued);
+        let how = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
+        let flags = squeue::Flags::SKIP_SUCCESS;
+        let entry = opcode::Send::new(Fixed(socket.0), base, len).flags(how).build().flags(flags);
+        Pushed { preceding: None, op: self.queue(entry, token, fd, len, flags.bits()) }
+    }
+
+    #[inline(never)]
+    fn queue_any_send(
+        &mut self,
+        conn: ConnId,
+        socket: Socket,
+        queue: &mut SendQueue,
         skip_success: bool,
     ) -> Pushed {
         let (token, fd) = (Token::of(Kind::Send, conn), socket.0 as RawFd);
@@ -111,6 +142,7 @@ impl Uring {
         let len = queue.vectored().map(|chunk| chunk.len() as u32).sum();
         let skip_success =
             skip_success && queue.bytes() == len as usize && self.has(Capability::CqeSkip);
+        let (bytes, held) = self.memory.take(queue);
         let (mut how, mut flags) = (libc::MSG_NOSIGNAL, squeue::Flags::empty());
         if skip_success {
             // A short send must fail, or the missing completion would mean success. A send that
@@ -118,9 +150,11 @@ impl Uring {
             // (kernel-notes §6).
             how |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
             flags = squeue::Flags::SKIP_SUCCESS;
-            self.memory.skips_success(conn, len, self.queued);
+            self.memory.send_unconfirmed(conn, held, len, self.queued);
+        } else {
+            self.memory.send(conn, held);
         }
-        let entry = match self.memory.send(conn, queue) {
+        let entry = match bytes {
             Bytes::One(base, len) => opcode::Send::new(Fd(fd), base, len).flags(how).build(),
             Bytes::Many(header) => opcode::SendMsg::new(Fd(fd), header).flags(how as u32).build(),
         };

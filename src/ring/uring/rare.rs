@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use super::tests::{fail_enter, queue_refused};
 use super::*;
-use crate::buffer::{Chunk, SendQueue};
+use crate::buffer::SendQueue;
 use crate::ring::{Completion, Recv, Sent};
 use crate::skip;
 
@@ -47,7 +47,7 @@ impl PeerPair {
         let mut queue = SendQueue::default();
         queue.push(Chunk::from("x"));
         let (conn, socket) = (self.conn, self.socket());
-        ring.push(Op::Send { conn, socket, queue: &queue, skip_success });
+        ring.push(Op::Send { conn, socket, queue: &mut queue, skip_success });
     }
 
     fn recv(&self, ring: &mut Uring) {
