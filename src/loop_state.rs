@@ -177,14 +177,15 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     }
 
     /// Runs the timers that have expired. Reads the clock only if a timer is set, or if a
-    /// connection waits for another.
+    /// connection waits for another. Returns true if memory was given back to the kernel.
     #[inline]
-    pub fn run_timers(&mut self) {
+    pub fn run_timers(&mut self) -> bool {
         self.peers.run_timers(|| self.clock.now());
         if self.lifecycle.next_timer().is_some() {
             self.advance_lifecycle();
         }
-        if self.trim.is_wanted() && self.trim.run(self.clock.now()) {
+        let trims = self.trim.is_wanted() && self.trim.run(self.clock.now());
+        if trims {
             self.pool.trim();
             self.peers.shrink();
         }
@@ -192,6 +193,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         if self.lifecycle.is_full(self.peers.len()) {
             self.close_silent();
         }
+        trims
     }
 
     /// Closes the oldest connection that has never sent a byte, if its time is over.

@@ -131,7 +131,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// # Errors
     /// The ring as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
-        self.state.run_timers();
+        if self.state.run_timers() {
+            self.ring.trim();
+        }
         while let Some(conn) = self.state.peers.next_asked() {
             self.ask_outq(conn)?;
         }

@@ -367,18 +367,31 @@ impl Pool {
     /// Gives the pages of idle buffers back to the kernel, but for those that are used next.
     pub fn trim(&self) {
         for class in &self.classes {
-            let BufferClass { bytes, .. } = class.shape;
             let (mut idle, mut id) = (Vec::with_capacity(class.idle.get()), class.top.get());
             while id != NO_BUFFER {
                 idle.push(id);
                 id = self.states[id as usize].get() & !IDLE;
             }
-            let cold = &mut idle[(KEPT / bytes).min(class.idle.get())..];
+            let cold = &mut idle[(KEPT / class.shape.bytes).min(class.idle.get())..];
             cold.sort_unstable();
-            for run in cold.chunk_by(|one, next| one + 1 == *next) {
-                let at = class.offset + (run[0] - class.first) as usize * bytes;
-                self.pages.discard(at, run.len() * bytes);
-            }
+            self.discard(class, cold);
+        }
+    }
+
+    /// Gives the pages of all lent buffers back to the kernel. What they hold is lost.
+    pub fn trim_lent(&self) {
+        for class in &self.classes {
+            let all = class.first..class.first + class.shape.count as u32;
+            let is_lent = |id: &u32| self.states[*id as usize].get() & (IDLE | LENT) == LENT;
+            self.discard(class, &all.filter(is_lent).collect::<Vec<_>>());
+        }
+    }
+
+    /// Gives the pages of these buffers, in order, back to the kernel.
+    fn discard(&self, class: &Class, ids: &[u32]) {
+        for run in ids.chunk_by(|one, next| one + 1 == *next) {
+            let at = class.offset + (run[0] - class.first) as usize * class.shape.bytes;
+            self.pages.discard(at, run.len() * class.shape.bytes);
         }
     }
 
@@ -618,6 +631,23 @@ mod tests {
         let kept = leases.iter().filter(|lease| lease.bytes() == [7; 64 << 10]).count();
         let zero = leases.iter().filter(|lease| lease.bytes() == [0; 64 << 10]).count();
         assert_eq!((kept, zero), (4, 11), "those that are used next stay resident");
+    }
+
+    #[test]
+    fn the_pages_of_lent_buffers_are_given_back_if_they_are_empty() {
+        let pool = Pool::new(&[BufferClass { bytes: 64 << 10, count: 4 }]).unwrap();
+        let mut leases: Vec<_> = (0..4).map(|_| pool.lease(Size(0)).unwrap()).collect();
+        leases.iter_mut().for_each(|lease| lease.bytes_mut().fill(7));
+        leases.truncate(1);
+        let lent: Vec<BufferId> =
+            (0..2).map(|_| pool.lend(Size(0)).expect("three are idle").0).collect();
+        pool.trim_lent();
+        // SAFETY: there is no kernel that could write to them.
+        let lent = lent.into_iter().map(|id| unsafe { pool.reclaim(id) }.expect("it was lent"));
+        let lent: Vec<Lease> = lent.collect();
+        assert!(lent.iter().flat_map(|it| it.bytes()).all(|&byte| byte == 0), "given back");
+        assert!(leases[0].bytes().iter().all(|&byte| byte == 7), "this one is in use");
+        assert!(pool.lease(Size(0)).unwrap().bytes().iter().all(|&byte| byte == 7), "idle");
     }
 
     #[test]

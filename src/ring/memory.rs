@@ -143,7 +143,9 @@ impl InFlightMemory {
         let slot = self.slot(conn);
         if matches!(slot.send, SendMemory::Listed) {
             let position = slot.unconfirmed;
-            self.slot(conn).send = std::mem::take(&mut self.unconfirmed[position].bytes);
+            let listed = self.unconfirmed.get_mut(position);
+            let bytes = listed.map(|send| std::mem::take(&mut send.bytes)).unwrap_or_default();
+            self.slot(conn).send = bytes;
         }
         if matches!(self.slot(conn).send, SendMemory::Many(_))
             && let SendMemory::Many(vector) = std::mem::take(&mut self.slot(conn).send)

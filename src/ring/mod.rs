@@ -296,6 +296,9 @@ pub trait Ring {
         None
     }
 
+    /// Gives the pages of lent buffers back to the kernel, if none of them can hold bytes.
+    fn trim(&mut self) {}
+
     /// Returns true if the ring has the operation [`Op::Outq`]. It has it wherever its sockets are
     /// direct descriptors, but of a Unix socket it fails.
     fn has_outq(&self) -> bool {

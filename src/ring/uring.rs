@@ -328,6 +328,15 @@ impl Ring for Uring {
         Ok(Entered { submitted, lent, overflow: self.overflow, own })
     }
 
+    /// With deferred task work, the kernel fills a buffer only while this thread is in an enter: if
+    /// no completion waits then, no lent buffer is filled.
+    fn trim(&mut self) {
+        let reaped = self.reapable.is_empty() && self.ring.completion().is_empty();
+        if reaped && !self.overflow && self.kernel.has(Capability::DeferTaskrun) {
+            self.pool.trim_lent();
+        }
+    }
+
     fn reap(&mut self) -> Option<Cqe> {
         if self.reapable.is_empty() {
             self.refill();

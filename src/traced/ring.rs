@@ -87,6 +87,10 @@ impl<R: Ring> Ring for Traced<R> {
         self.inner.take_back(conn)
     }
 
+    fn trim(&mut self) {
+        self.inner.trim();
+    }
+
     fn has_outq(&self) -> bool {
         self.inner.has_outq()
     }
