@@ -302,20 +302,25 @@ fn compare_measures_its_own_servers_with_the_proc_of_an_outer_namespace() {
 
 #[test]
 fn a_client_without_a_free_port_says_so() {
-    let script = format!(
-        "ip link set lo up && echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range || exit 77
-         {PROACTOR} serve --model epoll --listen 127.0.0.1:7000 > /dev/null 2>&1 & server=$!
+    let load = format!(
+        "{PROACTOR} serve --model epoll --listen 127.0.0.1:7000 > /dev/null 2>&1 & server=$!
          until {PROACTOR} load 127.0.0.1:7000 -c 1 --duration 10ms > /dev/null 2>&1; do :; done
-         {PROACTOR} load 127.0.0.1:7000 -c 9 --duration 10ms; status=$?
+         {PROACTOR} load 127.0.0.1:7000 -c 20 --duration 10ms; status=$?
          kill $server; exit $status"
     );
-    let Some(output) = unshared("-rn", &script).filter(|it| it.status.code() != Some(77)) else {
-        return skip::skip("no network namespace may be made");
-    };
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    let says = "the load generator cannot open all connections: ";
-    assert!(error.contains(says) && error.contains("net.ipv4.ip_local_port_range"), "{error}");
+    let compare = format!("{PROACTOR} compare --models poll -c 20 --rounds 1 --idle 0");
+    for script in [load, compare] {
+        let ports = "echo 40000 40011 > /proc/sys/net/ipv4/ip_local_port_range";
+        let script = format!("ip link set lo up && {ports} || exit 77\n{script}");
+        let Some(output) = unshared("-rn", &script).filter(|it| it.status.code() != Some(77))
+        else {
+            return skip::skip("no network namespace may be made");
+        };
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        let says = "the load generator cannot open all connections: ";
+        assert!(error.contains(says) && error.contains("net.ipv4.ip_local_port_range"), "{error}");
+    }
 }
 
 #[test]
