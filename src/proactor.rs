@@ -114,6 +114,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     pub fn new(mut ring: R, limits: Limits, stop: ShutdownSignal) -> io::Result<Proactor<R, P>> {
         let mut state = LoopState::new(limits, stop, ring.clock(), Rc::clone(ring.pool()));
         state.peers.receive_into(ring.pool());
+        state.peers.move_later();
         ring.submit(Op::Wake { fd: state.lifecycle.shutdown.as_fd() })?;
         Ok(Proactor {
             ring,

@@ -36,6 +36,8 @@ pub(super) struct ReadyList {
     resumed: Option<ConnId>,
     /// How many bytes a receive may bring, for each size of buffers.
     received: Vec<usize>,
+    /// True if operations move their bytes after their connection was resumed.
+    moves_later: bool,
 }
 
 impl ReadyList {
@@ -75,6 +77,11 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Returns true if a connection is marked: the driver must not sleep.
     pub fn has_marked(&self) -> bool {
         !self.ready.marked.is_empty() || !self.ready.heavy.is_empty()
+    }
+
+    /// Operations of connections move their bytes in a later call, as those of a ring.
+    pub fn move_later(&mut self) {
+        self.ready.moves_later = true;
     }
 
     /// Connections receive into buffers of this pool.
@@ -119,8 +126,9 @@ impl<P: Protocol, D> Peers<P, D> {
         self.next_heavy()
     }
 
-    /// Returns the next heavy connection. It is charged after it was resumed for what it moved. The
-    /// operations of a ring move their bytes later: for these it is charged before.
+    /// Returns the next heavy connection. It is charged after it was resumed, for what it moved.
+    /// What the operations of a ring will move is not known then: it is charged before, for the
+    /// most.
     #[cold]
     fn next_heavy(&mut self) -> Option<Visit<'_, P, D>> {
         let resumed = self.ready.resumed.take();
@@ -132,8 +140,12 @@ impl<P: Protocol, D> Peers<P, D> {
             if let Some(peer) = self.slab.get_mut(id) {
                 // What it moved before it was heavy is not charged.
                 let most = self.ready.most(&peer.connection);
-                self.ready.charge(peer, most);
-                self.ready.resumed = Some(id);
+                if self.ready.moves_later {
+                    self.ready.budget = self.ready.budget.saturating_sub(most);
+                } else {
+                    self.ready.charge(peer, most);
+                    self.ready.resumed = Some(id);
+                }
                 return self.take_marked(id);
             }
         }

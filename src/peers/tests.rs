@@ -492,6 +492,22 @@ fn light_connections_are_resumed_first_and_heavy_ones_one_after_another() {
 }
 
 #[test]
+fn heavy_connections_of_a_ring_are_charged_for_what_they_may_move() {
+    const OWED: usize = 200 << 10;
+    let (mut peers, ids) = chat::<20>();
+    peers.move_later();
+    ids.iter().for_each(|&id| assert!(peers.send_to(id, Chunk::from(vec![b'x'; OWED]))));
+    let mut waiting = ids.len();
+    while waiting > 0 {
+        peers.begin_iteration(false);
+        peers.begin();
+        let resumed = std::iter::from_fn(|| peers.next_ready().map(|visit| visit.id)).count();
+        assert_eq!(resumed, waiting.min(HEAVY_BYTES.div_ceil(OWED)));
+        waiting -= resumed;
+    }
+}
+
+#[test]
 fn a_connection_that_lingers_too_long_is_broken() {
     let (mut peers, [a]) = chat();
     assert_eq!(timers(&mut peers, || unreachable!("no reason to look at the clock")), None);
