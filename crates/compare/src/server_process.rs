@@ -162,16 +162,19 @@ impl ServerProcess {
         })
     }
 
-    /// Stops the server with SIGTERM and returns its counters, if it has some.
+    /// Stops the server with SIGTERM and returns its counters; kills one that has none, with its
+    /// descendants.
     ///
     /// # Errors
     /// A server that has counters ends, or is killed, without writing them.
     pub fn stop(mut self) -> Result<Option<ServerStats>, ServerError> {
+        if !self.has_counters {
+            // It has nothing to say at its end; SIGTERM would end its shell alone.
+            kill(&mut self.child).map_err(ServerError::cannot("end it"))?;
+            return Ok(None);
+        }
         os::order(&mut self.child, Order::Terminate)
             .map_err(ServerError::cannot("send SIGTERM"))?;
-        if !self.has_counters {
-            return Ok(None); // It is waited for, and killed if it does not end, as it is dropped.
-        }
         let stats = self.await_line("end", " of SIGTERM", |line| {
             let stats = serde_json::from_str::<ServerStats>(line).ok();
             stats.filter(|stats| stats.schema == STATS_SCHEMA)
@@ -320,9 +323,17 @@ mod tests {
             let command = ServerCommand { command: shell(script), address, has_counters: false };
             ServerProcess::start(command)
         };
-        let server = start("exec sleep 100", &address).expect("its port accepts");
+        let server = start("sleep 100 & wait", &address).expect("its port accepts");
         assert_eq!(server.address.to_string(), address);
+        let clocks =
+            || server.process_tree().and_then(|tree| Ok((tree.pids.len(), tree.clocks()?)));
+        let both = || clocks().ok().filter(|(processes, _)| *processes == 2);
+        let (_, clocks) = std::iter::repeat_with(both).flatten().next().expect("it repeats");
         assert_eq!(server.stop().expect("it ends"), None);
+        // The child of the shell ends with it; a moment later it is reaped.
+        while clocks.read().is_ok() {
+            thread::yield_now();
+        }
         drop(listener);
         let error = start("echo 'error: in use' >&2; exit 4", &address).expect_err("it ends");
         assert_eq!(error.0, "in use");
