@@ -171,6 +171,7 @@ fn wrong_usage_exits_with_status_two() {
         &["compare", "--baseline", "kqueue+trace"],
         &["compare", "--peer", "mine"],
         &["compare", "--peer", "epoll=./server"],
+        &["compare", "--peer", "mine=./one", "--peer", "mine=./two"],
         &["compare", "--idle", "70000"],
         &["compare", "--rounds", "3", "--time", "3"],
         &["compare", "--connections", "8,x"],

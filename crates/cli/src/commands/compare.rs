@@ -104,6 +104,7 @@ impl CompareArgs {
     /// # Errors
     /// The baseline cannot run, a reply was wrong, or the result cannot be written.
     pub(super) fn run(&self) -> anyhow::Result<()> {
+        self.check_names();
         let plan = self.plan();
         try_cpus(&plan)?;
         // Opened before the measurement: an unwritable path fails at once.
@@ -176,6 +177,16 @@ impl CompareArgs {
             Ok(model) => model,
             Err(_) if self.peers.iter().any(|peer| peer.name == name) => name.into(),
             Err(wrong) => wrong_usage(&format!("--baseline: {wrong}, or of --peer")),
+        }
+    }
+
+    /// Ends the program if two peers have one name: only the first would be measured.
+    fn check_names(&self) {
+        let names = self.peers.iter().map(|peer| &peer.name);
+        if let Some(twice) =
+            names.clone().find(|name| names.clone().filter(|it| it == name).count() > 1)
+        {
+            wrong_usage(&format!("--peer: two are named {twice:?}"));
         }
     }
 
