@@ -113,6 +113,22 @@ impl Protocol for Noted {
     }
 }
 
+/// Serves until each client has received the end.
+fn run_until_ended(
+    coroutines: &mut Coroutines<PlainCalls>,
+    clients: Vec<TcpStream>,
+    stop: ShutdownSignal,
+) {
+    let clients = thread::spawn(move || {
+        for mut client in clients {
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        }
+        stop.request();
+    });
+    coroutines.run(None).unwrap();
+    clients.join().unwrap();
+}
+
 #[test]
 fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
     in_time(|| {
@@ -123,20 +139,14 @@ fn a_flood_is_read_from_no_more_than_its_share_at_a_time() {
             Limits::default(),
         );
         // All is there before the server looks: 200 buffers of the one, one of the other.
-        let clients = [64 * 200, 1].map(|length| {
+        let clients = [64 * 200, 1].into_iter().map(|length| {
             let mut client = TcpStream::connect(address).unwrap();
             client.write_all(&vec![b'x'; length]).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
             client
         });
-        let clients = thread::spawn(move || {
-            for mut client in clients {
-                assert_eq!(client.read(&mut [0]).unwrap(), 0);
-            }
-            stop.request();
-        });
-        coroutines.run(None).unwrap();
-        clients.join().unwrap();
+        let clients = clients.collect();
+        run_until_ended(&mut coroutines, clients, stop);
         let received = std::mem::take(&mut *received.lock().unwrap());
         let before = received.iter().position(|&number| number == 2).expect("it is received from");
         assert_eq!(received.len(), 201);
@@ -161,14 +171,7 @@ fn a_storm_of_connects_delays_no_message_by_more_than_its_share() {
             client.write_all(b"x").unwrap();
             client.shutdown(Shutdown::Write).unwrap();
         }
-        let clients = thread::spawn(move || {
-            for mut client in clients {
-                assert_eq!(client.read(&mut [0]).unwrap(), 0);
-            }
-            stop.request();
-        });
-        coroutines.run(None).unwrap();
-        clients.join().unwrap();
+        run_until_ended(&mut coroutines, clients, stop);
         let events = std::mem::take(&mut *events.lock().unwrap());
         let accepts = events.split(|&event| event != 0).map(<[u64]>::len).max();
         assert_eq!(accepts, Some(ACCEPTS), "accepts in a row");
