@@ -283,11 +283,15 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         let (peer, socket) = (&*visit.peer, &visit.peer.driver);
         let has_all = !socket.readable && peer.connection.outgoing().is_empty();
         let is_watched = socket.interest == self.usual && socket.armed;
+        let falls_short = !has_all && !socket.writable;
         if !(has_all && is_watched && peer.is_ordinary()) {
             visit.mark();
         }
         if !visit.is_settled() {
             self.state.peers.settle(conn);
+        }
+        if falls_short {
+            self.state.peers.fell_short(conn);
         }
     }
 

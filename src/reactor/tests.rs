@@ -373,6 +373,24 @@ fn an_iteration_reads_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
     }
 }
 
+/// The first send that falls short may be that at a report.
+fn a_small_reply_that_is_not_taken_is_watched<S: Selector>(selector: fn() -> S) {
+    let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
+    let mut client = connect_narrow(address);
+    let mut written = 0;
+    loop {
+        client.write_all(&text(64)).unwrap();
+        written += 64;
+        run_until(&mut reactor, |counters| counters.received_bytes == written);
+        if reactor.counters().sent_bytes < written {
+            break;
+        }
+        assert!(reactor.state.next_timer().is_none(), "nothing is late");
+    }
+    reactor.state.run_timers();
+    assert!(reactor.state.next_timer().is_some(), "the time limit of a send runs");
+}
+
 fn an_iteration_accepts_no_more_than_its_share<S: Selector>(selector: fn() -> S) {
     let (mut reactor, address) = stepwise(selector, Echo, PLENTY, Limits::default());
     let clients: Vec<TcpStream> = (0..ACCEPTS + 10).map(|_| connect(address)).collect();
@@ -529,6 +547,7 @@ macro_rules! scenarios {
                 sixteen_clients_share_two_buffers
                 an_unwatchable_socket_is_refused_alone
                 an_iteration_reads_no_more_than_its_share
+                a_small_reply_that_is_not_taken_is_watched
                 an_iteration_accepts_no_more_than_its_share
                 an_iteration_moves_no_more_of_heavy_connections_than_their_budget
                 a_line_reaches_all_others_and_not_its_speaker
