@@ -23,7 +23,7 @@ impl LineKind {
 
 /// The time in which one line of a kind is printed.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// The maximum number of messages of one call that are told apart: a message may contain what a
+/// The maximum number of messages of one call that are distinguished: a message may contain what a
 /// client chooses.
 const MESSAGES_MAX: usize = 8;
 
