@@ -95,7 +95,7 @@ fn compare(model: &str, bounds: [f64; 2]) -> bool {
     for ((connections, [count, _]), bound) in CONNECTIONS.into_iter().zip(counts).zip(bounds) {
         let exceeds = count > bound * SLACK;
         let verdict = if exceeds { ": TOO MANY" } else { "" };
-        println!("  {connections:2} connections: {count:.0}, at most {bound:.0}{verdict}");
+        println!("  {connections:2} connections: {count:.0}, bound {bound:.0} and 3 %{verdict}");
         within &= !exceeds;
     }
     within
