@@ -16,6 +16,9 @@ use crate::protocol::Protocol;
 /// The most bytes that the heavy connections move in an iteration, in both directions together, but
 /// for the last one of them.
 pub const HEAVY_BYTES: usize = 1 << 20;
+/// The most that they move in an iteration while light ones are resumed as well, which wait for
+/// its end. (Cutting every iteration so short costs epoll 10 % at 64 connections of 16 KiB.)
+pub const HEAVY_BYTES_WITH_LIGHT: usize = 256 << 10;
 /// A connection that is owed more than this is heavy.
 pub const LIGHT: usize = 16 << 10;
 
@@ -32,6 +35,8 @@ pub(super) struct ReadyList {
     heavy: VecDeque<ConnId>,
     /// How many bytes heavy connections may still move in this iteration.
     budget: usize,
+    /// True if a light connection was resumed in this iteration.
+    light: bool,
     /// The heavy connection that was resumed last, until it is charged.
     resumed: Option<ConnId>,
     /// How many bytes a receive may bring, for each size of buffers.
@@ -90,10 +95,15 @@ impl<P: Protocol, D> Peers<P, D> {
         self.ready.received = sizes.collect();
     }
 
-    /// Begins an iteration, in which heavy connections move [`HEAVY_BYTES`]; or all they want, if
-    /// others need the buffers that they hold.
+    /// Begins an iteration, in which heavy connections move [`HEAVY_BYTES`]; less, if light ones
+    /// were resumed in the last one; or all they want, if others need the buffers that they hold.
     pub fn begin_iteration(&mut self, scarce: bool) {
-        self.ready.budget = if scarce { usize::MAX } else { HEAVY_BYTES };
+        let light = std::mem::take(&mut self.ready.light);
+        self.ready.budget = match (scarce, light) {
+            (true, _) => usize::MAX,
+            (false, true) => HEAVY_BYTES_WITH_LIGHT,
+            (false, false) => HEAVY_BYTES,
+        };
     }
 
     /// Returns true if a further pass would resume a connection in this iteration.
@@ -119,7 +129,10 @@ impl<P: Protocol, D> Peers<P, D> {
             self.ready.next += 1;
             match self.slab.get_mut(id) {
                 Some(peer) if is_heavy(&peer.connection) => self.ready.heavy.push_back(id),
-                Some(_) => return self.take_marked(id),
+                Some(_) => {
+                    self.ready.light = true;
+                    return self.take_marked(id);
+                }
                 None => {}
             }
         }

@@ -14,7 +14,7 @@ use proactor::buffer::SEND_MAX;
 use proactor::limits::{Limits, Timeouts, UNSENT_MAX};
 use proactor::memory_plan::MemoryPlan;
 use proactor::model::{EngineOptions, PreparedModel};
-use proactor::peers::HEAVY_BYTES;
+use proactor::peers::{HEAVY_BYTES, HEAVY_BYTES_WITH_LIGHT};
 use proactor::proxy::HEADER_TIMEOUT;
 use proactor::reactor::ACCEPTS;
 use proactor_report::template;
@@ -83,7 +83,7 @@ fn rows(limits: &Limits, plan: &MemoryPlan) -> Vec<LimitRow> {
 }
 
 /// What one iteration of a loop does at most. Threads and processes share no loop.
-fn iteration(options: &EngineOptions) -> [LimitRow; 5] {
+fn iteration(options: &EngineOptions) -> [LimitRow; 6] {
     let name = "received by a heavy connection";
     let largest = options.buffers.last().map_or(0, |buffers| buffers.bytes);
     [
@@ -95,6 +95,12 @@ fn iteration(options: &EngineOptions) -> [LimitRow; 5] {
             "moved by all heavy ones",
             HEAVY_BYTES,
             "the rest come first in the next",
+        ),
+        bytes(
+            "an iteration",
+            "the same with light ones",
+            HEAVY_BYTES_WITH_LIGHT,
+            "if the last one resumed any",
         ),
         count("an iteration", "wait of a ready light one", 1, "iterations until it is resumed"),
     ]
