@@ -60,11 +60,6 @@ mod watched;
 use state::{ServerState, TaskStep};
 use watched::WatchedFd;
 
-/// Calls that one connection may make before it yields, so that the others go on while it receives
-/// a flood; a heavy one waits for a permit after each. (tokio's own budget counts 128, of whatever
-/// size.)
-const STEPS: usize = 32;
-
 /// A server whose connections are coroutines.
 pub(crate) struct Coroutines<C> {
     runtime: LocalRuntime,
@@ -173,10 +168,10 @@ impl<C: CallHooks> TaskServer<C> {
     /// Serves a connection: find out what it wants, wait until its socket is ready, do it.
     async fn serve_connection(self: Rc<Self>, socket: WatchedFd, id: ConnId) {
         let _guard = Guard(&self);
-        let (key, mut steps) = (KeyOwner::Conn(id).into(), 0);
+        let (key, mut waited) = (KeyOwner::Conn(id).into(), true);
         loop {
             let step =
-                poll_fn(|cx| self.state().poll_step(&self.calls, &socket, id, &mut steps, cx));
+                poll_fn(|cx| self.state().poll_step(&self.calls, &socket, id, &mut waited, cx));
             match step.await {
                 TaskStep::Receive(ready) => self.state().receive(&self.calls, id, ready),
                 TaskStep::Send(ready) => self.state().send(&self.calls, id, ready),
@@ -186,19 +181,15 @@ impl<C: CallHooks> TaskServer<C> {
                     let _ = self.calls.shutdown(key, socket.as_fd(), Shutdown::Write);
                     self.state().core.peers.shut_down(id);
                 }
+                TaskStep::AwaitPermit => {
+                    self.state().await_permit(id);
+                    poll_fn(|cx| self.state().poll_permit(id, cx)).await;
+                    waited = true;
+                    continue;
+                }
                 TaskStep::Close => break,
             }
             self.state().settle(Some(id));
-            steps += 1;
-            if steps > STEPS {
-                self.state().await_permit(id);
-                poll_fn(|cx| self.state().poll_permit(id, cx)).await;
-                steps = 0;
-            } else if steps == STEPS {
-                self.state().yield_task(id);
-                yield_now().await; // Others are resumed, and tokio polls its epoll.
-                steps = 0;
-            }
         }
         watched::close(socket, key, &self.calls);
         self.state().closed(id);

@@ -2,22 +2,23 @@
 //!
 //! Between two polls of its epoll, tokio resumes every task that is ready. So that this takes no
 //! longer the more connections move much, the task of a [heavy](proactor::peers::is_heavy) one
-//! waits for a permit after each receive and each send. A task of the server,
+//! waits for a permit before each receive and each send. A task of the server,
 //! [`give_permits`](super::TaskServer::give_permits), gives permits to as many as move
-//! [`HEAVY_BYTES`] together; then tokio polls, and resumes the others first.
+//! [`HEAVY_BYTES`] together, or [`HEAVY_BYTES_WITH_LIGHT`]; then tokio polls, and resumes the
+//! others first.
 
 use std::task::{Context, Poll, Waker};
 
 use proactor::keys::ConnId;
-use proactor::peers::HEAVY_BYTES;
+use proactor::peers::{HEAVY_BYTES, HEAVY_BYTES_WITH_LIGHT};
 
-use super::state::ServerState;
+use super::state::{Permit, ServerState};
 
 impl ServerState {
     /// Has the task of a connection wait until [`poll_permit`](ServerState::poll_permit) is ready.
     pub(super) fn await_permit(&mut self, id: ConnId) {
         self.yield_task(id);
-        self.task(id).awaits_permit = true;
+        self.task(id).permit = Permit::Awaited;
         self.heavy.push_back(id);
         self.awaits_heavy.take().into_iter().for_each(Waker::wake);
     }
@@ -26,7 +27,7 @@ impl ServerState {
     pub(super) fn poll_permit(&mut self, id: ConnId, cx: &Context<'_>) -> Poll<()> {
         let task = self.task(id);
         task.waker.clone_from(cx.waker());
-        if task.awaits_permit { Poll::Pending } else { Poll::Ready(()) }
+        if task.permit == Permit::Awaited { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Returns ready once a connection waits for a permit.
@@ -38,15 +39,20 @@ impl ServerState {
         Poll::Ready(())
     }
 
-    /// Gives permits: to as many connections as moved [`HEAVY_BYTES`] when each had its last one,
-    /// or to all if others wait for the buffers that these hold.
+    /// Gives permits: to as many connections as moved [`HEAVY_BYTES`] when each had its last one;
+    /// to fewer, if light ones were resumed meanwhile; or to all, if others wait for the buffers
+    /// that these hold.
     pub(super) fn give_permits(&mut self) {
         let is_scarce = self.core.peers.has_buffer_waiters();
-        let mut left = if is_scarce { usize::MAX } else { HEAVY_BYTES };
+        let mut left = match (is_scarce, std::mem::take(&mut self.light)) {
+            (true, _) => usize::MAX,
+            (false, true) => HEAVY_BYTES_WITH_LIGHT,
+            (false, false) => HEAVY_BYTES,
+        };
         while left > 0 {
             let Some(id) = self.heavy.pop_front() else { break };
             let task = self.task(id);
-            task.awaits_permit = false;
+            task.permit = Permit::Given;
             left = left.saturating_sub(task.moved.max(1));
             task.waker.wake_by_ref();
         }

@@ -23,7 +23,6 @@ use proactor::peers::is_heavy;
 use proactor::protocol::Protocol;
 use proactor::selector::Interest;
 
-use super::STEPS;
 use super::watched::{SocketReady, WatchedFd};
 use crate::hooks::CallHooks;
 
@@ -43,6 +42,8 @@ pub(super) struct ServerState {
     waiting: Vec<Waker>,
     /// The heavy connections that wait for a permit, in the order in which they began to.
     pub(super) heavy: VecDeque<ConnId>,
+    /// True if a light connection was resumed since permits were given last.
+    pub(super) light: bool,
     /// The task that gives permits, while no connection waits for one.
     pub(super) awaits_heavy: Option<Waker>,
 }
@@ -55,8 +56,8 @@ pub(super) struct TaskState {
     awaits: Option<Interest>,
     /// True if it has to find what its peer has not acknowledged.
     asks_outq: bool,
-    /// True while it waits for a permit, as a heavy connection.
-    pub(super) awaits_permit: bool,
+    /// Whether it may do its next operation, if its connection is heavy.
+    pub(super) permit: Permit,
     /// The bytes of its last receive or send.
     pub(super) moved: usize,
     /// The peer's address, if there is a console to show it.
@@ -70,7 +71,7 @@ impl TaskState {
             waker: Waker::noop().clone(),
             awaits: None,
             asks_outq: false,
-            awaits_permit: false,
+            permit: Permit::None,
             moved: 0,
             address,
         }
@@ -86,12 +87,22 @@ impl TaskState {
     }
 }
 
+/// The permit of a heavy connection for one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Permit {
+    None,
+    Awaited,
+    Given,
+}
+
 /// The next operation of a connection, once its socket is ready for it.
 pub(super) enum TaskStep<'a> {
     Receive(SocketReady<'a>),
     /// The last input, for which its socket need not have been reported.
     ReceiveLast,
     Send(SocketReady<'a>),
+    /// Its socket is ready, and it must wait for its permit.
+    AwaitPermit,
     ShutDown,
     Close,
 }
@@ -107,6 +118,7 @@ impl ServerState {
             alarm: None,
             waiting: Vec::new(),
             heavy: VecDeque::new(),
+            light: false,
             awaits_heavy: None,
         }
     }
@@ -166,13 +178,13 @@ impl ServerState {
 
     /// Returns the next operation of a connection, if its socket is ready for one that it wants
     /// now; if not, its task is woken when that may have changed, by its socket or by another task,
-    /// and its `steps` start anew.
+    /// and it has `waited`.
     pub(super) fn poll_step<'a>(
         &mut self,
         calls: &impl CallHooks,
         socket: &'a WatchedFd,
         id: ConnId,
-        steps: &mut usize,
+        waited: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<TaskStep<'a>> {
         let asked = self.core.peers.get_mut(id).map(|peer| &mut peer.driver.asks_outq);
@@ -196,11 +208,11 @@ impl ServerState {
             // A reply is sent first, from a buffer that is still in the cache.
             (ready.map(TaskStep::Send), false)
         } else if readable && peer.takes_last_input() {
-            return Poll::Ready(TaskStep::ReceiveLast);
+            (Ok(TaskStep::ReceiveLast), true)
         } else if readable && let Poll::Ready(ready) = socket.poll_read_ready(cx) {
             (ready.map(TaskStep::Receive), true)
         } else {
-            *steps = 0;
+            *waited = true;
             if writable && self.pool.has_scarce() {
                 peer.connection.release_scarce(Size::LARGEST);
                 self.settle(Some(id)); // Others may wait for the buffers.
@@ -210,11 +222,14 @@ impl ServerState {
             }
             return Poll::Pending;
         };
-        if *steps == 0 {
-            calls.ready(KeyOwner::Conn(id).into(), receives, !receives);
+        let permit = std::mem::replace(&mut peer.driver.permit, Permit::None);
+        let heavy = is_heavy(&peer.connection);
+        if heavy && permit == Permit::None {
+            return Poll::Ready(TaskStep::AwaitPermit);
         }
-        if is_heavy(&peer.connection) {
-            *steps = STEPS; // It waits for a permit after this one.
+        self.light |= !heavy;
+        if std::mem::take(waited) && !matches!(step, Ok(TaskStep::ReceiveLast)) {
+            calls.ready(KeyOwner::Conn(id).into(), receives, !receives);
         }
         // tokio's driver fails only when it shuts down, and this task with it.
         Poll::Ready(step.unwrap_or(TaskStep::Close))
