@@ -1,0 +1,171 @@
+//! A small message beside hostile clients, on the real ring of every tier: it is answered within a
+//! few iterations, and an iteration moves a bounded number of bytes. So its time does not depend on
+//! how many clients send or read how much, and nothing here is measured by a clock.
+
+mod skip;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use proactor::buffer::Pool;
+use proactor::engine::Engine;
+use proactor::keys::ListenerId;
+use proactor::model::EngineOptions;
+use proactor::os::ShutdownSignal;
+use proactor::peer::Factory;
+use proactor::peers::HEAVY_BYTES;
+use proactor::proactor::Proactor;
+use proactor::protocol::Echo;
+use proactor::reactor::Reactor;
+use proactor::ring::kernel::Kernel;
+use proactor::ring::{Config, Uring};
+use proactor::selector::{Epoll, Trigger};
+use socket2::SockRef;
+
+/// One receive and one send of the ping; the send of a ring is submitted in the next iteration, and
+/// where its success posts a completion a further one may pass.
+const ITERATIONS: u64 = 3;
+/// What heavy connections move in an iteration; and before one is heavy, a multishot receive fills
+/// up to 32 of the smallest buffers.
+const MOVED: usize = HEAVY_BYTES + HOSTILE * 32 * 2048;
+const PINGS: u64 = 50;
+const HOSTILE: usize = 40;
+
+/// What hostile clients do with the replies to all that they send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replies {
+    Read,
+    ReadSlowly,
+    Unread,
+}
+
+/// A server that the test runs, an iteration at a time.
+struct Server {
+    engine: Box<dyn Run>,
+    address: SocketAddr,
+}
+
+trait Run {
+    fn run_once(&mut self);
+    /// Returns the iterations, and the bytes that were moved.
+    fn counts(&self) -> (u64, u64);
+}
+
+impl Run for Proactor<Uring, Echo> {
+    fn run_once(&mut self) {
+        assert!(Proactor::run_once(self).unwrap().is_continue());
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        let counters = self.counters();
+        (counters.iterations, counters.received_bytes + counters.sent_bytes)
+    }
+}
+
+impl Run for Reactor<Epoll, Echo> {
+    fn run_once(&mut self) {
+        assert!(Reactor::run_once(self).unwrap().is_continue());
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        let counters = self.counters();
+        (counters.iterations, counters.received_bytes + counters.sent_bytes)
+    }
+}
+
+fn serve(kernel: Option<Kernel>) -> Server {
+    let EngineOptions { limits, buffers, .. } = EngineOptions::default();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, factory) = (ShutdownSignal::new().unwrap(), Factory::of(|_| Echo));
+    let engine: Box<dyn Run> = match kernel {
+        Some(kernel) => {
+            let connections = limits.connections;
+            let ring = Uring::new(Config { kernel, connections, buffers, addresses: true });
+            let mut engine = Proactor::new(ring.unwrap(), limits, stop).unwrap();
+            engine.listen(ListenerId(0), listener.into(), factory).unwrap();
+            Box::new(engine)
+        }
+        None => {
+            let (selector, pool) = (Epoll::new(Trigger::Level).unwrap(), Pool::new(&buffers));
+            let mut engine = Reactor::new(selector, pool.unwrap(), limits, stop).unwrap();
+            engine.listen(ListenerId(0), listener.into(), factory).unwrap();
+            Box::new(engine)
+        }
+    };
+    Server { engine, address }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(address).unwrap();
+    client.set_nonblocking(true).unwrap();
+    SockRef::from(&client).set_tcp_nodelay(true).unwrap();
+    client
+}
+
+/// Sends all that the sockets take, and reads some of what has come.
+fn act(clients: &mut [TcpStream], replies: Replies) {
+    let (bytes, mut space) = ([b'x'; 64 << 10], [0; 64 << 10]);
+    for client in clients {
+        while client.write(&bytes).is_ok() {}
+        match replies {
+            Replies::Read => while client.read(&mut space).is_ok_and(|n| n > 0) {},
+            Replies::ReadSlowly => drop(client.read(&mut space[..4000])),
+            Replies::Unread => {}
+        }
+    }
+}
+
+/// Returns the most iterations that a ping took, and the most bytes that one iteration moved.
+fn attack(mut server: Server, replies: Replies) -> (u64, u64) {
+    let mut hostile: Vec<TcpStream> = (0..HOSTILE).map(|_| connect(server.address)).collect();
+    let mut pinger = connect(server.address);
+    // It ends the wait of an iteration, also where nothing completes when the reply has been sent.
+    let mut ticker = connect(server.address);
+    let mut reply = [0; 64];
+    let (mut slowest, mut largest) = (0, 0);
+    for ping in 0..PINGS {
+        act(&mut hostile, replies);
+        pinger.write_all(&[b'p'; 64]).unwrap();
+        let begin = server.engine.counts().0;
+        loop {
+            let before = server.engine.counts().1;
+            ticker.write_all(b"t").unwrap();
+            server.engine.run_once();
+            let moved = server.engine.counts().1 - before;
+            if ping > PINGS / 2 {
+                largest = largest.max(moved);
+            }
+            match pinger.read(&mut reply) {
+                Ok(n) => break assert_eq!((n, reply), (64, [b'p'; 64])),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        if ping > 0 {
+            // Before the first, all of them are accepted.
+            slowest = slowest.max(server.engine.counts().0 - begin);
+        }
+    }
+    (slowest, largest)
+}
+
+#[test]
+fn a_small_message_is_answered_within_a_few_iterations() {
+    let detected = Kernel::detect();
+    if let Err(refusal) = &detected {
+        skip::skip(&refusal.to_string());
+    }
+    let tiers = ["6.15", "6.12", "6.1", "6.0", "5.19", "5.11", "5.7", "5.6"];
+    let lowered = detected.iter().flat_map(|kernel| {
+        tiers.map(|tier| kernel.lowered_to(tier.parse().unwrap()).map(|kernel| (tier, kernel)))
+    });
+    let rings = lowered.map(|ring| ring.map(|(tier, kernel)| (tier, Some(kernel))).unwrap());
+    for (tier, kernel) in rings.chain([("epoll", None)]) {
+        for replies in [Replies::Read, Replies::ReadSlowly, Replies::Unread] {
+            let (iterations, moved) = attack(serve(kernel), replies);
+            println!("{tier} {replies:?}: {iterations} iterations, {moved} B in one");
+            assert!(iterations <= ITERATIONS, "{tier} {replies:?}: {iterations} iterations");
+            assert!(moved <= MOVED as u64, "{tier} {replies:?}: {moved} B");
+        }
+    }
+}
