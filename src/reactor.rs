@@ -270,7 +270,8 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         if drains || !peer.is_ordinary() || is_heavy(&peer.connection) {
             return visit.mark();
         }
-        if peer.driver.readable
+        visit.note_light();
+        if visit.peer.driver.readable
             && let Err(reason) = receive(&mut self.selector, &self.pool, &mut visit)
         {
             return self.not_received(conn, reason);

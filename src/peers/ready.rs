@@ -54,6 +54,12 @@ impl ReadyList {
         }
     }
 
+    /// Notes that a light connection was resumed in this iteration.
+    #[inline]
+    pub(super) fn note_light(&mut self) {
+        self.light = true;
+    }
+
     /// Returns how many bytes a connection moves at most when it is resumed once: what its buffer
     /// holds, and what it is owed.
     fn most<P: Protocol>(&self, connection: &Connection<P>) -> usize {
@@ -130,7 +136,7 @@ impl<P: Protocol, D> Peers<P, D> {
             match self.slab.get_mut(id) {
                 Some(peer) if is_heavy(&peer.connection) => self.ready.heavy.push_back(id),
                 Some(_) => {
-                    self.ready.light = true;
+                    self.ready.note_light();
                     return self.take_marked(id);
                 }
                 None => {}
