@@ -6,13 +6,19 @@
 //!
 //! With 50 pingers, each of which sends 64 B every 10 ms, there are 60 slow readers (each sends as
 //! much as it can and reads 4 kB every 200 ms, with the segments of an Ethernet), 8 floods, or a
-//! storm of
-//! connects. The server has one CPU, all clients another one, on which the pingers have real-time
-//! priority; that needs root, and is said if it is missing. The p99 of the pingers with hostile
-//! clients that act is compared with their p99 while the same clients are connected and idle; both
-//! are the median of the runs, which alternate.
+//! storm of connects. The server has one CPU, all clients another one, on which the pingers have
+//! real-time priority. The p99 of the pingers with hostile clients that act is compared with their
+//! p99 while the same clients are connected and idle; both are the median of the runs, which
+//! alternate.
 //!
-//! The bound is three times the idle p99, and 1 ms. The status is 3 if it does not hold.
+//! A virtual machine that is not given a CPU for 10 ms delays fifty pings, whatever its server
+//! does. So a thread on each CPU, before which no other runs, sleeps for a millisecond again and
+//! again. A run in which one of them was woken more than 2 ms late says nothing of the server, and
+//! is repeated, at most ten times. And other programs of the machine get little of the server's
+//! CPU: its nice value is -20. These priorities need root, and are said if they are missing.
+//!
+//! The bound is three times the idle p99, and 1 ms. The status is 3 if it does not hold; and 4 if
+//! that cannot be decided, since most runs were disturbed.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,6 +34,11 @@ use socket2::{Domain, SockRef, Socket, Type};
 const PINGERS: usize = 50;
 const EVERY: Duration = Duration::from_millis(10);
 const MESSAGE: usize = 64;
+/// A thread of the highest priority that wakes so late was kept waiting by the machine.
+const LATE: Duration = Duration::from_millis(2);
+/// What a ping may take more than three times its idle p99.
+const MORE: Duration = Duration::from_millis(1);
+const REPEATS: usize = 10;
 /// The segments of an Ethernet.
 const SEGMENT: u32 = 1448;
 const MODELS: [&str; 10] = [
@@ -77,7 +88,7 @@ fn main() -> ExitCode {
 }
 
 fn options() -> Options {
-    let mut options = Options { models: Vec::new(), runs: 5, seconds: 2.0 };
+    let mut options = Options { models: Vec::new(), runs: 5, seconds: 1.0 };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
@@ -98,31 +109,45 @@ fn run(options: &Options, server_cpu: usize, client_cpu: usize) -> ExitCode {
     os::raise_descriptor_limit();
     println!("server on CPU {server_cpu}, clients on CPU {client_cpu}, {} runs", options.runs);
     println!(
-        "{:12} {:20} {:>9} {:>9} {:>6}",
-        "model", "hostile clients", "idle p99", "p99", "ratio"
+        "{:12} {:20} {:>9} {:>9} {:>6} {:>9}",
+        "model", "hostile clients", "idle p99", "p99", "ratio", "disturbed"
     );
-    let (mut holds, cpus) = (true, [server_cpu, client_cpu]);
+    let (mut holds, mut known, cpus) = (true, true, [server_cpu, client_cpu]);
     for model in &options.models {
         for (hostile, name, clients) in Hostile::ALL {
-            let (mut idle, mut active) = (Vec::new(), Vec::new());
+            let (mut idle, mut active, mut disturbed) = (Vec::new(), Vec::new(), 0);
             for _ in 0..options.runs {
-                idle.push(trial(model, cpus, options.seconds, (hostile, clients), false));
-                active.push(trial(model, cpus, options.seconds, (hostile, clients), true));
+                for (acts, times) in [(false, &mut idle), (true, &mut active)] {
+                    let run = undisturbed(|| {
+                        trial(model, cpus, options.seconds, (hostile, clients), acts)
+                    });
+                    disturbed += usize::from(run.late > LATE);
+                    times.push(run.p99);
+                }
             }
             let [idle, active] = [idle, active].map(median);
-            let fair = active <= 3 * idle + Duration::from_millis(1);
-            let (verdict, ratio) = (if fair { "" } else { " unfair" }, active.as_secs_f64());
-            let ratio = ratio / idle.as_secs_f64();
+            let verdict = match (disturbed > options.runs, active <= 3 * idle + MORE) {
+                (true, _) => " disturbed",
+                (false, false) => " unfair",
+                (false, true) => "",
+            };
+            let ratio = active.as_secs_f64() / idle.as_secs_f64();
             println!(
-                "{model:12} {name:20} {:>6.2} ms {:>6.2} ms {ratio:>6.1}{verdict}",
+                "{model:12} {name:20} {:>6.2} ms {:>6.2} ms {ratio:>6.1} {disturbed:>9}{verdict}",
                 1e3 * idle.as_secs_f64(),
                 1e3 * active.as_secs_f64()
             );
-            holds &= fair;
+            holds &= verdict != " unfair";
+            known &= verdict != " disturbed";
         }
     }
-    println!("{}", if holds { "the bound holds" } else { "the bound does not hold" });
-    if holds { ExitCode::SUCCESS } else { ExitCode::from(3) }
+    let (verdict, status) = match (holds, known) {
+        (false, _) => ("the bound does not hold", ExitCode::from(3)),
+        (true, false) => ("undecided: most runs were disturbed", ExitCode::from(4)),
+        (true, true) => ("the bound holds", ExitCode::SUCCESS),
+    };
+    println!("{verdict}");
+    status
 }
 
 fn median(mut values: Vec<Duration>) -> Duration {
@@ -130,32 +155,91 @@ fn median(mut values: Vec<Duration>) -> Duration {
     values[values.len() / 2]
 }
 
-/// One run with a server of its own. Returns the p99 of the pingers.
+/// Repeats a run that was disturbed. Returns the one that was disturbed least.
+fn undisturbed(run: impl Fn() -> Run) -> Run {
+    let mut best = run();
+    for _ in 0..REPEATS {
+        if best.late <= LATE {
+            break;
+        }
+        let again = run();
+        if again.late < best.late {
+            best = again;
+        }
+    }
+    best
+}
+
+/// One run, with a server of its own.
+struct Run {
+    /// The p99 of the pingers.
+    p99: Duration,
+    /// How late a thread of the highest priority was woken at most.
+    late: Duration,
+}
+
 fn trial(
     model: &str,
     [server_cpu, client_cpu]: [usize; 2],
     seconds: f64,
     (hostile, clients): (Hostile, usize),
     acts: bool,
-) -> Duration {
-    // The server inherits the CPU of this thread.
+) -> Run {
+    // The server inherits the CPU and the nice value of this thread.
     os::pin_to_cpu(server_cpu).expect("a usable CPU");
+    set_nice(-20);
     let (mut server, address) = serve(model);
+    set_nice(0);
     os::pin_to_cpu(client_cpu).expect("a usable CPU");
     let ends = AtomicBool::new(false);
     let hostile_clients: Vec<TcpStream> = (0..clients).map(|_| connect(address)).collect();
     let pingers: Vec<TcpStream> = (0..PINGERS).map(|_| connect(address)).collect();
-    let pings = thread::scope(|scope| {
+    let run = thread::scope(|scope| {
+        let probes = [server_cpu, client_cpu].map(|cpu| {
+            let ends = &ends;
+            scope.spawn(move || latest_wake(cpu, ends))
+        });
         if acts {
             scope.spawn(|| act(hostile, &hostile_clients, address, &ends));
         }
-        let pings = scope.spawn(|| ping(&pingers, seconds)).join().expect("the pingers work");
+        let p99 = scope.spawn(|| ping(&pingers, seconds)).join().expect("the pingers work");
         ends.store(true, Ordering::Relaxed);
-        pings
+        let late = probes.map(|probe| probe.join().expect("it only sleeps"));
+        Run { p99, late: late[0].max(late[1]) }
     });
     server.kill().expect("the server runs");
     server.wait().expect("it is waited for once");
-    pings
+    run
+}
+
+/// Sleeps for a millisecond again and again, with the highest priority on a CPU. Returns how late
+/// it was woken at most.
+fn latest_wake(cpu: usize, ends: &AtomicBool) -> Duration {
+    const SLEEP: Duration = Duration::from_millis(1);
+    os::pin_to_cpu(cpu).expect("a usable CPU");
+    set_real_time_priority(99);
+    let mut latest = Duration::ZERO;
+    while !ends.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        thread::sleep(SLEEP);
+        latest = latest.max(begin.elapsed() - SLEEP);
+    }
+    latest
+}
+
+fn set_nice(nice: i32) {
+    // SAFETY: the call has no pointers.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0 {
+        println!("skipped: nice {nice}: {}", io::Error::last_os_error());
+    }
+}
+
+fn set_real_time_priority(sched_priority: i32) {
+    let priority = libc::sched_param { sched_priority };
+    // SAFETY: `priority` is read during the call.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) } != 0 {
+        println!("skipped: real-time priority: {}", io::Error::last_os_error());
+    }
 }
 
 fn serve(model: &str) -> (Child, SocketAddr) {
@@ -220,11 +304,7 @@ fn act(hostile: Hostile, clients: &[TcpStream], address: SocketAddr, ends: &Atom
 /// Sends a message on each connection every 10 ms, with real-time priority if that is permitted.
 /// Returns the p99 of the round trips; one that is not over at the end counts as it is.
 fn ping(pingers: &[TcpStream], seconds: f64) -> Duration {
-    let priority = libc::sched_param { sched_priority: 1 };
-    // SAFETY: `priority` is read during the call.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) } != 0 {
-        println!("skipped: real-time priority: {}", io::Error::last_os_error());
-    }
+    set_real_time_priority(1);
     let begin = Instant::now();
     let end = begin + Duration::from_secs_f64(seconds);
     // When each sends next, and when it sent what it awaits.
