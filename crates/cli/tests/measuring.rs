@@ -236,8 +236,11 @@ fn compare_takes_servers_of_other_programs() {
     let own = format!("peer={PROACTOR} serve --model epoll --listen 127.0.0.1:{{port}}");
     let speaks = format!("speaks={PROACTOR} serve --model poll --listen 127.0.0.1:0");
     let args = ["compare", "--baseline", "peer", "--models", "poll", "-c", "2", "--rounds", "1"];
+    let wrong = "wrong=".to_owned()
+        + PROACTOR
+        + " serve --model poll --protocol upper --listen 127.0.0.1:{port}";
     let more = ["--idle", "4", "--peer", &own, "--peer", &speaks, "--peer", "none=exit 3"];
-    let output = proactor(&[&args[..], &more].concat());
+    let output = proactor(&[&args[..], &more, &["--peer", &wrong]].concat());
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     for part in ["vs peer", "\npeer again (A/A) ", "\npoll ", "\nspeaks ", "speaks: poll, echo\n"] {
@@ -247,6 +250,7 @@ fn compare_takes_servers_of_other_programs() {
         text.contains("\nnone: not measured: ended without a message: exit status: 3"),
         "{text}"
     );
+    assert!(text.contains("\nwrong: not measured: wrong reply on connection "), "{text}");
     assert!(text.contains("wrong replies 0 of "), "{text}");
     // Its counters are not asked for, so its calls are unknown.
     let row = text.lines().find(|line| line.starts_with("peer  ")).expect("a row");

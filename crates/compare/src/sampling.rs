@@ -264,9 +264,7 @@ impl PhaseResult {
     ) -> Result<Option<Sample>, SampleError> {
         match sampler.sample(participant, span) {
             Ok(sample) => Ok(Some(sample)),
-            Err(error) if participant == 0 || error.is_wrong() => {
-                Err(SampleError { participant, error })
-            }
+            Err(error) if participant == 0 => Err(SampleError { participant, error }),
             Err(error) => {
                 self.failed.push(SampleError { participant, error });
                 Ok(None)

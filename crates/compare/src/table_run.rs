@@ -127,11 +127,10 @@ impl<'a> TableRun<'a> {
             Err(failed) => vec![failed],
         };
         failed.into_iter().try_for_each(|SampleError { participant: at, error }| {
-            let participant = &mut self.participants[at];
-            if error.is_wrong() {
-                return Err(participant.attribute(error));
+            if error.is_wrong() && self.must_be_right(at) {
+                return Err(self.participants[at].attribute(error));
             }
-            let server = participant.server.take().expect("only running servers are sampled");
+            let server = self.participants[at].server.take().expect("only running servers are sampled");
             self.leave_out(at, server.process.failed(&error), "go on")
         })
     }
@@ -152,6 +151,13 @@ impl<'a> TableRun<'a> {
         anyhow::ensure!(at != 0, "the baseline, {}, cannot {act}: {why}", self.plan.baseline);
         self.participants[at].outcome.reason = Some(why.0);
         Ok(())
+    }
+
+    /// Returns true if a wrong reply of a participant makes the whole run void: of one of our
+    /// models, or of the baseline. That of another program's server is a row that says so.
+    fn must_be_right(&self, at: usize) -> bool {
+        let name = &self.participants[at].outcome.spec.name;
+        at == 0 || !self.plan.peers.iter().any(|peer| peer.name == *name)
     }
 
     /// Starts a server, connects to it, and warms it up. A [`ServerError`] concerns this
@@ -182,7 +188,9 @@ impl<'a> TableRun<'a> {
         let (load, meter) = match set_up(&process, &options, &mut report) {
             Ok(connected) => connected,
             Err(error) => match error.downcast()? {
-                error if LoadError::is_wrong(&error) => return Err(participant.attribute(error)),
+                error if LoadError::is_wrong(&error) && self.must_be_right(at) => {
+                    return Err(self.participants[at].attribute(error));
+                }
                 error => return Err(process.failed(&error).into()),
             },
         };
@@ -200,6 +208,7 @@ impl<'a> TableRun<'a> {
 
     /// Stops a participant's server, if it runs, and keeps its counters.
     fn stop(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
+        let must_be_right = self.must_be_right(at);
         let Participant { outcome, server } = &mut self.participants[at];
         let Some(mut server) = server.take() else { return Ok(()) };
         if at != 0 {
@@ -222,7 +231,10 @@ impl<'a> TableRun<'a> {
             ));
         }
         match load.close() {
-            Err(error) if error.is_wrong() => return Err(anyhow::Error::new(error).context(name)),
+            Err(error) if error.is_wrong() && must_be_right => {
+                return Err(anyhow::Error::new(error).context(name));
+            }
+            Err(error) if error.is_wrong() => outcome.reason = Some(error.to_string()),
             Err(error) => monitor.warn(format!("{name}: {error}")),
             Ok(()) => {}
         }
