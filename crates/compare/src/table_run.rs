@@ -130,7 +130,8 @@ impl<'a> TableRun<'a> {
             if error.is_wrong() && self.must_be_right(at) {
                 return Err(self.participants[at].attribute(error));
             }
-            let server = self.participants[at].server.take().expect("only running servers are sampled");
+            let server =
+                self.participants[at].server.take().expect("only running servers are sampled");
             self.leave_out(at, server.process.failed(&error), "go on")
         })
     }
