@@ -230,6 +230,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     /// A receive has brought bytes.
+    #[inline]
     fn bytes_received(&mut self, conn: ConnId, chunk: Chunk, more: bool) {
         let Some(mut visit) = self.state.peers.visit(conn) else { return };
         visit.peer.driver.receive_completed(more);
@@ -276,12 +277,16 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     /// A send has succeeded that posts no completion then.
+    #[inline]
     fn send_implied(&mut self, conn: ConnId, n: usize) {
         let Some(mut visit) = self.state.peers.visit(conn) else { return };
         debug_assert!(visit.peer.driver.send != SendState::Idle, "one send is in flight");
         visit.peer.driver.send = SendState::Idle;
         visit.sent(n);
-        visit.mark();
+        // Most want nothing more than what is in flight.
+        if !is_receiving(&self.ring, visit.peer) || !visit.peer.connection.outgoing().is_empty() {
+            visit.mark();
+        }
         if !visit.is_settled() {
             self.state.peers.settle(conn);
         }
@@ -295,6 +300,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     /// Returns how long this iteration may sleep.
+    #[inline]
     fn timeout(&self) -> Wait {
         // A connection that waits for a buffer may get the one that a send with `skip_success` is
         // about to free.
@@ -318,7 +324,13 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             if scarce {
                 release_scarce(&mut *visit.peer);
             }
-            let resumed = resume(&mut self.ring, visit)?;
+            let peer = &mut *visit.peer;
+            let resumed = match is_receiving(&self.ring, peer) {
+                true if peer.driver.send != SendState::Idle => continue,
+                true if peer.connection.outgoing().is_empty() => continue,
+                true => submit_send(&mut self.ring, conn, peer)?,
+                false => resume(&mut self.ring, visit)?,
+            };
             self.unconfirmed_sends |= resumed.unconfirmed_sends;
             if resumed.send_waits {
                 self.state.peers.fell_short(conn);
@@ -336,6 +348,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         Ok(())
     }
 
+    #[inline]
     fn wake_buffer_waiters(&mut self) {
         if self.state.peers.has_buffer_waiters() {
             // They will all receive into the most plentiful size (`Ring::buffer_for`).
@@ -448,35 +461,55 @@ fn release_scarce<P: Protocol>(peer: &mut PeerEntry<P, Flight>) {
     peer.connection.release_scarce(if waits { Size::LARGEST } else { Size::SMALLEST });
 }
 
+/// Returns true if a connection is ordinary and its receive is in flight as it prefers it. What it
+/// is owed is then all that may have to be submitted: [`resume`] in short, for most connections.
+#[inline]
+fn is_receiving<P: Protocol>(ring: &impl Ring, peer: &PeerEntry<P, Flight>) -> bool {
+    let preferred = ring.pool().clamp(peer.connection.recv_size());
+    peer.is_ordinary()
+        && !peer.takes_last_input()
+        && peer.driver.recv == RecvState::InFlight { preferred }
+}
+
+/// Submits a send of what a connection is owed. None is in flight.
+#[inline]
+fn submit_send<R: Ring, P: Protocol>(
+    ring: &mut R,
+    conn: ConnId,
+    peer: &mut PeerEntry<P, Flight>,
+) -> io::Result<Resumed> {
+    let (connection, flight) = (&mut peer.connection, &mut peer.driver);
+    // If nothing waits for its success, the send posts no completion.
+    let skip_success = connection.is_ordinary() && !flight.confirm_send;
+    flight.send = SendState::InFlight { skip_success };
+    let (socket, queue) = (flight.socket, connection.outgoing_mut());
+    let sqe = ring.submit(Op::Send { conn, socket, queue, skip_success })?.op;
+    let skips = sqe.skips_success();
+    Ok(Resumed { unconfirmed_sends: skips, send_waits: !skips, ..Resumed::default() })
+}
+
 /// Submits the difference between what a connection wants and what it has in flight.
+#[inline(never)]
 fn resume<R: Ring, P: Protocol>(ring: &mut R, visit: Visit<'_, P, Flight>) -> io::Result<Resumed> {
     let mut resumed = Resumed::default();
     let (wants_recv, any_size) = (visit.wants_recv(), visit.takes_any_size());
     let Visit { id: conn, peer, .. } = visit;
     let at_once = peer.takes_last_input();
     let enough = at_once && peer.has_taken_enough();
-    let (connection, flight) = (&mut peer.connection, &mut peer.driver);
-    let socket = flight.socket;
-
-    match flight.send {
-        SendState::Idle if !connection.outgoing().is_empty() => {
-            // If nothing waits for its success, the send posts no completion.
-            let skip_success = connection.is_ordinary() && !flight.confirm_send;
-            flight.send = SendState::InFlight { skip_success };
-            let queue = connection.outgoing_mut();
-            let sqe = ring.submit(Op::Send { conn, socket, queue, skip_success })?.op;
-            (resumed.unconfirmed_sends, resumed.send_waits) = match sqe.skips_success() {
-                true => (true, false),
-                false => (false, true),
-            };
+    match peer.driver.send {
+        SendState::Idle if !peer.connection.outgoing().is_empty() => {
+            resumed = submit_send(ring, conn, peer)?;
         }
-        SendState::InFlight { .. } if connection.is_broken() => {
+        SendState::InFlight { .. } if peer.connection.is_broken() => {
+            let flight = &mut peer.driver;
             flight.send = SendState::Cancelling;
             flight.cancels += 1;
             ring.submit(Op::Cancel { target: CancelTarget::Send(conn) })?;
         }
         _ => {}
     }
+    let (connection, flight) = (&mut peer.connection, &mut peer.driver);
+    let socket = flight.socket;
     // A receive that waits with another size than the connection prefers now is cancelled, and then
     // submitted anew.
     let preferred = ring.pool().clamp(connection.recv_size());

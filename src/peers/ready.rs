@@ -133,14 +133,20 @@ impl<P: Protocol, D> Peers<P, D> {
     pub fn next_ready(&mut self) -> Option<Visit<'_, P, D>> {
         while let Some(&id) = self.ready.ready.get(self.ready.next) {
             self.ready.next += 1;
-            match self.slab.get_mut(id) {
-                Some(peer) if is_heavy(&peer.connection) => self.ready.heavy.push_back(id),
-                Some(_) => {
-                    self.ready.note_light();
-                    return self.take_marked(id);
-                }
-                None => {}
+            let Some(peer) = self.slab.get_mut(id) else { continue };
+            if is_heavy(&peer.connection) {
+                self.ready.heavy.push_back(id);
+                continue;
             }
+            self.ready.note_light();
+            peer.marked = false;
+            if !peer.is_ordinary() {
+                self.take_rare(id);
+            }
+            return self.visit(id);
+        }
+        if self.ready.heavy.is_empty() && self.ready.resumed.is_none() {
+            return None;
         }
         self.next_heavy()
     }

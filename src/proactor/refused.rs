@@ -39,7 +39,11 @@ impl RefusedSockets {
     }
 
     /// Submits their next operations.
+    #[inline]
     pub(super) fn submit(&mut self, ring: &mut impl Ring) -> io::Result<()> {
+        if self.next.is_empty() {
+            return Ok(());
+        }
         for (conn, closes) in self.next.drain(..) {
             let socket = self.open[&conn];
             ring.submit(match closes {

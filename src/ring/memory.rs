@@ -38,10 +38,10 @@ pub(super) struct InFlightMemory {
 struct Slot {
     /// The buffer of the one-shot receive in flight.
     recv: Option<Lease>,
-    /// The bytes of the send in flight.
+    /// The bytes of the send in flight: `Nothing` if they are in `unconfirmed`.
     send: SendMemory,
-    /// The position in `unconfirmed` of a send with `skip_success`, which holds its bytes itself:
-    /// they are looked up only if it completes. It is that of the last such send.
+    /// The position in `unconfirmed` of the last send with `skip_success`, which holds its bytes
+    /// itself: they are looked up only if it completes.
     unconfirmed: usize,
 }
 
@@ -52,8 +52,6 @@ enum SendMemory {
     Nothing,
     One(Chunk),
     Many(Box<Vector>),
-    /// They are in `unconfirmed`.
-    Listed,
 }
 
 /// The arguments of a vectored send, at an address that does not change.
@@ -115,8 +113,7 @@ impl InFlightMemory {
     pub(super) fn send_unconfirmed(&mut self, conn: ConnId, bytes: SendBytes, len: u32, at: u64) {
         let position = self.unconfirmed.len();
         self.unconfirmed.push(Unconfirmed { conn, len, at, bytes: bytes.0 });
-        let slot = self.slot(conn);
-        (slot.send, slot.unconfirmed) = (SendMemory::Listed, position);
+        self.slot(conn).unconfirmed = position;
     }
 
     /// Returns the bytes of a send that takes the first chunks of a queue, which must not be empty.
@@ -141,11 +138,12 @@ impl InFlightMemory {
     /// A send has completed.
     pub(super) fn sent(&mut self, conn: ConnId) {
         let slot = self.slot(conn);
-        if matches!(slot.send, SendMemory::Listed) {
-            let position = slot.unconfirmed;
-            let listed = self.unconfirmed.get_mut(position);
-            let bytes = listed.map(|send| std::mem::take(&mut send.bytes)).unwrap_or_default();
-            self.slot(conn).send = bytes;
+        let position = slot.unconfirmed;
+        if matches!(slot.send, SendMemory::Nothing)
+            && let Some(listed) = self.unconfirmed.get_mut(position)
+            && listed.conn == conn
+        {
+            self.slot(conn).send = std::mem::take(&mut listed.bytes);
         }
         if matches!(self.slot(conn).send, SendMemory::Many(_))
             && let SendMemory::Many(vector) = std::mem::take(&mut self.slot(conn).send)
@@ -187,7 +185,7 @@ impl InFlightMemory {
             match std::mem::take(&mut send.bytes) {
                 SendMemory::One(chunk) => drop(chunk),
                 SendMemory::Many(vector) => self.keep(vector),
-                SendMemory::Nothing | SendMemory::Listed => continue, // It has completed.
+                SendMemory::Nothing => continue, // It has completed.
             }
             return Some((conn, len));
         }

@@ -68,9 +68,15 @@ impl ProvidedRing {
         Ok(ProvidedRing { pages, size, mask, tail: 0, window, widest })
     }
 
-    /// Lends idle buffers, with one store for all of them. Returns how many.
+    /// Lends idle buffers. Returns how many.
+    #[inline]
     pub(super) fn lend(&mut self, pool: &Pool) -> u32 {
         let out = pool.lent(self.size);
+        if out >= self.window { 0 } else { self.lend_more(pool, out) }
+    }
+
+    /// Lends idle buffers, with one store for all of them, if `out` are lent.
+    fn lend_more(&mut self, pool: &Pool, out: usize) -> u32 {
         if out * 4 <= self.window {
             self.widen(out);
         }

@@ -55,9 +55,6 @@ pub struct Config {
     pub addresses: bool,
 }
 
-/// Completions taken from the queue at a time.
-const BATCH: usize = 64;
-
 /// The errors of an enter after which the loop goes on.
 const TEMPORARY: [i32; 4] = [libc::EINTR, libc::ETIME, libc::EBUSY, libc::EAGAIN];
 
@@ -73,9 +70,6 @@ pub struct Uring {
     /// One for each buffer size; empty if the ring picks the buffers, not the kernel.
     provided: Vec<ProvidedRing>,
     memory: InFlightMemory,
-    batch: [Cqe; BATCH],
-    /// The part of `batch` that has not been reaped.
-    reapable: std::ops::Range<usize>,
     /// Submissions whose last completion has not been reaped.
     in_flight: usize,
     /// The length of the submission queue.
@@ -158,8 +152,6 @@ impl Uring {
             pool,
             provided,
             memory: InFlightMemory::default(),
-            batch: [Cqe { token: Token(0), res: 0, flags: 0 }; BATCH],
-            reapable: 0..0,
             in_flight: 0,
             entries,
             queued: 0,
@@ -224,7 +216,7 @@ impl Uring {
 
     /// Enters the kernel: io_uring_enter(2).
     fn call(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<u32> {
-        let queued = self.ring.submission().len() as u32;
+        let queued = (self.queued - self.taken) as u32;
         // GETEVENTS always: deferred work is run, and an overflow flushed, only with it
         // (kernel-notes §5, §8).
         let mut flags = EnterFlags::GETEVENTS;
@@ -246,22 +238,9 @@ impl Uring {
         }
     }
 
-    /// Takes the next completions from the queue.
-    fn refill(&mut self) {
-        let mut len = 0;
-        for (place, cqe) in self.batch.iter_mut().zip(self.ring.completion()) {
-            let token = Token(cqe.user_data());
-            *place = Cqe { token, res: cqe.result(), flags: cqe.flags() };
-            len += 1;
-        }
-        self.reapable = 0..len;
-    }
-
-    /// Frees what the ended operation held.
+    /// Frees what the ended operation held, which is not a receive.
+    #[inline(never)]
     fn release(&mut self, cqe: Cqe) {
-        if !cqe.more() {
-            self.in_flight -= 1;
-        }
         match cqe.token.kind() {
             Some(Kind::Send) => self.memory.sent(cqe.token.conn()),
             Some(Kind::Accept) => {
@@ -289,6 +268,7 @@ impl AsRawFd for Uring {
 }
 
 impl Ring for Uring {
+    #[inline]
     fn is_full(&self) -> bool {
         // Some operations take two entries. The kernel takes entries only during an enter, which
         // says how many.
@@ -310,7 +290,10 @@ impl Ring for Uring {
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
-        let lent = self.provided.iter_mut().map(|ring| ring.lend(&self.pool)).sum();
+        let mut lent = 0;
+        for ring in &mut self.provided {
+            lent += ring.lend(&self.pool);
+        }
         let mut own = None;
         let (want, timeout) = match wait {
             Wait::No => (0, None),
@@ -331,21 +314,27 @@ impl Ring for Uring {
     /// With deferred task work, the kernel fills a buffer only while this thread is in an enter: if
     /// no completion waits then, no lent buffer is filled.
     fn trim(&mut self) {
-        let reaped = self.reapable.is_empty() && self.ring.completion().is_empty();
-        if reaped && !self.overflow && self.kernel.has(Capability::DeferTaskrun) {
+        if self.ring.completion().is_empty()
+            && !self.overflow
+            && self.kernel.has(Capability::DeferTaskrun)
+        {
             self.pool.trim_lent();
         }
     }
 
+    #[inline]
     fn reap(&mut self) -> Option<Cqe> {
-        if self.reapable.is_empty() {
-            self.refill();
+        let entry = self.ring.completion().next()?;
+        let token = Token(entry.user_data());
+        let cqe = Cqe { token, res: entry.result(), flags: entry.flags() };
+        self.in_flight -= usize::from(!cqe.more());
+        if token.kind() != Some(Kind::Recv) {
+            self.release(cqe);
         }
-        let cqe = self.batch[self.reapable.next()?];
-        self.release(cqe);
         Some(cqe)
     }
 
+    #[inline]
     fn next_implied(&mut self) -> Option<(ConnId, usize)> {
         // A failed send may be among the completions that wait outside the queue.
         let implied = if self.overflow { None } else { self.memory.next_implied(self.taken) };
@@ -356,6 +345,7 @@ impl Ring for Uring {
         implied
     }
 
+    #[inline]
     fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {
         match cqe.buffer() {
             // SAFETY: a completion names this buffer, so the kernel does not use it any more.
