@@ -252,6 +252,13 @@ impl<P: Protocol> Connection<P> {
         is_behind
     }
 
+    /// Counts announcements that were dropped before they came here.
+    pub fn has_missed(&mut self, count: u32, context: &mut Context) {
+        self.queue.missed = self.queue.missed.saturating_add(count);
+        self.flags.set(ConnectionFlags::AWAITS_REFILL);
+        self.refill(context);
+    }
+
     /// Queues an announcement, or drops and counts it if the peer is behind.
     pub fn announce(&mut self, chunk: Chunk, memory: &Memory) -> bool {
         !self.misses() && self.deliver(chunk, memory)

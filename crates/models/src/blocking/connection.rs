@@ -147,6 +147,10 @@ impl<C: Calls> ConnectionThread<'_, C> {
             }
             posted.into_iter().for_each(|posted| self.take_posted(posted));
         }
+        let missed = self.member.take_missed();
+        if missed > 0 {
+            self.driver.connection.has_missed(missed, &mut self.driver.context);
+        }
         self.publish_owed();
         self.publish_open(self.driver.connection.is_open());
     }

@@ -14,7 +14,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub(super) struct Member {
     writer: Mutex<MayWrite>,
     /// How many threads wait for the write lock, to write a broadcast.
     pub(super) waiting: AtomicUsize,
+    /// Announcements that were dropped because it was behind.
+    missed: AtomicU32,
     timeouts: Timeouts,
     /// Why another thread has broken the connection, once one has: its own has to close it.
     pub(super) broken_off: OnceLock<CloseReason>,
@@ -126,6 +128,7 @@ impl Member {
             state: AtomicU64::new(ThreadState::RUNS.0),
             writer: Mutex::new(MayWrite::Anything),
             waiting: AtomicUsize::new(0),
+            missed: AtomicU32::new(0),
             broken_off: OnceLock::new(),
             messages: Mutex::new(Messages { bytes, posted: Vec::new() }),
             called: AtomicBool::new(false),
@@ -224,7 +227,8 @@ impl Member {
     }
 
     /// Writes the broadcasts of `speaker`, in one piece, however long the peer sleeps, unless it
-    /// takes nothing at all: then it is evicted. Called by the thread of the speaker, which owns
+    /// takes nothing at all: then it is evicted. Announcements alone are not written to a peer that
+    /// is behind, and counted. Called by the thread of the speaker, which owns
     /// the calls and the counters. `waits` is called after each send without a result.
     pub(super) fn write_broadcasts(
         &self,
@@ -235,6 +239,11 @@ impl Member {
         stall: &mut StallCheck,
         mut waits: impl FnMut(),
     ) {
+        let announces = !messages.iter().any(|it| matches!(it, Message::Broadcast(_)));
+        if announces && self.writer.try_lock().is_err() && self.is_behind(calls) {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         speaker.does(ThreadState::locks_writer_of(self.number));
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut writer = self.lock_writer(calls);
@@ -248,6 +257,10 @@ impl Member {
                     queue.push(chunk.clone());
                 }
             }
+        }
+        if announces && !queue.is_empty() && self.is_behind(calls) {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            return;
         }
         while !queue.is_empty() {
             match self.send(calls, &queue, usize::MAX, stall, || true) {
@@ -265,11 +278,21 @@ impl Member {
         }
     }
 
+    /// Returns true if its socket takes no more for now: announcements do not wait for it.
+    fn is_behind(&self, calls: &impl Calls) -> bool {
+        let writable = calls.poll(self.key(), self.socket(), libc::POLLOUT, Some(Duration::ZERO));
+        matches!(writable, Ok(0))
+    }
+
+    /// Returns how many announcements were dropped since the last call.
+    pub(super) fn take_missed(&self) -> u32 {
+        self.missed.swap(0, Ordering::Relaxed)
+    }
+
     /// Looks at the peer while a speaker that writes to it later waits for another member. So
     /// those that read nothing are given up together, not one after another.
     pub(super) fn look_ahead(&self, calls: &impl Calls, stall: &mut StallCheck) {
-        let writable = calls.poll(self.key(), self.socket(), libc::POLLOUT, Some(Duration::ZERO));
-        if !matches!(writable, Ok(0)) {
+        if !self.is_behind(calls) {
             *stall = self.stall_check();
         } else if let Some(reason) =
             stall.look(self.sent.load(Ordering::Relaxed), self.socket(), true)

@@ -377,6 +377,21 @@ fn members_that_read_nothing_are_given_up_together() {
 }
 
 #[test]
+fn announcements_do_not_wait_for_a_member_that_reads_nothing() {
+    let shared = shared();
+    let [(idler, peer), (speaker, _mouth)] = [(); 2].map(|()| enter(&shared));
+    let (idler, mut counters) = (&idler.member, Counters::default());
+    while os::send(idler.socket(), &[io::IoSlice::new(&[0; 512])], libc::MSG_DONTWAIT).is_ok() {}
+    let announcement = [Message::Announce(Chunk::from(&b"* joined"[..]))];
+    write(idler, &announcement, &speaker.member, &mut counters);
+    let writer = idler.lock_writer(&PlainCalls); // As of a thread that writes to it.
+    write(idler, &announcement, &speaker.member, &mut counters);
+    drop(writer);
+    assert_eq!((idler.take_missed(), idler.broken_off.get()), (2, None));
+    drop(peer);
+}
+
+#[test]
 fn a_waiting_thread_shows_the_connection_it_waits_for() {
     let shared = shared();
     let [(listener, mut peer), (speaker, _)] = [(); 2].map(|()| enter(&shared));
