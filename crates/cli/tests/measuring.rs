@@ -285,6 +285,46 @@ fn compare_measures_on_a_machine_with_one_cpu_and_warns() {
     assert!(out.contains(&format!("servers on CPU {cpu}, client on CPU {cpu} ")), "{out}");
 }
 
+/// A quota stops a process for a part of each period, on however many CPUs it runs.
+#[test]
+fn compare_uses_two_cpus_under_a_quota_of_cpu_time_and_warns() {
+    if proactor::os::usable_cpus().len() < 2 {
+        return skip::skip("only one CPU is usable");
+    }
+    // What a limited group shows, mounted over the groups of the machine, of version 1 or 2.
+    let dir = tempfile::tempdir().expect("a directory");
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("proc(5)");
+    let paths = own.lines().filter_map(|line| line.rsplit_once(':')?.1.strip_prefix('/'));
+    for path in paths.chain([""]) {
+        for mount in ["", "cpu", "cpu,cpuacct", "unified"] {
+            let group = dir.path().join(mount).join(path);
+            std::fs::create_dir_all(&group).expect("space");
+            let files = [
+                ("cgroup.controllers", "cpu"),
+                ("cpu.max", "50000 100000"),
+                ("cpu.cfs_quota_us", "50000"),
+                ("cpu.cfs_period_us", "100000"),
+            ];
+            for (name, text) in files {
+                std::fs::write(group.join(name), text).expect("space");
+            }
+        }
+    }
+    let compare = format!(
+        "mount --bind {} /sys/fs/cgroup && exec {PROACTOR} compare --models poll -c 2 --rounds 1 \
+         --idle 0",
+        dir.path().display()
+    );
+    let Some(output) = unshared("-rm", &compare) else {
+        return skip::skip("no mount namespace may be made");
+    };
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let out = text(&output.stdout);
+    assert!(out.contains("servers on CPU 0, client on CPU 1"), "{out}");
+    assert!(!out.contains("(1 usable") && !out.contains("only one CPU"), "{out}");
+    assert!(out.contains("the cgroup permits the time of 0.5 CPUs"), "{out}");
+}
+
 /// Runs a script in new namespaces; none if this host does not permit that.
 fn unshared(flags: &str, script: &str) -> Option<std::process::Output> {
     let unshare = |script: &str| Command::new("unshare").args([flags, "sh", "-c", script]).output();

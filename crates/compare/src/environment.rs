@@ -6,6 +6,7 @@ use std::path::Path;
 use minijinja::Value;
 use serde::Serialize;
 
+use proactor::os;
 use proactor_report::template;
 
 /// The properties of the machine. A property that cannot be read is absent.
@@ -19,6 +20,8 @@ pub struct Environment {
     pub cpu: Option<String>,
     /// The number of CPUs that this process may use.
     pub cpus: usize,
+    /// How many CPUs' time the control groups of this process permit, if they limit it.
+    pub cpu_quota: Option<f64>,
     /// True in a virtual machine, as far as the CPU reports it.
     pub virtual_machine: Option<bool>,
     /// The kernel's mitigations of CPU vulnerabilities that are active.
@@ -43,7 +46,8 @@ impl Environment {
             version: env!("CARGO_PKG_VERSION"),
             kernel: text("/proc/sys/kernel/osrelease"),
             cpu: cpu_name(&cpuinfo),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus: os::usable_cpus().len().max(1),
+            cpu_quota: os::cgroup::cpu_quota().map(|(cpus, _)| cpus),
             virtual_machine: flags(&cpuinfo).map(|flags| flags.contains(&"hypervisor")),
             mitigations: mitigations(Path::new("/sys/devices/system/cpu/vulnerabilities")),
             governor: text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -180,11 +184,13 @@ mod tests {
             cpus: 1,
             governor: Some("powersave".to_owned()),
             cpu_pressure: Some(0.125),
+            cpu_quota: Some(0.5),
             ..Environment::default()
         };
         let texts = bad.warnings();
-        assert_eq!(texts.len(), 3);
-        assert!(texts[1].contains("`powersave`") && texts[2].contains("12 %"), "{texts:?}");
+        assert_eq!(texts.len(), 4);
+        assert!(texts[1].contains("0.5 CPUs") && texts[2].contains("`powersave`"), "{texts:?}");
+        assert!(texts[3].contains("12 %"), "{texts:?}");
     }
 
     #[test]
