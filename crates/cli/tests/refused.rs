@@ -224,6 +224,36 @@ fn however_few_descriptors_are_permitted_each_model_serves_or_refuses() {
     }
 }
 
+/// What `serve` and `check` say is the same, and is said only if it serves.
+#[test]
+fn however_few_descriptors_are_permitted_one_true_line_says_what_serves() {
+    if let Some(reason) = io_uring_refused() {
+        return skip(&reason);
+    }
+    for most in 4..28 {
+        let started = serve(&[]).descriptors(most).try_start();
+        let checked = Launch::new(PROACTOR, &["check", "--json"]).descriptors(most).run();
+        let checked: Value = serde_json::from_str(&checked.stdout.join("\n")).unwrap_or_default();
+        let is_usable = match started {
+            Ok(server) => {
+                let is_usable = server.listening[0].model == "io_uring";
+                Client::connect(server.address()).ping();
+                let exit = server.drain();
+                assert!(exit.stderr.starts_with("model: "), "{exit:?}");
+                is_usable
+            }
+            Err(exit) => {
+                assert!(refuses(&exit).contains("`ulimit -n`"), "with {most}: {exit:?}");
+                false
+            }
+        };
+        // With fewer, it cannot print.
+        if checked != Value::Null {
+            assert_eq!(checked["io_uring"]["usable"], is_usable, "with {most}: {checked}");
+        }
+    }
+}
+
 /// Returns true if a server of this model serves a chat with so many descriptors, and false if it
 /// refuses. Fails if it does neither.
 fn serves_with_descriptors(model: &str, most: u64) -> bool {

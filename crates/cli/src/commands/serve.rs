@@ -292,7 +292,9 @@ impl ServeArgs {
         asked: Option<Model>,
         options: &EngineOptions,
     ) -> anyhow::Result<PreparedModel> {
+        let spare = spare_descriptors(self.listen.len()).context("cannot serve")?;
         let prepared = model::set_up(asked, options)?;
+        drop(spare);
         let PreparedModel { model, detail, reason, .. } = &prepared;
         self.check_model(*model, options)?;
         if asked.is_none() {
@@ -366,6 +368,18 @@ impl ServeArgs {
         }
         classes
     }
+}
+
+/// Takes the descriptors that a server opens once its model is set up. While they are held, a model
+/// that would leave too few is refused, and nothing was said of it.
+pub(super) fn spare_descriptors(listeners: usize) -> io::Result<Vec<io::PipeReader>> {
+    /// The shutdown signal, the log, what the engine adds, and a first connection.
+    const OTHERS: usize = 9;
+    let (first, _) = io::pipe()?;
+    (1..OTHERS + listeners).try_fold(vec![first], |mut spare, _| {
+        spare.push(spare[0].try_clone()?);
+        Ok(spare)
+    })
 }
 
 /// Opens the standard streams as a console. It prompts if both are terminals.

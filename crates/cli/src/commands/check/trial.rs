@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use serde_json::{Value, json};
 
+use super::super::serve::spare_descriptors;
 use proactor::Model;
 use proactor::model::{self, EngineOptions};
 use proactor::os::process::{self, Alone};
@@ -52,7 +53,9 @@ fn in_child(tries: impl FnOnce() -> String) -> Option<Result<Vec<u8>, Refusal>> 
 fn try_all() -> String {
     let ring = Some(Model::URING);
     let found = Kernel::detect().and_then(|kernel| {
+        let spare = spare_descriptors(1).map_err(|error| Refusal::of_set_up(&error))?;
         let prepared = model::set_up(ring, &EngineOptions::default());
+        drop(spare);
         let prepared = prepared.map_err(|error| Refusal::of_set_up(&error))?;
         Ok((kernel, prepared.detail))
     });
