@@ -44,14 +44,10 @@ fn no_listener() -> (String, Socket) {
 }
 
 fn client(args: &[&str], stdin: impl Into<Stdio>) -> Child {
-    Command::new(PROACTOR)
-        .arg("connect")
-        .args(args)
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program runs")
+    let mut command = Command::new(PROACTOR);
+    command.arg("connect").args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    support::server::reset_signals(&mut command);
+    command.spawn().expect("the program runs")
 }
 
 /// Everything it says until it ends; a test that has failed does not wait for it.

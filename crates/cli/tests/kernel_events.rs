@@ -41,12 +41,10 @@ fn a_ring_of_another_process_is_seen_at_work() {
     let client = Client::connect(server.address());
     client.ping();
     let pid = server.process.0.to_string();
-    let mut attach = Command::new(PROACTOR)
-        .args(["trace", "attach", &pid, "--live", "--json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut attach = Command::new(PROACTOR);
+    attach.args(["trace", "attach", &pid, "--live", "--json"]).stdout(Stdio::piped());
+    support::server::reset_signals(&mut attach);
+    let mut attach = attach.stderr(Stdio::null()).spawn().unwrap();
     let stdout = BufReader::new(attach.stdout.take().unwrap());
     let (said, lines) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {

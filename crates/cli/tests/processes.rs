@@ -274,6 +274,34 @@ fn a_connection_without_descriptors_for_its_link_waits_until_others_leave() {
     assert_eq!(exit.counter("accepted"), 8);
 }
 
+#[test]
+fn a_connection_without_a_process_waits_until_another_ends() {
+    // A user that has no other processes, which would count.
+    const USER: u32 = 61_237;
+    // SAFETY: geteuid(2) touches no memory and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        return support::skip("not root: the other processes of the user count");
+    }
+    let args = ["--model", "process", "--listen", ECHO];
+    // The parent, the writer of its log, and one child.
+    let server = Launch::new(REACTOR, &args).user_with_processes(USER, 3).start();
+    let first = Client::connect(server.address());
+    first.ping();
+    let before = server.process.descriptors();
+    let second = Client::connect(server.address());
+    second.say(b"x");
+    eventually("it is accepted", || (server.process.descriptors() > before).then_some(()));
+    first.finish();
+    first.hear_end();
+    second.hear(b"x");
+    drop((first, second));
+    let exit = server.drain();
+    let lines: Vec<&str> = exit.stderr.lines().collect();
+    assert!(lines[0].contains("cannot fork for now error=Resource temporarily"), "{exit:?}");
+    // Once more if it was tried meanwhile: lines that repeat are counted.
+    assert!(lines.len() <= 2, "{exit:?}");
+}
+
 // Signals.
 
 #[test]

@@ -15,6 +15,14 @@ impl Filter {
         Filter::compile("allow".into(), json!({ "errno": errno }), calls)
     }
 
+    /// A filter under which a pipe keeps its size.
+    pub(crate) fn keeping_pipes_small() -> Filter {
+        let size = json!({ "index": 1, "type": "dword", "op": "eq", "val": libc::F_SETPIPE_SZ });
+        let rule = json!({ "syscall": "fcntl", "args": [size] });
+        Filter::of_rules("allow".into(), json!({ "errno": libc::EPERM }), vec![rule])
+            .expect("a call that exists")
+    }
+
     /// A filter that permits every call but these, which kill the process.
     pub(crate) fn killing(calls: &[&str]) -> Filter {
         Filter::compile("allow".into(), "kill_process".into(), calls)
@@ -54,7 +62,11 @@ impl Filter {
     }
 
     fn try_compile(others: Value, named: Value, calls: &[&str]) -> Option<Filter> {
-        let rules: Vec<Value> = calls.iter().map(|call| json!({ "syscall": call })).collect();
+        let rules = calls.iter().map(|call| json!({ "syscall": call })).collect();
+        Filter::of_rules(others, named, rules)
+    }
+
+    fn of_rules(others: Value, named: Value, rules: Vec<Value>) -> Option<Filter> {
         let rules = json!({ "mismatch_action": others, "match_action": named, "filter": rules });
         let text = json!({ "all": rules }).to_string();
         let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a known processor");

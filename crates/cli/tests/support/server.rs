@@ -57,6 +57,21 @@ impl fmt::Display for Address {
     }
 }
 
+/// Has the command take SIGINT and SIGQUIT, which a shell ignores in what it runs in the
+/// background: these tests may be.
+pub(crate) fn reset_signals(command: &mut Command) {
+    // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe and
+    // touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+}
+
 /// A command line to be.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -72,6 +87,7 @@ impl Launch {
     pub(crate) fn new(program: &str, args: &[&str]) -> Launch {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        reset_signals(&mut command);
         // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe and
         // touches no memory.
         unsafe {
@@ -138,6 +154,12 @@ impl Launch {
     /// Allowed this many descriptors, and more if it asks.
     pub(crate) fn raisable_descriptors(self, soft: u64, hard: u64) -> Launch {
         self.limited(libc::RLIMIT_NOFILE, soft, hard)
+    }
+
+    /// As the user of this number, which is allowed no more than this many processes and threads.
+    pub(crate) fn user_with_processes(mut self, user: u32, most: u64) -> Launch {
+        self.command.uid(user).gid(user);
+        self.limited(libc::RLIMIT_NPROC, most, most)
     }
 
     /// Allowed to write files up to this size.
