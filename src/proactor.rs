@@ -244,10 +244,13 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     fn received(&mut self, conn: ConnId, outcome: Recv, more: bool) {
         let Some(mut visit) = self.state.peers.visit(conn) else { return };
         let at_once = visit.peer.driver.recv == RecvState::AtOnce;
+        let preferred = self.ring.pool().clamp(visit.peer.connection.recv_size());
         visit.peer.driver.receive_completed(more);
         match outcome {
             Recv::Data(chunk) => self.state.peers.received(conn, chunk),
             Recv::End => self.state.peers.ended(conn),
+            // The kernel had used up what it was lent: the next enter lends more.
+            Recv::NoBuffer if self.ring.pool().idle(preferred) > 0 => visit.mark(),
             Recv::NoBuffer => self.state.peers.wait_for_buffer(conn),
             Recv::Nothing if at_once => self.state.peers.last_input_taken(conn),
             Recv::Nothing | Recv::Cancelled => visit.mark(),

@@ -27,10 +27,12 @@ use crate::buffer::{Pages, Pool, Size};
 
 /// The most entries that the kernel takes.
 const ENTRIES_MAX: usize = 1 << 15;
-/// What is lent at first.
+/// What is lent at first, in buffers and in bytes.
 const WINDOW: usize = 64;
-/// What is lent at most, in bytes.
 const WINDOW_BYTES: usize = 2 << 20;
+/// What may be lent of each size, however many bytes that is: if many connections receive into
+/// large buffers, each needs one.
+const WIDEST: usize = 64;
 
 /// One size of a pool, lent to a kernel through a ring that both map. Its buffer group's number is
 /// the size's.
@@ -62,9 +64,10 @@ impl ProvidedRing {
         // SAFETY: `pages` is mapped, page-aligned and large enough for `entries`; it lives as long
         // as this value, which its ring unregisters before it is dropped, or never frees.
         unsafe { submitter.register_buf_ring_with_flags(base, entries as u16, group, 0) }?;
-        // What is lent stays resident.
-        let widest = (WINDOW_BYTES / pool.shape(size).bytes).max(8).min(entries);
-        let (mask, window) = ((entries - 1) as u16, WINDOW.min(widest));
+        // What is lent and used stays resident: no more than the receives in flight use up.
+        let many = WINDOW_BYTES / pool.shape(size).bytes;
+        let (widest, window) = (many.max(WIDEST).min(entries), WINDOW.min(many.max(8)));
+        let (mask, window) = ((entries - 1) as u16, window.min(entries));
         Ok(ProvidedRing { pages, size, mask, tail: 0, window, widest })
     }
 

@@ -100,7 +100,7 @@ fn iteration(options: &EngineOptions) -> [LimitRow; 6] {
             "an iteration",
             "the same with light ones",
             HEAVY_BYTES_WITH_LIGHT,
-            "if the last one resumed any",
+            "if one of the last 64 resumed any",
         ),
         count("an iteration", "wait of a ready light one", 1, "iterations until it is resumed"),
     ]
