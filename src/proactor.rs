@@ -320,7 +320,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     fn resume_ready(&mut self) -> io::Result<()> {
         self.wake_buffer_waiters();
         let scarce = self.ring.pool().has_scarce();
-        self.state.peers.begin_iteration(scarce);
+        self.state.peers.begin_iteration(scarce, false);
         self.state.peers.begin();
         while let Some(visit) = self.state.peers.next_ready() {
             let conn = visit.id;

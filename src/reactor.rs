@@ -66,6 +66,8 @@ pub struct Reactor<S, P> {
     /// What [`moved`](Reactor::moved) returned before the last wait of a selector that tries all
     /// sockets instead of asking.
     moved_before: u64,
+    /// The receives that were counted after marked connections were last resumed.
+    receives_before: u64,
     /// True if a listener is readable.
     listeners_ready: bool,
     /// Emptied in every iteration: its capacity is kept.
@@ -117,6 +119,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
             wake_at: None,
             external: Vec::new(),
             moved_before: u64::MAX,
+            receives_before: 0,
             listeners_ready: false,
             reports: Vec::new(),
             console_input: InputReadiness::default(),
@@ -270,8 +273,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         if drains || !peer.is_ordinary() || is_heavy(&peer.connection) {
             return visit.mark();
         }
-        visit.note_light();
-        if visit.peer.driver.readable
+        if peer.driver.readable
             && let Err(reason) = receive(&mut self.selector, &self.pool, &mut visit)
         {
             return self.not_received(conn, reason);
@@ -311,20 +313,31 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Resumes connections until none is marked: one that was resumed, or that others sent to, may
     /// want something new. One that is marked after all passes is resumed in the next iteration,
     /// which does not sleep: first the selector reports the others that are ready.
+    #[inline]
     fn resume_ready(&mut self) {
-        self.state.peers.begin_iteration(false);
+        self.wake_buffer_waiters();
+        if self.state.peers.has_marked() {
+            self.resume_marked();
+        }
+    }
+
+    #[inline(never)] // Most messages are exchanged at their report: an iteration marks nothing.
+    fn resume_marked(&mut self) {
+        // Only light connections have received since, at their reports.
+        let light = self.state.peers.counters.receives > self.receives_before;
+        self.state.peers.begin_iteration(false, light);
         for _ in 1..PASSES {
-            self.wake_buffer_waiters();
             if !self.state.peers.has_resumable() {
-                return;
+                break;
             }
             self.state.peers.begin();
             while let Some(visit) = self.state.peers.next_ready() {
                 let conn = visit.id;
                 self.resume(conn);
             }
+            self.wake_buffer_waiters();
         }
-        self.wake_buffer_waiters();
+        self.receives_before = self.state.peers.counters.receives;
     }
 
     /// A receive takes a buffer of any size, so each buffer serves one connection that waits.

@@ -56,12 +56,6 @@ impl ReadyList {
         }
     }
 
-    /// Notes that a light connection was resumed in this iteration.
-    #[inline]
-    pub(super) fn note_light(&mut self) {
-        self.light = LIGHT_EXPECTED;
-    }
-
     /// Returns how many bytes a connection moves at most when it is resumed once: what its buffer
     /// holds, and what it is owed.
     fn most<P: Protocol>(&self, connection: &Connection<P>) -> usize {
@@ -104,11 +98,12 @@ impl<P: Protocol, D> Peers<P, D> {
     }
 
     /// Begins an iteration, in which heavy connections move [`HEAVY_BYTES`]; less, if a light one
-    /// was resumed of late; or all they want, if others need the buffers that they hold.
-    pub fn begin_iteration(&mut self, scarce: bool) {
-        let light = self.ready.light > 0;
-        self.ready.light = self.ready.light.saturating_sub(1);
-        self.ready.budget = match (scarce, light) {
+    /// was resumed of late, by [`next_ready`](Peers::next_ready) or, if `light`, by the driver
+    /// itself; or all they want, if others need the buffers that they hold.
+    pub fn begin_iteration(&mut self, scarce: bool, light: bool) {
+        let expected = if light { LIGHT_EXPECTED } else { self.ready.light };
+        self.ready.light = expected.saturating_sub(1);
+        self.ready.budget = match (scarce, expected > 0) {
             (true, _) => usize::MAX,
             (false, true) => HEAVY_BYTES_WITH_LIGHT,
             (false, false) => HEAVY_BYTES,
@@ -141,7 +136,7 @@ impl<P: Protocol, D> Peers<P, D> {
                 self.ready.heavy.push_back(id);
                 continue;
             }
-            self.ready.note_light();
+            self.ready.light = LIGHT_EXPECTED;
             peer.marked = false;
             if !peer.is_ordinary() {
                 self.take_rare(id);

@@ -88,14 +88,14 @@ fn chat<const N: usize>() -> (Peers<Broadcast, ()>, [ConnId; N]) {
 /// Runs one iteration, without a bound for heavy connections. Returns the marked connections, and
 /// whether each would receive.
 fn iterate(peers: &mut Peers<Broadcast, ()>) -> Vec<(ConnId, bool)> {
-    peers.begin_iteration(true);
+    peers.begin_iteration(true, false);
     peers.begin();
     std::iter::from_fn(|| peers.next_ready().map(|visit| (visit.id, visit.wants_recv()))).collect()
 }
 
 /// Runs so many iterations without a light connection that none is expected.
 fn forget_light(peers: &mut Peers<Broadcast, ()>) {
-    (0..100).for_each(|_| peers.begin_iteration(false));
+    (0..100).for_each(|_| peers.begin_iteration(false, false));
 }
 
 fn open_chat(peers: &mut Peers<Chat, ()>, listener: ListenerId) -> ConnId {
@@ -207,7 +207,7 @@ fn join_and_leave_messages_are_not_throttled() {
     let [idle, slow] = [(); 2].map(|()| open_chat(&mut peers, GROUP));
     deliver(&mut peers, slow, Chunk::from(vec![b'x'; HIGH]));
     peers.sent(slow, 1);
-    peers.begin_iteration(false);
+    peers.begin_iteration(false, false);
     peers.begin();
     while let Some(visit) = peers.next_ready() {
         assert!(visit.wants_recv() == (visit.id == idle));
@@ -227,7 +227,7 @@ fn a_peer_is_resumed_once_however_much_happened_to_it() {
 fn a_mark_during_an_iteration_waits_for_the_next() {
     let (mut peers, [a, b]) = chat();
     peers.mark(a);
-    peers.begin_iteration(false);
+    peers.begin_iteration(false, false);
     peers.begin();
     assert_eq!(peers.next_ready().map(|visit| visit.id), Some(a));
     peers.mark(a);
@@ -483,7 +483,7 @@ fn light_connections_are_resumed_first_and_heavy_ones_one_after_another() {
         light.iter().for_each(|&id| peers.mark(id));
         assert!(peers.has_marked());
         let mut resumed = Vec::new();
-        peers.begin_iteration(false);
+        peers.begin_iteration(false, false);
         peers.begin();
         while let Some(mut visit) = peers.next_ready() {
             visit.sent(visit.peer.connection.outgoing().bytes());
@@ -511,7 +511,7 @@ fn heavy_connections_of_a_ring_are_charged_for_what_they_may_move() {
     forget_light(&mut peers);
     let mut waiting = ids.len();
     while waiting > 0 {
-        peers.begin_iteration(false);
+        peers.begin_iteration(false, false);
         peers.begin();
         let resumed = std::iter::from_fn(|| peers.next_ready().map(|visit| visit.id)).count();
         assert_eq!(resumed, waiting.min(HEAVY_BYTES.div_ceil(OWED)));

@@ -67,12 +67,6 @@ impl<P: Protocol, D> Visit<'_, P, D> {
         self.ready.mark(self.id, self.peer);
     }
 
-    /// Notes that it was resumed as a light connection.
-    #[inline]
-    pub fn note_light(&mut self) {
-        self.ready.note_light();
-    }
-
     /// Returns true if it wants to receive and need not wait for another connection.
     #[inline]
     pub fn wants_recv(&self) -> bool {
