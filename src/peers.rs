@@ -54,7 +54,7 @@ use timers::{TimerEntry, Timers};
 pub use crate::connection::LINGER;
 pub use deadlines::next_linger_period;
 pub use last_input::LAST_INPUT;
-pub use ready::{HEAVY_BYTES, HEAVY_BYTES_WITH_LIGHT, LIGHT, is_heavy};
+pub use ready::{HEAVY_BYTES, HEAVY_BYTES_WITH_LIGHT, LIGHT, LightExpected, is_heavy};
 
 /// A connection and its driver's state.
 #[derive(Debug)]

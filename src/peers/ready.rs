@@ -24,6 +24,30 @@ const LIGHT_EXPECTED: u8 = 64;
 /// A connection that is owed more than this is heavy.
 pub const LIGHT: usize = 16 << 10;
 
+/// For how many iterations a light connection is expected.
+#[derive(Debug, Default)]
+pub struct LightExpected(u8);
+
+impl LightExpected {
+    /// Notes that one was resumed.
+    #[inline]
+    pub fn resumed(&mut self) {
+        self.0 = LIGHT_EXPECTED;
+    }
+
+    /// Begins an iteration. Returns how many bytes heavy connections may move in it: all, if others
+    /// need the buffers that they hold.
+    pub fn budget(&mut self, scarce: bool) -> usize {
+        let expected = self.0 > 0;
+        self.0 = self.0.saturating_sub(1);
+        match (scarce, expected) {
+            (true, _) => usize::MAX,
+            (false, true) => HEAVY_BYTES_WITH_LIGHT,
+            (false, false) => HEAVY_BYTES,
+        }
+    }
+}
+
 /// Two lists: the connections that are resumed in this pass, and those marked for the next. A
 /// connection that has been removed since it was marked is skipped.
 #[derive(Debug, Default)]
@@ -37,8 +61,7 @@ pub(super) struct ReadyList {
     heavy: VecDeque<ConnId>,
     /// How many bytes heavy connections may still move in this iteration.
     budget: usize,
-    /// For how many iterations a light connection is expected.
-    light: u8,
+    light: LightExpected,
     /// The heavy connection that was resumed last, until it is charged.
     resumed: Option<ConnId>,
     /// How many bytes a receive may bring, for each size of buffers.
@@ -101,13 +124,10 @@ impl<P: Protocol, D> Peers<P, D> {
     /// was resumed of late, by [`next_ready`](Peers::next_ready) or, if `light`, by the driver
     /// itself; or all they want, if others need the buffers that they hold.
     pub fn begin_iteration(&mut self, scarce: bool, light: bool) {
-        let expected = if light { LIGHT_EXPECTED } else { self.ready.light };
-        self.ready.light = expected.saturating_sub(1);
-        self.ready.budget = match (scarce, expected > 0) {
-            (true, _) => usize::MAX,
-            (false, true) => HEAVY_BYTES_WITH_LIGHT,
-            (false, false) => HEAVY_BYTES,
-        };
+        if light {
+            self.ready.light.resumed();
+        }
+        self.ready.budget = self.ready.light.budget(scarce);
     }
 
     /// Returns true if a further pass would resume a connection in this iteration.
@@ -136,7 +156,7 @@ impl<P: Protocol, D> Peers<P, D> {
                 self.ready.heavy.push_back(id);
                 continue;
             }
-            self.ready.light = LIGHT_EXPECTED;
+            self.ready.light.resumed();
             peer.marked = false;
             if !peer.is_ordinary() {
                 self.take_rare(id);

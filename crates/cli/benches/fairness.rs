@@ -227,9 +227,14 @@ fn latest_wake(cpu: usize, ends: &AtomicBool) -> Duration {
     latest
 }
 
+/// Sets the nice value of this thread; with the highest, also the shortest slice, so that it runs
+/// as soon as it is woken (Linux 6.12; before, the slice is ignored).
 fn set_nice(nice: i32) {
-    // SAFETY: the call has no pointers.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0 {
+    let slice = if nice < 0 { Duration::from_micros(100) } else { Duration::ZERO };
+    // struct sched_attr: size and policy, flags, nice and priority, runtime, deadline, period.
+    let attr: [u64; 6] = [48, 0, u64::from(nice as u32), slice.as_nanos() as u64, 0, 0];
+    // SAFETY: `attr` is as long as its first four bytes say, and read during the call.
+    if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attr.as_ptr(), 0) } != 0 {
         println!("skipped: nice {nice}: {}", io::Error::last_os_error());
     }
 }

@@ -4,15 +4,13 @@
 //! longer the more connections move much, the task of a [heavy](proactor::peers::is_heavy) one
 //! waits for a permit before each receive and each send. A task of the server,
 //! [`give_permits`](super::TaskServer::give_permits), gives permits to as many as move
-//! [`HEAVY_BYTES`] together, or [`HEAVY_BYTES_WITH_LIGHT`]; then tokio polls, and resumes the
-//! others first.
+//! their [budget](proactor::peers::LightExpected::budget) together; then tokio polls, and resumes
+//! the others first.
 
 use std::task::{Context, Poll, Waker};
 
-use proactor::keys::ConnId;
-use proactor::peers::{HEAVY_BYTES, HEAVY_BYTES_WITH_LIGHT};
-
 use super::state::{Permit, ServerState};
+use proactor::keys::ConnId;
 
 impl ServerState {
     /// Has the task of a connection wait until [`poll_permit`](ServerState::poll_permit) is ready.
@@ -39,16 +37,10 @@ impl ServerState {
         Poll::Ready(())
     }
 
-    /// Gives permits: to as many connections as moved [`HEAVY_BYTES`] when each had its last one;
-    /// to fewer, if light ones were resumed meanwhile; or to all, if others wait for the buffers
-    /// that these hold.
+    /// Gives permits: to as many connections as moved their budget when each had its last one.
     pub(super) fn give_permits(&mut self) {
         let is_scarce = self.core.peers.has_buffer_waiters();
-        let mut left = match (is_scarce, std::mem::take(&mut self.light)) {
-            (true, _) => usize::MAX,
-            (false, true) => HEAVY_BYTES_WITH_LIGHT,
-            (false, false) => HEAVY_BYTES,
-        };
+        let mut left = self.light.budget(is_scarce);
         while left > 0 {
             let Some(id) = self.heavy.pop_front() else { break };
             let task = self.task(id);

@@ -19,7 +19,7 @@ use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::loop_state::LoopState;
 use proactor::os::{self, AcceptFailure, Clock, ShutdownSignal};
 use proactor::peer::Made;
-use proactor::peers::is_heavy;
+use proactor::peers::{LightExpected, is_heavy};
 use proactor::protocol::Protocol;
 use proactor::selector::Interest;
 
@@ -42,8 +42,7 @@ pub(super) struct ServerState {
     waiting: Vec<Waker>,
     /// The heavy connections that wait for a permit, in the order in which they began to.
     pub(super) heavy: VecDeque<ConnId>,
-    /// True if a light connection was resumed since permits were given last.
-    pub(super) light: bool,
+    pub(super) light: LightExpected,
     /// The task that gives permits, while no connection waits for one.
     pub(super) awaits_heavy: Option<Waker>,
 }
@@ -118,7 +117,7 @@ impl ServerState {
             alarm: None,
             waiting: Vec::new(),
             heavy: VecDeque::new(),
-            light: false,
+            light: LightExpected::default(),
             awaits_heavy: None,
         }
     }
@@ -227,7 +226,9 @@ impl ServerState {
         if heavy && permit == Permit::None {
             return Poll::Ready(TaskStep::AwaitPermit);
         }
-        self.light |= !heavy;
+        if !heavy {
+            self.light.resumed();
+        }
         if std::mem::take(waited) && !matches!(step, Ok(TaskStep::ReceiveLast)) {
             calls.ready(KeyOwner::Conn(id).into(), receives, !receives);
         }
