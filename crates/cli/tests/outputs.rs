@@ -75,15 +75,23 @@ impl Wrong {
     }
 }
 
-/// Returns both ends of a new terminal.
+/// Returns both ends of a new terminal. Programs that other tests start inherit neither: a terminal
+/// of which any process has the master is not gone.
 fn terminal() -> (OwnedFd, OwnedFd) {
-    let (mut master, mut slave) = (-1, -1);
-    let (name, mode, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
-    // SAFETY: both numbers are written to during the call; name, mode and size are not given.
-    let answer = unsafe { libc::openpty(&mut master, &mut slave, name, mode, size) };
-    assert_eq!(answer, 0, "openpty: {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel has just given us these descriptors.
-    unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) }
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes numbers alone; what it returns is a new descriptor or -1.
+    let master = match unsafe { libc::posix_openpt(flags) } {
+        -1 => panic!("posix_openpt: {}", std::io::Error::last_os_error()),
+        // SAFETY: the kernel has just given us this descriptor.
+        master => unsafe { OwnedFd::from_raw_fd(master) },
+    };
+    // SAFETY: takes a number alone.
+    assert_eq!(unsafe { libc::unlockpt(master.as_raw_fd()) }, 0);
+    // SAFETY: takes numbers alone; what it returns is a new descriptor or -1.
+    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    assert_ne!(slave, -1, "TIOCGPTPEER: {}", std::io::Error::last_os_error());
+    // SAFETY: the kernel has just given us this descriptor.
+    (master, unsafe { OwnedFd::from_raw_fd(slave) })
 }
 
 /// Makes this one the standard stream of that number.
