@@ -9,7 +9,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::thread;
 
-use support::server::{PROACTOR, REACTOR, Server};
+use support::server::{PROACTOR, REACTOR};
 use support::{Address, Client, Launch, Options, Process, Random, eventually};
 
 fn serve(listen: &[&str]) -> Launch {
@@ -32,13 +32,6 @@ fn enter(address: &Address) -> Client {
     client
 }
 
-/// Waits until the server has no more children than this, living or dead.
-fn eventually_children(server: &Server, count: usize) -> Vec<Process> {
-    eventually(&format!("{count} children"), || {
-        Some(server.process.children()).filter(|children| children.len() == count)
-    })
-}
-
 fn assert_no_zombie(children: &[Process]) {
     for child in children {
         assert_eq!(child.is_zombie(), Some(false), "{child:?} is running");
@@ -52,10 +45,10 @@ fn a_child_has_its_connection_and_nothing_else_of_its_parents() {
     let server = serve(&[ECHO, CHAT]).start();
     let before = server.process.descriptors();
     let chatter = enter(&server.listening[1].address);
-    let in_group = eventually_children(&server, 1);
+    let in_group = server.process.eventually_children(1);
     let client = Client::connect(server.address());
     client.ping();
-    let both = eventually_children(&server, 2);
+    let both = server.process.eventually_children(2);
     let alone = both.iter().find(|child| child.0 != in_group[0].0).expect("another");
     let streams = 3 + 1;
     assert_eq!(alone.descriptors(), streams + 1, "the standard streams, the log, and a socket");
@@ -64,7 +57,7 @@ fn a_child_has_its_connection_and_nothing_else_of_its_parents() {
     // The parent has its end of the line, and no client.
     assert_eq!(server.process.descriptors(), before + 5 + 8 + 1);
     drop((chatter, client));
-    eventually_children(&server, 0);
+    server.process.eventually_children(0);
     eventually("back to where it began", || (server.process.descriptors() == before).then_some(()));
     server.drain();
 }
@@ -94,7 +87,7 @@ fn a_child_killed_in_mid_message_affects_no_other_connection() {
     let before: BTreeSet<u32> = server.process.children().iter().map(|child| child.0).collect();
     let third = enter(server.address());
     [&first, &second].iter().for_each(|other| other.hear(b"* 3 joined\n"));
-    let children = eventually_children(&server, 3);
+    let children = server.process.eventually_children(3);
     let of_third = children.iter().find(|child| !before.contains(&child.0)).expect("the third");
     third.say(b"heard\n");
     [&first, &second].iter().for_each(|other| other.hear(b"[3] heard\n"));
@@ -102,7 +95,7 @@ fn a_child_killed_in_mid_message_affects_no_other_connection() {
     [&first, &second].iter().for_each(|other| other.hear(b"[3] also\n"));
     of_third.signal(libc::SIGKILL);
     [&first, &second].iter().for_each(|other| other.hear(b"* 3 left\n"));
-    assert_no_zombie(&eventually_children(&server, 2));
+    assert_no_zombie(&server.process.eventually_children(2));
     let _ = third.hear_all(); // The end, or a reset.
     first.say(b"still here\n");
     second.hear(b"[1] still here\n");
@@ -124,10 +117,10 @@ fn the_connection_of_a_killed_child_has_its_line_in_the_log() {
     let server = serve(&[ECHO]).args(&["--log", "info", "--log-format", "json"]).start();
     let killed = Client::connect(server.address());
     killed.ping();
-    eventually_children(&server, 1)[0].signal(libc::SIGKILL);
+    server.process.eventually_children(1)[0].signal(libc::SIGKILL);
     let _ = killed.hear_all(); // The end, or a reset.
     Client::connect(server.address()).ping();
-    eventually_children(&server, 0);
+    server.process.eventually_children(0);
     let exit = server.drain();
     let closed = exit.stderr.lines().filter(|line| line.contains(r#""message":"closed""#));
     let mut reasons: Vec<(bool, bool)> = closed
@@ -150,7 +143,7 @@ fn children_killed_all_at_once_are_all_reaped() {
             child.signal(libc::SIGKILL);
         }
         server.process.signal(libc::SIGCONT);
-        eventually_children(&server, 0);
+        server.process.eventually_children(0);
     }
     Client::connect(server.address()).ping();
     assert_eq!(server.drain().counter("received_bytes"), 4 * 151);
@@ -176,7 +169,7 @@ fn two_hundred_short_connections_at_once_leave_nothing() {
             });
         }
     });
-    eventually_children(&server, 0);
+    server.process.eventually_children(0);
     assert_eq!(server.process.descriptors(), before);
     assert_eq!(server.drain().counter("accepted"), 200);
 }
@@ -187,7 +180,7 @@ fn a_server_started_with_sigchld_ignored_reaps_its_children() {
     for _ in 0..10 {
         Client::connect(server.address()).ping();
     }
-    eventually_children(&server, 0);
+    server.process.eventually_children(0);
     server.drain();
 }
 
@@ -204,7 +197,7 @@ fn a_child_of_other_code_is_left_to_be_waited_for() {
     for _ in 0..10 {
         Client::connect(server.address()).ping();
     }
-    eventually_children(&server, 1);
+    server.process.eventually_children(1);
     server.drain();
 }
 
@@ -317,7 +310,7 @@ fn a_key_at_the_terminal_reaches_all_and_all_is_delivered() {
         let stuck = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
         let bytes = random.bytes(32 << 20);
         stuck.say_until_stuck(&bytes);
-        eventually_children(&server, 4);
+        server.process.eventually_children(4);
         server.process.signal_group(signal);
         idle.hear_end();
         for chatter in chatters {
@@ -339,13 +332,13 @@ fn a_child_that_is_signalled_drains_and_the_others_stay() {
     let server = serve(&[ECHO]).start();
     let one = Client::connect(server.address());
     one.ping();
-    let of_one = eventually_children(&server, 1)[0];
+    let of_one = server.process.eventually_children(1)[0];
     let other = Client::connect(server.address());
     other.ping();
     of_one.signal(libc::SIGTERM);
     one.hear_end();
     drop(one);
-    eventually_children(&server, 1);
+    server.process.eventually_children(1);
     other.ping();
     drop(other);
     let exit = server.drain();
@@ -374,7 +367,7 @@ fn a_stopped_client_is_cut_at_the_deadline() {
     let server = serve(&[ECHO, CHAT]).args(&["--drain-timeout", "0.2"]).start();
     let clients = [0, 1].map(|at| Client::connect(&server.listening[at].address));
     clients[0].ping();
-    for child in eventually_children(&server, 2) {
+    for child in server.process.eventually_children(2) {
         child.signal(libc::SIGSTOP);
         eventually("it is stopped", || child.is_stopped().then_some(()));
     }
@@ -388,7 +381,7 @@ fn a_second_signal_takes_the_children_along() {
     let server = serve(&[ECHO, CHAT]).args(&["--drain-timeout", "600"]).start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     client.say_until_stuck(&random.bytes(32 << 20));
-    let children = eventually_children(&server, 1);
+    let children = server.process.eventually_children(1);
     server.process.signal(libc::SIGTERM);
     eventually("it listens no more", || {
         Client::try_connect(server.address(), Options::default()).err()
@@ -404,7 +397,7 @@ fn no_child_outlives_a_parent_that_was_killed() {
     let server = serve(&[ECHO, CHAT]).start();
     let clients: Vec<Client> =
         (0..20).map(|n| Client::connect(&server.listening[n % 2].address)).collect();
-    let children = eventually_children(&server, 20);
+    let children = server.process.eventually_children(20);
     server.kill();
     for client in &clients {
         let _ = client.hear_all(); // The end, or a reset; it comes.
@@ -439,9 +432,9 @@ const LAST: &[u8] = b"[1] last";
 fn a_stopped_child_is_killed_and_its_group_goes_on() {
     let server = serve(&[CHAT]).args(&["--evict-timeout", "1s"]).start();
     let (speaker, listener) = (enter(server.address()), enter(server.address()));
-    let before = eventually_children(&server, 2);
+    let before = server.process.eventually_children(2);
     let stopped = enter(server.address());
-    let all = eventually_children(&server, 3);
+    let all = server.process.eventually_children(3);
     let child = all.iter().find(|child| before.iter().all(|other| other.0 != child.0)).unwrap();
     child.signal(libc::SIGSTOP);
     // More than links and sockets hold. A pause of the whole group is longer than the timeout of a

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
+use super::eventually;
+
 /// The resources of a process that it may forget to release.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holdings {
@@ -91,6 +93,13 @@ impl Process {
     /// the log.
     pub(crate) fn children(self) -> Vec<Process> {
         self.all_children().filter(|(_, name)| name != LOG_WRITER).map(|(child, _)| child).collect()
+    }
+
+    /// Waits until it has no more children than this, living or dead.
+    pub(crate) fn eventually_children(self, count: usize) -> Vec<Process> {
+        eventually(&format!("{count} children"), || {
+            Some(self.children()).filter(|children| children.len() == count)
+        })
     }
 
     /// Whether it has a child that writes the log.
