@@ -4,12 +4,13 @@
 //! longer the more connections move much, the task of a [heavy](proactor::peers::is_heavy) one
 //! waits for a permit before each receive and each send. A task of the server,
 //! [`give_permits`](super::TaskServer::give_permits), gives permits to as many as move
-//! their [budget](proactor::peers::LightExpected::budget) together; then tokio polls, and resumes
-//! the others first.
+//! their [budget](proactor::peers::LightExpected::budget) together at most; then tokio polls, and
+//! resumes the others first.
 
 use std::task::{Context, Poll, Waker};
 
 use super::state::{Permit, ServerState};
+use proactor::buffer::SEND_MAX;
 use proactor::keys::ConnId;
 
 impl ServerState {
@@ -37,16 +38,24 @@ impl ServerState {
         Poll::Ready(())
     }
 
-    /// Gives permits: to as many connections as moved their budget when each had its last one.
+    /// Gives permits until the operations may together move the budget, but for the last one.
     pub(super) fn give_permits(&mut self) {
         let is_scarce = self.core.peers.has_buffer_waiters();
         let mut left = self.light.budget(is_scarce);
         while left > 0 {
             let Some(id) = self.heavy.pop_front() else { break };
+            left = left.saturating_sub(self.most(id));
             let task = self.task(id);
             task.permit = Permit::Given;
-            left = left.saturating_sub(task.moved.max(1));
             task.waker.wake_by_ref();
         }
+    }
+
+    /// Returns how many bytes the next operation of a connection moves at most. (What its last one
+    /// moved says little: many slow readers can take much at once.)
+    fn most(&mut self, id: ConnId) -> usize {
+        let peer = self.core.peers.get_mut(id).expect("only its own task removes a connection");
+        let size = self.pool.clamp(peer.connection.recv_size());
+        peer.connection.outgoing().bytes().min(SEND_MAX).max(self.pool.shape(size).bytes)
     }
 }

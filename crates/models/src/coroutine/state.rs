@@ -28,7 +28,7 @@ use crate::hooks::CallHooks;
 
 pub(super) struct ServerState {
     pub(super) core: LoopState<Box<dyn Protocol>, TaskState, ()>,
-    pool: Rc<Pool>,
+    pub(super) pool: Rc<Pool>,
     /// How the server ends before every connection is closed.
     ended: Option<io::Result<Ended>>,
     /// True once a task has panicked: its connection would never be removed.
@@ -57,8 +57,6 @@ pub(super) struct TaskState {
     asks_outq: bool,
     /// Whether it may do its next operation, if its connection is heavy.
     pub(super) permit: Permit,
-    /// The bytes of its last receive or send.
-    pub(super) moved: usize,
     /// The peer's address, if there is a console to show it.
     address: Option<String>,
 }
@@ -71,7 +69,6 @@ impl TaskState {
             awaits: None,
             asks_outq: false,
             permit: Permit::None,
-            moved: 0,
             address,
         }
     }
@@ -288,7 +285,6 @@ impl ServerState {
         match calls.recv(KeyOwner::Conn(id).into(), ready.get_inner().as_fd(), buffer, SLEEPS) {
             Ok(0) => self.core.peers.ended(id),
             Ok(n) => {
-                peer.driver.moved = n;
                 if n < space {
                     // tokio remembers the peer's end, if it was reported.
                     ready.clear_ready();
@@ -331,7 +327,6 @@ impl ServerState {
         let (sent, offered) = queue.offer(SEND_MAX, |parts| calls.send(key, socket, parts, SLEEPS));
         match sent {
             Ok(n) => {
-                peer.driver.moved = n;
                 self.core.peers.sent(id, n);
                 if n < offered {
                     ready.clear_ready();

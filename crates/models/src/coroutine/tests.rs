@@ -292,21 +292,21 @@ fn a_task_shows_what_it_awaits() {
 #[test]
 fn heavy_connections_move_a_bounded_number_of_bytes_between_two_polls() {
     const CONNECTIONS: usize = 64;
-    const MOVED: usize = 128 << 10;
+    const OWED: usize = 128 << 10;
     let mut server = broadcast_state();
     let ids = [(); CONNECTIONS].map(|()| open(&mut server));
-    for &id in &ids {
-        server.task(id).moved = MOVED;
-        server.await_permit(id);
-    }
+    let talker = open(&mut server);
+    server.core.peers.received(talker, Chunk::from(vec![b'x'; OWED]));
+    server.settle(Some(talker));
+    ids.iter().for_each(|&id| server.await_permit(id));
     let permitted = |server: &mut ServerState| -> Vec<bool> {
         server.give_permits();
         let cx = Context::from_waker(Waker::noop());
         ids.iter().map(|&id| server.poll_permit(id, &cx).is_ready()).collect()
     };
     // Those that wait longest are first, and in the end each has had a permit.
-    for round in 1..=CONNECTIONS * MOVED / HEAVY_BYTES {
-        let had = round * HEAVY_BYTES / MOVED;
+    for round in 1..=CONNECTIONS * OWED / HEAVY_BYTES {
+        let had = round * HEAVY_BYTES / OWED;
         let expected: Vec<bool> = (0..CONNECTIONS).map(|at| at < had).collect();
         assert_eq!(permitted(&mut server), expected, "after {round} rounds");
     }
