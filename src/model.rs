@@ -324,6 +324,7 @@ fn refused(model: Model, error: io::Error) -> io::Error {
     let way_out = match error.raw_os_error() {
         None if model == Model::URING => return error,
         Some(libc::EMFILE) => " (raise `ulimit -n`)",
+        Some(libc::ENOMEM) => " (raise `ulimit -v` or the memory limit of the cgroup)",
         Some(libc::ENOSYS | libc::EPERM) if Evidence::read().has_filter() => {
             " (most likely by a seccomp filter)"
         }
@@ -373,9 +374,8 @@ pub fn readiness<S: Selector + 'static>(
     mut selector: S,
 ) -> io::Result<PreparedModel> {
     selector.wait(&mut Vec::new(), Some(Duration::ZERO))?;
-    let EngineOptions { limits, buffers, .. } = options.clone();
+    let (limits, pool) = (options.limits.clone(), Pool::new(&options.buffers)?);
     Ok(PreparedModel::new(model, move |shutdown, recording| {
-        let pool = Pool::new(&buffers)?;
         let Some(recording) = recording else {
             return Ok(Box::new(Reactor::new(selector, pool, limits, shutdown)?));
         };
@@ -409,6 +409,7 @@ mod tests {
         let (model, reason) = taken_without(&refusals);
         assert_eq!(model, Some(Model::EPOLL));
         assert!(reason.starts_with("io_uring is refused: ") && !reason.contains(';'), "{reason}");
+        assert!(reason.contains("ulimit -v"), "{reason}");
         refusals.push((Model::EPOLL, libc::EMFILE));
         let (model, reason) = taken_without(&refusals);
         assert_eq!(model, Some(Model::POLL));

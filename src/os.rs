@@ -114,12 +114,13 @@ pub fn open_path(path: &Path) -> io::Result<OwnedFd> {
 /// Raises the soft limit of open descriptors to the hard one, and returns it. Where a filter denies
 /// the call, the limit is taken to be 1024, the usual one: a lower one shows when an accept fails.
 pub fn raise_descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // `limit` is written to during the call.
-    if let Err(error) = syscall!(getrlimit(libc::RLIMIT_NOFILE, &mut limit)) {
-        tracing::warn!("the limit of descriptors cannot be read ({error}): 1024 is assumed");
-        return 1024;
-    }
+    let mut limit = match descriptor_limits() {
+        Ok(limits) => limits,
+        Err(error) => {
+            tracing::warn!("the limit of descriptors cannot be read ({error}): 1024 is assumed");
+            return 1024;
+        }
+    };
     if limit.rlim_cur < limit.rlim_max {
         let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
         // `raised` is read during the call.
@@ -128,6 +129,18 @@ pub fn raise_descriptor_limit() -> u64 {
         }
     }
     limit.rlim_cur
+}
+
+/// Returns the soft limit of open descriptors; `None` if it cannot be read.
+pub fn descriptor_limit() -> Option<u64> {
+    descriptor_limits().ok().map(|limits| limits.rlim_cur)
+}
+
+fn descriptor_limits() -> io::Result<libc::rlimit> {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // `limits` is written to during the call.
+    syscall!(getrlimit(libc::RLIMIT_NOFILE, &mut limits))?;
+    Ok(limits)
 }
 
 /// Gives free memory of the heap back to the kernel, where the C library can.

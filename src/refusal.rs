@@ -12,10 +12,13 @@ use std::sync::OnceLock;
 
 use proactor_record::errno::Errno;
 
+use crate::os;
 use crate::version::{OLDEST_VERSION, Version, release};
 
 /// What a trial in another process has found, for every trial in this one.
 static REMEMBERED: OnceLock<Refusal> = OnceLock::new();
+/// The evidence that was read first, for when no descriptor is left to read it again.
+static FIRST: OnceLock<Evidence> = OnceLock::new();
 
 /// The call that makes a ring.
 pub const SETUP: &str = "io_uring_setup";
@@ -23,6 +26,8 @@ pub const SETUP: &str = "io_uring_setup";
 pub const ENTER: &str = "io_uring_enter";
 /// The call that asks for features, and registers buffers and files.
 pub const REGISTER: &str = "io_uring_register";
+/// The call that maps the queues of a ring, and its buffers.
+pub const MMAP: &str = "mmap";
 
 /// What refuses a call most likely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +50,8 @@ pub enum Cause {
     Memory,
     /// The limit of descriptors.
     Descriptors,
+    /// The limit of files that are open in the whole system.
+    OpenFiles,
     /// Nothing that is known here.
     Unknown,
 }
@@ -62,6 +69,7 @@ impl Cause {
             Cause::Memlock => "memlock",
             Cause::Memory => "memory",
             Cause::Descriptors => "descriptors",
+            Cause::OpenFiles => "open-files",
             Cause::Unknown => "unknown",
         }
     }
@@ -134,6 +142,12 @@ impl Refusal {
     pub fn fix(&self) -> String {
         self.evidence.fix(self.cause, self.call)
     }
+
+    /// Returns the cause, and the other that is as possible.
+    pub fn causes(&self) -> Vec<Cause> {
+        let either = self.cause == Cause::Memlock && self.evidence.has_filter();
+        [self.cause].into_iter().chain(either.then_some(Cause::Seccomp)).collect()
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -179,8 +193,18 @@ const IPC_LOCK: u64 = 1 << 14;
 const SYS_ADMIN: u64 = 1 << 21;
 
 impl Evidence {
-    /// Reads it. What cannot be read is absent.
+    /// Reads it, or returns what was read first if no descriptor is left to read it. What cannot be
+    /// read is absent.
     pub fn read() -> Evidence {
+        let opened = fs::File::open("/").map(drop).map_err(|error| error.raw_os_error());
+        let is_short = matches!(opened, Err(Some(libc::EMFILE | libc::ENFILE)));
+        let first = FIRST.get().filter(|_| is_short);
+        let evidence = first.cloned().unwrap_or_else(Evidence::of_proc);
+        FIRST.get_or_init(|| evidence.clone());
+        Evidence { nofile: os::descriptor_limit(), ..evidence }
+    }
+
+    fn of_proc() -> Evidence {
         // `/proc/thread-self` is this thread by whatever number that /proc has for it, or it is
         // absent: a /proc of another namespace never shows another process here.
         let status = read("/proc/thread-self/status").unwrap_or_default();
@@ -201,10 +225,9 @@ impl Evidence {
         let modules = modules.split(',').filter(|module| may_know.contains(module));
         let version = Version::running();
         let limits = read("/proc/thread-self/limits").or_else(|| read("/proc/self/limits"));
-        let limit = |name: &str| {
-            let line = limits.as_deref()?.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().next()?.parse().ok()
-        };
+        let mut limits = limits.iter().flat_map(|text| text.lines());
+        let memlock = limits.find_map(|line| line.strip_prefix("Max locked memory"));
+        let memlock = memlock.and_then(|soft| soft.split_whitespace().next()?.parse().ok());
         let counts = version.is_none_or(counts_rings) && !has(IPC_LOCK);
         Evidence {
             release: release(),
@@ -213,8 +236,8 @@ impl Evidence {
             exempt: has(SYS_ADMIN) || group.is_some_and(|group| groups.any(|one| one == group)),
             seccomp: field("Seccomp").and_then(|mode| mode.parse().ok()),
             modules: modules.map(str::to_owned).collect(),
-            memlock: limit("Max locked memory").filter(|_| counts),
-            nofile: limit("Max open files"),
+            memlock: memlock.filter(|_| counts),
+            nofile: None,
         }
     }
 
@@ -233,8 +256,13 @@ impl Evidence {
         let has_filter = self.has_filter();
         let is_before = |version| self.version.is_some_and(|running| running < version);
         match errno {
-            libc::EMFILE | libc::ENFILE => Cause::Descriptors,
-            libc::ENOMEM if self.memlock.is_some() => Cause::Memlock,
+            libc::EMFILE => Cause::Descriptors,
+            libc::ENFILE => Cause::OpenFiles,
+            libc::ENOMEM if call == MMAP => Cause::Memory,
+            // No other call counts memory as locked.
+            libc::ENOMEM if self.memlock.is_some() && [SETUP, REGISTER].contains(&call) => {
+                Cause::Memlock
+            }
             libc::ENOMEM if !has_filter => Cause::Memory,
             libc::EPERM if call == SETUP && self.is_disabled() => Cause::Sysctl,
             libc::ENOSYS if is_before(Version { major: 5, minor: 1 }) => Cause::Old,
@@ -268,7 +296,7 @@ impl Evidence {
             Cause::NotBuilt => "most likely because this kernel was built without io_uring",
             Cause::Memlock => {
                 let kib = self.memlock.unwrap_or(0) >> 10;
-                let filter = if self.seccomp == Some(2) { ", or by a seccomp filter" } else { "" };
+                let filter = if self.has_filter() { ", or by a seccomp filter" } else { "" };
                 return format!("most likely because {kib} KiB may be locked{filter}");
             }
             Cause::Memory => "most likely because memory or address space is short",
@@ -276,6 +304,7 @@ impl Evidence {
                 Some(nofile) => return format!("no descriptor is left of {nofile}"),
                 None => "no descriptor is left",
             },
+            Cause::OpenFiles => "the system has as many open files as it permits",
             Cause::Unknown => "for no reason that is known here",
         };
         text.to_owned()
@@ -283,20 +312,23 @@ impl Evidence {
 
     /// Returns the way out.
     fn fix(&self, cause: Cause, call: &str) -> String {
+        const CALLS: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in";
         let text = match cause {
             Cause::Old => return format!("use Linux {OLDEST_VERSION} or newer"),
             Cause::Sysctl => "`sysctl kernel.io_uring_disabled=0` permits it",
-            Cause::Seccomp | Cause::Sandbox if ["mmap", "socketpair", "write"].contains(&call) => {
+            Cause::Seccomp | Cause::Sandbox if [MMAP, "socketpair", "write"].contains(&call) => {
                 return format!("allow {call} in it");
             }
-            Cause::Seccomp | Cause::Sandbox => {
-                "allow io_uring_setup, io_uring_enter and io_uring_register in it"
-            }
+            Cause::Seccomp | Cause::Sandbox => return format!("{CALLS} it"),
             Cause::SecurityModule => "allow io_uring in its policy",
             Cause::NotBuilt => "use a kernel with CONFIG_IO_URING=y",
+            Cause::Memlock if self.has_filter() => {
+                return format!("raise `ulimit -l`, or {CALLS} the filter");
+            }
             Cause::Memlock => "raise `ulimit -l`, or LimitMEMLOCK= of the service",
             Cause::Memory => "raise `ulimit -v` or the memory limit of the cgroup",
             Cause::Descriptors => "raise `ulimit -n`, or LimitNOFILE= of the service",
+            Cause::OpenFiles => "raise `sysctl fs.file-max`",
             Cause::Unknown => "`strace -f` shows the call",
         };
         text.to_owned()
@@ -357,9 +389,25 @@ mod tests {
                 assert!(text.contains("most likely") && text.contains("Seccomp: 2"), "{text}");
             }
         }
-        let both = Evidence { memlock: Some(64 << 10), ..filtered };
-        let (cause, text) = says(SETUP, libc::ENOMEM, &both);
-        assert!(cause == Cause::Memlock && text.contains("or by a seccomp filter"), "{text}");
+    }
+
+    #[test]
+    fn locked_memory_is_named_for_the_calls_that_lock_it_and_a_filter_with_it() {
+        let locked = Evidence { memlock: Some(64 << 10), ..here() };
+        let filtered = Evidence { seccomp: Some(2), ..locked.clone() };
+        for call in [SETUP, REGISTER] {
+            let (cause, text) = says(call, libc::ENOMEM, &locked);
+            assert!(cause == Cause::Memlock && !text.contains("filter"), "{text}");
+            let (cause, text) = says(call, libc::ENOMEM, &filtered);
+            assert!(cause == Cause::Memlock && text.contains("or by a seccomp filter"), "{text}");
+            assert!(text.contains("`ulimit -l`, or allow io_uring_setup"), "{text}");
+        }
+        for (call, alone, beneath) in
+            [(ENTER, Cause::Memory, Cause::Seccomp), (MMAP, Cause::Memory, Cause::Memory)]
+        {
+            assert_eq!(says(call, libc::ENOMEM, &locked).0, alone);
+            assert_eq!(says(call, libc::ENOMEM, &filtered).0, beneath);
+        }
     }
 
     #[test]
@@ -370,6 +418,8 @@ mod tests {
         assert_eq!(kind(ENTER, libc::ENOSYS, &here()), Cause::Sandbox);
         assert_eq!(kind(SETUP, libc::ENOMEM, &here()), Cause::Memory);
         assert_eq!(kind("socketpair", libc::EMFILE, &here()), Cause::Descriptors);
+        let (cause, text) = says(SETUP, libc::ENFILE, &here());
+        assert!(cause == Cause::OpenFiles && text.contains("fs.file-max"), "{text}");
         let locked = Evidence { memlock: Some(0), ..here() };
         assert_eq!(kind(SETUP, libc::ENOMEM, &locked), Cause::Memlock);
         let unread = Evidence { seccomp: None, ..here() };

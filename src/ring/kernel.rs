@@ -19,7 +19,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::provided::ProvidedRing;
 use crate::buffer::{BufferClass, Pool, Size};
-use crate::refusal::{ENTER, REGISTER, Refusal, SETUP};
+use crate::refusal::{ENTER, MMAP, REGISTER, Refusal, SETUP};
 
 pub use crate::version::{OLDEST_VERSION, Version};
 
@@ -296,8 +296,8 @@ fn tried<T>(name: &'static str, call: impl FnMut() -> io::Result<T>) -> Result<O
     match retried(call).map_err(|error| (error.raw_os_error(), error)) {
         Ok(made) => Ok(Some(made)),
         Err((Some(libc::EINVAL | libc::EOPNOTSUPP), _)) => Ok(None),
-        Err((Some(libc::EPERM | libc::EACCES | libc::ENOSYS), error)) if name == SETUP => {
-            Err(Refusal::of(if setup_works() { "mmap" } else { SETUP }, &error))
+        Err((_, error)) if name == SETUP => {
+            Err(Refusal::of(if setup_works() { MMAP } else { SETUP }, &error))
         }
         Err((_, error)) => Err(Refusal::of(name, &error)),
     }
@@ -411,7 +411,7 @@ fn try_socket_command(ring: &mut IoUring) -> Result<bool, Refusal> {
 /// §15). Returns whether there are buffer rings, and whether there is multishot recv.
 fn try_multishot_recv(mut ring: IoUring) -> Result<(bool, bool), Refusal> {
     let pool = Pool::new(&[BufferClass { bytes: 64, count: 2 }]);
-    let pool = pool.map_err(|error| Refusal::of("mmap", &error))?;
+    let pool = pool.map_err(|error| Refusal::of(MMAP, &error))?;
     let register = || ProvidedRing::register(&ring, &pool, Size::SMALLEST);
     let Some(mut provided) = tried(REGISTER, register)? else { return Ok((false, false)) };
     provided.lend(&pool);

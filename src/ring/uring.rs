@@ -38,7 +38,7 @@ use crate::buffer::{BufferClass, Chunk, Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
-use crate::refusal::{REGISTER, Refusal};
+use crate::refusal::{MMAP, REGISTER, Refusal};
 
 /// How a ring is set up.
 #[derive(Debug, Clone)]
@@ -128,7 +128,7 @@ impl Uring {
             // Every waiting receive holds a buffer: there must be one for each connection.
             buffers[0].count = buffers[0].count.max(connections + 64);
         }
-        let pool = Pool::new(&buffers)?;
+        let pool = Pool::new(&buffers).map_err(|error| Refusal::of(MMAP, &error))?;
         if !kernel.has(Capability::BufferRing) {
             // Else they would be scarce as soon as most connections wait to receive.
             pool.set_reserve(Size::SMALLEST, 32);

@@ -210,6 +210,60 @@ fn a_limit_of_locked_memory_that_refuses_io_uring_is_named() {
     assert_eq!(falls_back(serve(&[]).locked_memory(0).start()), refusal, "the same sentence");
 }
 
+/// Memory that an unprivileged process locks is limited, and a filter may return the same error.
+#[test]
+fn where_two_causes_have_one_error_both_are_named_with_their_ways_out() {
+    if let Some(reason) = io_uring_refused() {
+        return skip(&reason);
+    }
+    let version = kernel();
+    let counts = version < [5, 12] || ([6, 14]..[7, 2]).contains(&version);
+    for call in CALLS {
+        let filter = Filter::denying(&[call], libc::ENOMEM);
+        let reason = falls_back(serve(&[]).unprivileged().filtered(filter.clone()).start());
+        assert!(reason.contains("by a seccomp filter"), "{reason}");
+        assert!(reason.contains("allow io_uring_setup, io_uring_enter"), "{reason}");
+        let locks = counts && call != "io_uring_enter";
+        assert_eq!(reason.contains("`ulimit -l`"), locks, "{reason}");
+        let args = ["check", "--json"];
+        let exit = Launch::new(PROACTOR, &args).unprivileged().filtered(filter).run();
+        let checked: Value = serde_json::from_str(&exit.stdout.join("\n")).expect("JSON");
+        assert_eq!(checked["verdict"], reason, "the same sentence");
+        let remedies = checked["io_uring"]["refusal"]["remedies"].to_string();
+        assert!(remedies.contains("--seccomp-profile"), "{remedies}");
+        assert_eq!(remedies.contains("LimitMEMLOCK="), locks, "{remedies}");
+    }
+}
+
+/// The buffers of a server are mapped when its model is set up.
+#[test]
+fn however_little_address_space_there_is_one_true_line_says_what_serves() {
+    let (mut served, mut refused) = (0, 0);
+    for most in (16..64).map(|mib| mib << 20) {
+        for model in [None, Some("uring"), Some("epoll")] {
+            if let Some(reason) = io_uring_refused().filter(|_| model == Some("uring")) {
+                skip(&reason);
+                continue;
+            }
+            let asked: Vec<&str> = model.iter().flat_map(|model| ["--model", model]).collect();
+            match serve(&asked).address_space(most).try_start() {
+                Ok(server) => {
+                    Client::connect(server.address()).ping();
+                    server.drain();
+                    served += 1;
+                }
+                // The program itself is not loaded.
+                Err(exit) if exit.code() != Some(1) => {}
+                Err(exit) => {
+                    assert!(refuses(&exit).contains("`ulimit -v`"), "{exit:?}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(served > 0 && refused > 0, "{served} served, {refused} refused");
+}
+
 /// A server that listens has what one connection needs.
 #[test]
 fn however_few_descriptors_are_permitted_each_model_serves_or_refuses() {
@@ -248,8 +302,14 @@ fn however_few_descriptors_are_permitted_one_true_line_says_what_serves() {
             }
         };
         // With fewer, it cannot print.
-        if checked != Value::Null {
-            assert_eq!(checked["io_uring"]["usable"], is_usable, "with {most}: {checked}");
+        if checked == Value::Null {
+            continue;
+        }
+        assert_eq!(checked["io_uring"]["usable"], is_usable, "with {most}: {checked}");
+        if !is_usable {
+            let verdict = checked["verdict"].as_str().expect("a text");
+            let left = format!(": EMFILE, no descriptor is left of {most} (Seccomp: ");
+            assert!(verdict.contains(&left), "/proc is read before they are short: {verdict}");
         }
     }
 }

@@ -130,10 +130,15 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    let is_shortage = |text: &str| text.contains("os error 24") && !text.contains("ulimit -n");
+    /// What to do about an error that a call returned, unless the text says it.
+    const WAYS_OUT: [(&str, &str, &str); 2] = [
+        ("os error 24", "ulimit -n", " (raise `ulimit -n`)"),
+        ("os error 12", "ulimit -v", " (raise `ulimit -v` or the memory limit of the cgroup)"),
+    ];
     let text = format!("{error:#}");
-    let way_out = if is_shortage(&text) { " (raise `ulimit -n`)" } else { "" };
-    output::print_error(&(text + way_out));
+    let mut ways_out = WAYS_OUT.iter();
+    let found = ways_out.find(|(code, limit, _)| text.contains(code) && !text.contains(limit));
+    output::print_error(&format!("{text}{}", found.map_or("", |(.., way_out)| way_out)));
     ExitCode::FAILURE
 }
 

@@ -146,9 +146,18 @@ impl Launch {
         self
     }
 
-    /// Allowed no more than this many descriptors.
+    /// Allowed no more than this many descriptors, of which the standard streams are three: others
+    /// that this process has inherited itself are closed.
     pub(crate) fn descriptors(self, most: u64) -> Launch {
-        self.limited(libc::RLIMIT_NOFILE, most, most)
+        let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
+        // SAFETY: takes numbers alone.
+        let inherits_none = self.before_exec(move || unsafe { libc::close_range(3, !0, flags) });
+        inherits_none.limited(libc::RLIMIT_NOFILE, most, most)
+    }
+
+    /// Allowed no more than this many bytes of address space.
+    pub(crate) fn address_space(self, most: u64) -> Launch {
+        self.limited(libc::RLIMIT_AS, most, most)
     }
 
     /// Allowed this many descriptors, and more if it asks.

@@ -1,7 +1,6 @@
-//! The trial of io_uring, in a child process: a filter may kill what tries.
+//! The trial of io_uring: as a server makes it, with as many descriptors, and under a filter, which
+//! may kill what tries, in a child process first.
 
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 
 use serde_json::{Value, json};
@@ -10,7 +9,7 @@ use super::super::serve::spare_descriptors;
 use proactor::Model;
 use proactor::model::{self, EngineOptions};
 use proactor::os::process::{self, Alone};
-use proactor::refusal::{Evidence, Refusal};
+use proactor::refusal::{Cause, Evidence, Refusal};
 use proactor::ring::kernel::{Kernel, SINCE};
 
 /// What each environment does about a cause: `CAUSE|TEXT` in each line.
@@ -18,39 +17,38 @@ const REMEDIES: &str = include_str!("remedies.txt");
 
 /// Returns what the trial has found, as in JSON.
 pub(super) fn run() -> Value {
-    let tried = in_child(try_all).unwrap_or_else(|| Ok(try_all().into_bytes()));
-    let found = tried.map(|text| serde_json::from_slice(&text).unwrap_or_default());
-    found.unwrap_or_else(|killed| refused(&killed))
+    try_under_a_filter(|| drop(try_all()));
+    try_all()
 }
 
-/// Remembers the refusal if a trial of a ring is killed. It is made in a child process, and only
-/// under a filter: nothing else kills it.
+/// Remembers the refusal if a trial of a ring is killed.
 pub(in super::super) fn outlive() {
-    let is_filtered = Evidence::read().seccomp == Some(2);
-    let tried = is_filtered.then(|| in_child(|| Kernel::detect().map(|_| ()).is_ok().to_string()));
-    if let Some(Some(Err(killed))) = tried {
-        killed.remember();
+    try_under_a_filter(|| drop(Kernel::detect()));
+}
+
+/// Makes a trial in a child process if a filter is installed: nothing else kills what tries. If it
+/// is killed, that is remembered as the refusal of every later trial.
+fn try_under_a_filter(trial: impl FnOnce()) {
+    if Evidence::read().has_filter()
+        && let Some(signal) = signal_that_ends(trial)
+    {
+        Refusal::killed(signal).remember();
     }
 }
 
-/// Makes a trial in a child process, and returns what it says; an error if it is killed. `None` if
+/// Returns the signal that kills a child process in which this is called; `None` if none does, or
 /// there can be no child.
-fn in_child(tries: impl FnOnce() -> String) -> Option<Result<Vec<u8>, Refusal>> {
+fn signal_that_ends(trial: impl FnOnce()) -> Option<i32> {
     let alone = Alone::check().ok()?;
-    let (mut said, mut says) = io::pipe().ok()?;
-    let child = process::fork(&alone, &[says.as_raw_fd()], |_| {
-        u8::from(says.write_all(tries().as_bytes()).is_err())
+    let child = process::fork(&alone, &[], |_| {
+        trial();
+        0
     });
-    let child = child.ok()?;
-    drop(says);
-    let mut text = Vec::new();
-    let _ = said.read_to_end(&mut text);
-    let signal = process::wait(child).ok().and_then(|status| status.signal());
-    Some(signal.map_or(Ok(text), |signal| Err(Refusal::killed(signal))))
+    process::wait(child.ok()?).ok()?.signal()
 }
 
 /// Looks for the features, and sets up the ring of a server of the default size.
-fn try_all() -> String {
+fn try_all() -> Value {
     let ring = Some(Model::URING);
     let found = Kernel::detect().and_then(|kernel| {
         let spare = spare_descriptors(1).map_err(|error| Refusal::of_set_up(&error))?;
@@ -59,9 +57,7 @@ fn try_all() -> String {
         let prepared = prepared.map_err(|error| Refusal::of_set_up(&error))?;
         Ok((kernel, prepared.detail))
     });
-    let found =
-        found.map_or_else(|refusal| refused(&refusal), |(kernel, detail)| usable(kernel, &detail));
-    found.to_string()
+    found.map_or_else(|refusal| refused(&refusal), |(kernel, detail)| usable(kernel, &detail))
 }
 
 fn usable(kernel: Kernel, detail: &str) -> Value {
@@ -89,9 +85,11 @@ fn usable(kernel: Kernel, detail: &str) -> Value {
 }
 
 fn refused(refusal: &Refusal) -> Value {
-    let cause = refusal.cause.name();
-    let lines = REMEDIES.lines().filter_map(|line| line.split_once('|'));
-    let remedies: Vec<&str> = lines.filter(|(of, _)| *of == cause).map(|(_, text)| text).collect();
+    let of = |cause: Cause| {
+        let lines = REMEDIES.lines().filter_map(|line| line.split_once('|'));
+        lines.filter(move |(of, _)| *of == cause.name()).map(|(_, text)| text)
+    };
+    let remedies: Vec<&str> = refusal.causes().into_iter().flat_map(of).collect();
     json!({
         "usable": false,
         "verdict": refusal.to_string(),
@@ -101,7 +99,7 @@ fn refused(refusal: &Refusal) -> Value {
         "refusal": {
             "call": refusal.call,
             "error": refusal.error,
-            "cause": cause,
+            "cause": refusal.cause.name(),
             "why": refusal.why(),
             "evidence": refusal.evidence.to_string(),
             "fix": refusal.fix(),
