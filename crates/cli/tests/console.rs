@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 use proactor::model::Ability;
 use support::server::{PROACTOR, Server};
@@ -511,4 +512,14 @@ fn a_terminal_is_prompted_and_left_as_it_was(model: Model) {
     assert_eq!(terminal.flags(), flags);
     terminal.process().signal(libc::SIGTERM);
     assert_eq!(terminal.wait(), Some(0));
+}
+
+#[test]
+fn a_program_that_another_test_starts_has_neither_end_of_a_terminal() {
+    let _terminal = Terminal::start(PROACTOR, &["serve", "--listen", "127.0.0.1:0"]);
+    let mut list = Command::new("ls");
+    let output = list.args(["-l", "/proc/self/fd"]).stdin(Stdio::null()).output();
+    let files = String::from_utf8(output.expect("it runs").stdout).expect("ASCII");
+    assert!(files.contains("/dev/null"), "{files}");
+    assert!(!files.contains("/dev/ptmx") && !files.contains("/dev/pts/"), "{files}");
 }

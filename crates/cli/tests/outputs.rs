@@ -6,7 +6,7 @@ mod support;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Output, Stdio};
 
@@ -15,7 +15,9 @@ use proactor_models::ALL;
 
 use support::seccomp::Filter;
 use support::server::{PROACTOR, REACTOR};
-use support::{Address, Client, Launch, Options, Process, eventually, full_pipe, io_uring_refused};
+use support::{
+    Address, Client, Launch, Options, Process, eventually, full_pipe, io_uring_refused, terminal,
+};
 
 /// What is wrong with a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +61,9 @@ impl Wrong {
                 let (reader, stream) = full_pipe(self == UnreadNonblocking);
                 BadStream { stream: Some(stream), _keeps: Some(reader.into()) }
             }
-            TerminalGone => open(terminal().1),
+            TerminalGone => open(terminal::open().1),
             TerminalStopped => {
-                let (master, slave) = terminal();
+                let (master, slave) = terminal::open();
                 // SAFETY: takes numbers alone.
                 assert_eq!(unsafe { libc::tcflow(slave.as_raw_fd(), libc::TCOOFF) }, 0);
                 BadStream { stream: Some(slave), _keeps: Some(master) }
@@ -73,25 +75,6 @@ impl Wrong {
     fn waits(self) -> bool {
         matches!(self, Unread | UnreadNonblocking | TerminalStopped)
     }
-}
-
-/// Returns both ends of a new terminal. Programs that other tests start inherit neither: a terminal
-/// of which any process has the master is not gone.
-fn terminal() -> (OwnedFd, OwnedFd) {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: takes numbers alone; what it returns is a new descriptor or -1.
-    let master = match unsafe { libc::posix_openpt(flags) } {
-        -1 => panic!("posix_openpt: {}", std::io::Error::last_os_error()),
-        // SAFETY: the kernel has just given us this descriptor.
-        master => unsafe { OwnedFd::from_raw_fd(master) },
-    };
-    // SAFETY: takes a number alone.
-    assert_eq!(unsafe { libc::unlockpt(master.as_raw_fd()) }, 0);
-    // SAFETY: takes numbers alone; what it returns is a new descriptor or -1.
-    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    assert_ne!(slave, -1, "TIOCGPTPEER: {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel has just given us this descriptor.
-    (master, unsafe { OwnedFd::from_raw_fd(slave) })
 }
 
 /// Makes this one the standard stream of that number.
@@ -617,7 +600,7 @@ fn dash_is_standard_output_and_no_recording() {
 
 /// What a command prints at a terminal of this kind, with standard error there too.
 fn at_terminal(kind: &str, command: &mut Command) -> String {
-    let (master, slave) = terminal();
+    let (master, slave) = terminal::open();
     let end = || Stdio::from(slave.try_clone().expect("a descriptor"));
     command.env("TERM", kind).env_remove("NO_COLOR").stdin(Stdio::null());
     let mut child = command.stdout(end()).stderr(end()).spawn().expect("it runs");

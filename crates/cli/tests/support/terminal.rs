@@ -1,7 +1,7 @@
 //! A terminal with a server at it: what one types and sees there.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Error, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -9,6 +9,25 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use super::{Process, TIMEOUT};
+
+/// Returns both ends of a new terminal. Programs that other tests start inherit neither: a terminal
+/// of which any process has the master is not gone.
+pub(crate) fn open() -> (OwnedFd, OwnedFd) {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes numbers alone; what it returns is a new descriptor or -1.
+    let master = match unsafe { libc::posix_openpt(flags) } {
+        -1 => panic!("posix_openpt: {}", Error::last_os_error()),
+        // SAFETY: the kernel has just given us this descriptor.
+        master => unsafe { OwnedFd::from_raw_fd(master) },
+    };
+    // SAFETY: takes a number alone.
+    assert_eq!(unsafe { libc::unlockpt(master.as_raw_fd()) }, 0);
+    // SAFETY: takes numbers alone; what it returns is a new descriptor or -1.
+    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    assert_ne!(slave, -1, "TIOCGPTPEER: {}", Error::last_os_error());
+    // SAFETY: the kernel has just given us this descriptor.
+    (master, unsafe { OwnedFd::from_raw_fd(slave) })
+}
 
 /// A pseudo-terminal, and the server that has it as standard input and output. Killed when dropped.
 #[derive(Debug)]
@@ -25,13 +44,8 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Starts this program at a new terminal, in the mode that shells leave it in.
     pub(crate) fn start(program: &str, args: &[&str]) -> Terminal {
-        let (mut master, mut slave) = (-1, -1);
-        let (name, mode, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
-        // SAFETY: both numbers are written to during the call; name, mode and size are not given.
-        let answer = unsafe { libc::openpty(&mut master, &mut slave, name, mode, size) };
-        assert_eq!(answer, 0, "openpty: {}", std::io::Error::last_os_error());
-        // SAFETY: the kernel has just given us these descriptors.
-        let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
+        let (master, slave) = open();
+        let master = File::from(master);
         let mut command = Command::new(program);
         let end = || Stdio::from(slave.try_clone().expect("a descriptor is left"));
         command.args(args).stdin(end()).stdout(end()).stderr(Stdio::null());
@@ -39,7 +53,7 @@ impl Terminal {
         // touches no memory.
         unsafe {
             command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                -1 => Err(std::io::Error::last_os_error()),
+                -1 => Err(Error::last_os_error()),
                 _ => Ok(()),
             });
         }
