@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::broadcast::Delivery;
 use super::member::{MayWrite, Member, StallCheck, add};
 use super::pool::ThreadStatus;
 use super::shared::Membership;
@@ -292,18 +293,8 @@ impl<C: Calls> ConnectionThread<'_, C> {
             self.status.publish(counters);
             self.membership.others(earlier_only, &mut self.others);
         }
-        let mut stalls = Vec::new();
-        for (at, other) in self.others.iter().enumerate() {
-            let (calls, mut stall) = (*calls, stalls.get(at).copied());
-            let stall = stall.get_or_insert_with(|| other.stall_check());
-            other.write_broadcasts(calls, &context.messages, self.member, counters, stall, || {
-                if stalls.is_empty() {
-                    stalls.extend(self.others.iter().map(|other| other.stall_check()));
-                }
-                let rest = self.others.iter().zip(&mut stalls).skip(at + 1);
-                rest.for_each(|(other, stall)| other.look_ahead(calls, stall));
-            });
-        }
+        let (messages, speaker) = (&*context.messages, self.member);
+        Delivery { calls: *calls, messages, speaker, counters }.write_to(&self.others);
         self.others.drain(..).for_each(|other| release(*calls, other));
         context.messages.clear();
     }

@@ -1,21 +1,21 @@
 //! A connection as other threads see it: a member of a broadcast group whose members have a thread
 //! each.
 //!
-//! There is no queue between two threads: a speaker writes to the socket of each listener itself,
-//! and sleeps while one of them reads nothing. That is the character of this model. So that lines
-//! stay whole, each socket has a *write lock*, which a thread holds until a whole piece is written.
-//! So that no thread sleeps forever, a send sleeps for a [period](Timeouts::period) at most, and
-//! then what the peer has acknowledged is looked at.
+//! There is no queue between two threads: a speaker [writes](super::broadcast) to the socket of
+//! each listener itself, and sleeps while one of them reads nothing. That is the character of this
+//! model. So that lines stay whole, each socket has a *write lock*, which a thread holds until a
+//! whole piece is written. So that no thread sleeps forever, a send sleeps for a
+//! [period](Timeouts::period) at most, and then what the peer has acknowledged is looked at.
 //!
-//! No thread holds two locks, so no circle of threads waits for locks. There may be a circle of
-//! threads that write to peers which do not read because they write: it lasts until one of these is
-//! evicted.
+//! A thread that waits for a lock holds none, so no circle of threads waits for locks. There may be
+//! a circle of threads that write to peers which do not read because they write: it lasts until one
+//! of these is evicted.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::state::ThreadState;
@@ -24,14 +24,13 @@ use proactor::admission::Admitted;
 use proactor::buffer::SendQueue;
 use proactor::calls::{Calls, SLEEPS};
 use proactor::clock::Nanos;
-use proactor::counters::Counters;
 use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
 use proactor::limits::{CloseReason, Timeouts};
 use proactor::mailbox::PostedRequest;
 use proactor::memory::SharedBytes;
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::{Factory, Made, Peer, ProxiedPeer};
-use proactor::protocol::{Message, Protocol};
+use proactor::protocol::Protocol;
 use proactor::timeouts::LookState;
 
 /// A listener, as the threads of its connections need it.
@@ -187,6 +186,15 @@ impl Member {
         calls.lock(self.key(), self.socket(), &self.writer)
     }
 
+    /// Locks the right to write to the socket, unless another thread has it.
+    pub(super) fn try_lock_writer(&self) -> Option<MutexGuard<'_, MayWrite>> {
+        match self.writer.try_lock() {
+            Ok(writer) => Some(writer),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// Publishes what its own thread is about to do.
     pub(super) fn does(&self, state: ThreadState) {
         self.state.store(state.0, Ordering::Relaxed);
@@ -211,77 +219,44 @@ impl Member {
         stall: &mut StallCheck,
         is_waited_for: impl FnOnce() -> bool,
     ) -> Result<usize, CloseReason> {
-        let (key, socket) = (self.key(), self.socket());
-        match queue.offer(most, |parts| calls.send(key, socket, parts, SLEEPS)).0 {
-            Ok(n) => {
-                add(&self.sent, n);
-                Ok(n)
-            }
+        match self.send_some(calls, queue, most, SLEEPS) {
+            Ok(n) => Ok(n),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let sent = self.sent.load(Ordering::Relaxed);
-                stall.look(sent, socket, is_waited_for()).map_or(Ok(0), Err)
+                stall.look(sent, self.socket(), is_waited_for()).map_or(Ok(0), Err)
             }
             Err(error) => Err(CloseReason::failed(&error)),
         }
     }
 
-    /// Writes the broadcasts of `speaker`, in one piece, however long the peer sleeps, unless it
-    /// takes nothing at all: then it is evicted. Announcements alone are not written to a peer that
-    /// is behind, and counted. Called by the thread of the speaker, which owns
-    /// the calls and the counters. `waits` is called after each send without a result.
-    pub(super) fn write_broadcasts(
+    /// Sends some of the first `most` bytes of `queue`, which is not empty: what the socket takes
+    /// at once, or after a [period](Timeouts::period) at most. The caller holds the write lock.
+    ///
+    /// # Errors
+    /// send(2).
+    pub(super) fn send_some(
         &self,
         calls: &impl Calls,
-        messages: &[Message],
-        speaker: &Member,
-        counters: &mut Counters,
-        stall: &mut StallCheck,
-        mut waits: impl FnMut(),
-    ) {
-        let announces = !messages.iter().any(|it| matches!(it, Message::Broadcast(_)));
-        if announces && self.writer.try_lock().is_err() && self.is_behind(calls) {
-            self.missed.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        speaker.does(ThreadState::locks_writer_of(self.number));
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let mut writer = self.lock_writer(calls);
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        speaker.does(ThreadState::sends_to(self.number));
-        let mut queue = SendQueue::default();
-        if *writer == MayWrite::Anything {
-            for message in messages {
-                // The speaker delivers those to the operator.
-                if let Message::Broadcast(chunk) | Message::Announce(chunk) = message {
-                    queue.push(chunk.clone());
-                }
-            }
-        }
-        if announces && !queue.is_empty() && self.is_behind(calls) {
-            self.missed.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        while !queue.is_empty() {
-            match self.send(calls, &queue, usize::MAX, stall, || true) {
-                Ok(0) => waits(),
-                Ok(n) => {
-                    queue.advance(n);
-                    counters.sends += 1;
-                    counters.sent_bytes += n as u64;
-                }
-                Err(reason) => {
-                    *writer = MayWrite::RepliesOnly; // Nothing is written any more.
-                    return self.break_off(calls, reason);
-                }
-            }
-        }
+        queue: &SendQueue,
+        most: usize,
+        sleeps: bool,
+    ) -> io::Result<usize> {
+        let (key, socket) = (self.key(), self.socket());
+        let n = queue.offer(most, |parts| calls.send(key, socket, parts, sleeps)).0?;
+        add(&self.sent, n);
+        Ok(n)
     }
 
     /// Returns true if its socket takes no more for now: announcements do not wait for it.
-    fn is_behind(&self, calls: &impl Calls) -> bool {
+    pub(super) fn is_behind(&self, calls: &impl Calls) -> bool {
         let writable = calls.poll(self.key(), self.socket(), libc::POLLOUT, Some(Duration::ZERO));
         matches!(writable, Ok(0))
+    }
+
+    /// Counts an announcement that is dropped.
+    pub(super) fn misses(&self) {
+        self.missed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns how many announcements were dropped since the last call.
@@ -289,16 +264,9 @@ impl Member {
         self.missed.swap(0, Ordering::Relaxed)
     }
 
-    /// Looks at the peer while a speaker that writes to it later waits for another member. So
-    /// those that read nothing are given up together, not one after another.
-    pub(super) fn look_ahead(&self, calls: &impl Calls, stall: &mut StallCheck) {
-        if !self.is_behind(calls) {
-            *stall = self.stall_check();
-        } else if let Some(reason) =
-            stall.look(self.sent.load(Ordering::Relaxed), self.socket(), true)
-        {
-            self.break_off(calls, reason);
-        }
+    /// Returns how long a send sleeps at most, which is the time between two looks.
+    pub(super) fn period(&self) -> Duration {
+        self.timeouts.period()
     }
 
     /// Returns the state of a look at its peer before the first.

@@ -30,6 +30,7 @@
 //! a thread that goes to sleep later wakes at once. In the end every thread is joined.
 
 mod acceptor;
+mod broadcast;
 mod connection;
 mod console;
 mod member;

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use server::resting_server;
 
+use super::broadcast::Delivery;
 use super::member::{Member, StallCheck};
 use super::shared::Membership;
 use super::state::ThreadState;
@@ -38,9 +39,13 @@ fn origin_of<P: Protocol>(make: impl Fn() -> P + Send + Sync + 'static) -> Arc<O
 
 /// A server without a thread.
 fn shared() -> Arc<SharedState> {
+    shared_with(EVICT)
+}
+
+fn shared_with(evict: Duration) -> Arc<SharedState> {
     let signal = ShutdownSignal::new().unwrap();
     let mut limits = Limits::default();
-    limits.timeouts.evict = Some(EVICT);
+    limits.timeouts.evict = Some(evict);
     Arc::new(SharedState::new(BUFFERS.to_vec(), limits, signal).unwrap())
 }
 
@@ -52,10 +57,10 @@ fn broadcast(text: impl Into<Chunk>) -> Message {
     Message::Broadcast(text.into())
 }
 
-/// Has `member` written these messages of `speaker`.
-fn write(member: &Member, messages: &[Message], speaker: &Member, counters: &mut Counters) {
-    let mut stall = member.stall_check();
-    member.write_broadcasts(&PlainCalls, messages, speaker, counters, &mut stall, || {});
+/// Writes these messages of `speaker` to `member`.
+fn write(member: &Arc<Member>, messages: &[Message], speaker: &Member, counters: &mut Counters) {
+    let others = std::slice::from_ref(member);
+    Delivery { calls: &PlainCalls, messages, speaker, counters }.write_to(others);
 }
 
 /// Returns a connection of a server, and the other end of its socket.
@@ -352,41 +357,71 @@ fn a_client_that_takes_nothing_is_evicted_and_its_thread_wakes() {
 #[test]
 fn members_that_read_nothing_are_given_up_together() {
     const IDLERS: usize = 12;
+    /// More than the socket of a member takes at once: each falls short at this piece.
+    const PIECE: usize = 1 << 20;
     let shared = shared();
-    let chat = origin_of(|| Broadcast);
-    let idlers = [(); IDLERS].map(|()| enter_at(&shared, &chat));
-    for (idler, _) in &idlers {
-        let (socket, bytes) = (idler.member.socket(), [0; 1 << 12]);
-        while os::send(socket, &[io::IoSlice::new(&bytes)], libc::MSG_DONTWAIT).is_ok() {}
-    }
-    let (reader, mut peer) = enter_at(&shared, &chat);
-    let (speaker, mut mouth) = enter_at(&shared, &chat);
-    let serving = [reader, speaker].map(|membership| {
-        let shared = Arc::clone(&shared);
-        thread::spawn(move || serve_here(&shared, membership))
-    });
-    let before = os::now();
-    mouth.write_all(b"first").unwrap();
-    assert_eq!(receive(&mut peer, 5), b"first");
+    let idlers = [(); IDLERS].map(|()| enter(&shared));
+    let [(reader, mut peer), (speaker, _mouth)] = [(); 2].map(|()| enter(&shared));
+    let mut members: Vec<Arc<Member>> =
+        idlers.iter().map(|(idler, _)| Arc::clone(&idler.member)).collect();
+    members.push(Arc::clone(&reader.member));
+    let piece = [broadcast(vec![b'x'; PIECE])];
+    let reading = thread::spawn(move || receive(&mut peer, PIECE));
+    let (before, mut counters) = (os::now(), Counters::default());
+    let speaker = &*speaker.member;
+    Delivery { calls: &PlainCalls, messages: &piece, speaker, counters: &mut counters }
+        .write_to(&members);
     let took = os::now().since(before);
-    assert!(took < EVICT * IDLERS as u32, "one after another, within {took:?}");
-    let evicted = |(idler, _): &(Membership, _)| idler.member.broken_off.get().is_some();
-    assert!(idlers.iter().all(evicted));
-    drop((peer, mouth, idlers));
-    serving.into_iter().for_each(|serving| _ = serving.join().unwrap());
+    assert!(took < EVICT * IDLERS as u32 / 2, "one after another, within {took:?}");
+    assert!(reading.join().unwrap() == vec![b'x'; PIECE]);
+    let reasons = idlers.each_ref().map(|(idler, _)| idler.member.broken_off.get().copied());
+    assert_eq!(reasons, [Some(CloseReason::Stalled(EVICT)); IDLERS]);
+    assert_eq!(reader.member.broken_off.get(), None);
+}
+
+#[test]
+fn a_member_that_reads_nothing_holds_up_no_line_to_another() {
+    let shared = shared_with(Duration::from_secs(3600));
+    let [(idler, idle), (locked, _peer), (free, mut ear), (speaker, _mouth)] =
+        [(); 4].map(|()| enter(&shared));
+    while os::send(idler.member.socket(), &[io::IoSlice::new(&[0; 512])], libc::MSG_DONTWAIT)
+        .is_ok()
+    {}
+    let members = [&idler, &locked, &free].map(|it| Arc::clone(&it.member));
+    thread::scope(|scope| {
+        let writer = locked.member.lock_writer(&PlainCalls); // As of a thread that writes to it.
+        scope.spawn(|| {
+            let (messages, mut counters) = ([broadcast("news")], Counters::default());
+            let (messages, counters) = (&messages[..], &mut counters);
+            let speaker = &*speaker.member;
+            Delivery { calls: &PlainCalls, messages, speaker, counters }.write_to(&members);
+        });
+        assert_eq!(receive(&mut ear, 4), b"news");
+        assert_eq!(locked.member.waiting.load(Ordering::Relaxed), 1, "its own thread looks");
+        drop((writer, idle));
+    });
+    assert_eq!(locked.member.waiting.load(Ordering::Relaxed), 0);
 }
 
 #[test]
 fn announcements_do_not_wait_for_a_member_that_reads_nothing() {
     let shared = shared();
     let [(idler, peer), (speaker, _mouth)] = [(); 2].map(|()| enter(&shared));
-    let (idler, mut counters) = (&idler.member, Counters::default());
+    let idler = &idler.member;
     while os::send(idler.socket(), &[io::IoSlice::new(&[0; 512])], libc::MSG_DONTWAIT).is_ok() {}
-    let announcement = [Message::Announce(Chunk::from(&b"* joined"[..]))];
-    write(idler, &announcement, &speaker.member, &mut counters);
-    let writer = idler.lock_writer(&PlainCalls); // As of a thread that writes to it.
-    write(idler, &announcement, &speaker.member, &mut counters);
-    drop(writer);
+    let announce = |speaker: &Member| {
+        let announcement = [Message::Announce(Chunk::from(&b"* joined"[..]))];
+        write(idler, &announcement, speaker, &mut Counters::default());
+    };
+    announce(&speaker.member);
+    thread::scope(|scope| {
+        let _writer = idler.lock_writer(&PlainCalls); // As of a thread that writes to it.
+        let writing = scope.spawn(|| announce(&speaker.member));
+        while !writing.is_finished() {
+            assert_eq!(idler.waiting.load(Ordering::Relaxed), 0, "it waits for the lock");
+            thread::yield_now();
+        }
+    });
     assert_eq!((idler.take_missed(), idler.broken_off.get()), (2, None));
     drop(peer);
 }
