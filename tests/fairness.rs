@@ -4,12 +4,15 @@
 
 mod skip;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::ControlFlow;
 
 use proactor::buffer::{Pool, SEND_MAX};
+use proactor::counters::Counters;
 use proactor::engine::Engine;
 use proactor::keys::ListenerId;
+use proactor::limits::Ended;
 use proactor::model::EngineOptions;
 use proactor::os::ShutdownSignal;
 use proactor::peer::Factory;
@@ -44,69 +47,53 @@ enum Replies {
 
 /// A server that the test runs, an iteration at a time.
 struct Server {
-    engine: Box<dyn Run>,
+    run_once: Box<dyn FnMut() -> Counters>,
+    /// As of the end of the last iteration.
+    counters: Counters,
     address: SocketAddr,
 }
 
-trait Run {
-    fn run_once(&mut self);
-    /// Returns the iterations, and the bytes that were moved.
-    fn counts(&self) -> (u64, u64);
-    /// Returns how often a receive found no buffer in the pool.
-    fn out_of_buffers(&self) -> u64;
-}
-
-impl Run for Proactor<Uring, Echo> {
+impl Server {
     fn run_once(&mut self) {
-        assert!(Proactor::run_once(self).unwrap().is_continue());
+        self.counters = (self.run_once)();
     }
 
-    fn counts(&self) -> (u64, u64) {
-        let counters = self.counters();
-        (counters.iterations, counters.received_bytes + counters.sent_bytes)
-    }
-
-    fn out_of_buffers(&self) -> u64 {
-        self.counters().out_of_buffers
-    }
-}
-
-impl Run for Reactor<Epoll, Echo> {
-    fn run_once(&mut self) {
-        assert!(Reactor::run_once(self).unwrap().is_continue());
-    }
-
-    fn counts(&self) -> (u64, u64) {
-        let counters = self.counters();
-        (counters.iterations, counters.received_bytes + counters.sent_bytes)
-    }
-
-    fn out_of_buffers(&self) -> u64 {
-        self.counters().out_of_buffers
+    fn moved(&self) -> u64 {
+        self.counters.received_bytes + self.counters.sent_bytes
     }
 }
 
 fn serve(kernel: Option<Kernel>) -> Server {
     let EngineOptions { limits, buffers, .. } = EngineOptions::default();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (stop, factory) = (ShutdownSignal::new().unwrap(), Factory::of(|_| Echo));
-    let engine: Box<dyn Run> = match kernel {
+    let (address, stop) = (listener.local_addr().unwrap(), ShutdownSignal::new().unwrap());
+    let run_once = match kernel {
         Some(kernel) => {
             let connections = limits.connections;
             let ring = Uring::new(Config { kernel, connections, buffers, addresses: true });
-            let mut engine = Proactor::new(ring.unwrap(), limits, stop).unwrap();
-            engine.listen(ListenerId(0), listener.into(), factory).unwrap();
-            Box::new(engine)
+            let engine = Proactor::new(ring.unwrap(), limits, stop).unwrap();
+            listening(engine, listener, Proactor::run_once)
         }
         None => {
             let (selector, pool) = (Epoll::new(Trigger::Level).unwrap(), Pool::new(&buffers));
-            let mut engine = Reactor::new(selector, pool.unwrap(), limits, stop).unwrap();
-            engine.listen(ListenerId(0), listener.into(), factory).unwrap();
-            Box::new(engine)
+            let engine = Reactor::new(selector, pool.unwrap(), limits, stop).unwrap();
+            listening(engine, listener, Reactor::run_once)
         }
     };
-    Server { engine, address }
+    Server { run_once, counters: Counters::default(), address }
+}
+
+/// Has an engine listen. Returns what runs an iteration of it, and returns what was counted.
+fn listening<E: Engine<Echo> + 'static>(
+    mut engine: E,
+    listener: TcpListener,
+    run_once: impl Fn(&mut E) -> io::Result<ControlFlow<Ended>> + 'static,
+) -> Box<dyn FnMut() -> Counters> {
+    engine.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo)).unwrap();
+    Box::new(move || {
+        assert!(run_once(&mut engine).unwrap().is_continue());
+        engine.counters()
+    })
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -140,12 +127,12 @@ fn attack(mut server: Server, replies: Replies) -> (u64, u64) {
     for ping in 0..PINGS {
         act(&mut hostile, replies);
         pinger.write_all(&[b'p'; 64]).unwrap();
-        let begin = server.engine.counts().0;
+        let begin = server.counters.iterations;
         loop {
-            let before = server.engine.counts().1;
+            let before = server.moved();
             ticker.write_all(b"t").unwrap();
-            server.engine.run_once();
-            let moved = server.engine.counts().1 - before;
+            server.run_once();
+            let moved = server.moved() - before;
             if ping > PINGS / 2 {
                 largest = largest.max(moved);
             }
@@ -156,11 +143,11 @@ fn attack(mut server: Server, replies: Replies) -> (u64, u64) {
         }
         if ping > 0 {
             // Before the first, all of them are accepted.
-            slowest = slowest.max(server.engine.counts().0 - begin);
+            slowest = slowest.max(server.counters.iterations - begin);
         }
     }
     // There are more buffers than connections: to have used up what a ring was lent is no lack.
-    assert_eq!(server.engine.out_of_buffers(), 0);
+    assert_eq!(server.counters.out_of_buffers, 0);
     (slowest, largest)
 }
 
