@@ -1204,7 +1204,7 @@ fn a_member_that_reads_slowly_and_steadily_stays_while_others_flood(model: Model
         let (slowly, at_once) = expected.split_at(1 << 20);
         for some in slowly.chunks(4000) {
             slow.hear(some);
-            thread::sleep(Duration::from_millis(10)); // 400 kB/s
+            thread::sleep(Duration::from_millis(10)); // The pace of a reader of 400 kB/s.
         }
         slow.hear(at_once);
     });
@@ -1635,6 +1635,7 @@ fn a_client_that_sends_nothing_is_idle_or_drips_is_ended_in_order_and_a_busy_one
         client.say(b"?\n");
         client.hear(b"? ===\n");
     };
+    // The pace of a client, whose time is what the limits measure: shorter than each of them.
     let pause = || thread::sleep(Duration::from_millis(50));
     // One after the other: a model may serve one at a time.
     let busy = connect();
@@ -1689,7 +1690,8 @@ fn a_first_byte_is_awaited_behind_a_proxy_header_and_of_no_client_that_may_only_
     assert!(exit.stderr.contains("connection=1 peer=192.0.2.7:1000"), "{exit:?}");
     let server = model.serve("chat").args(&["--first-byte-timeout", "0.1"]).start();
     let client = Client::connect(server.address());
-    thread::sleep(Duration::from_millis(400)); // Four times as long: nothing happens.
+    // Nothing happens in four times the limit, so there is no event to wait for.
+    thread::sleep(Duration::from_millis(400));
     client.say(&[&[b'x'; 16 << 10][..], b"x\n"].concat());
     client.hear(b"line too long: 16384 bytes at most\n");
     drop(client);
