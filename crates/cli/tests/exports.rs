@@ -473,7 +473,7 @@ setView(threads[1].at[1] - 1000, threads[1].at[3]);
 root.dataset.copies = +(/send c0.0 64 B/.test(point(1, at(1))) && /copying/.test(tip.textContent));
 root.dataset.other = +(/send c1.0 64 B/.test(point(1, at(2))));
 root.dataset.table = +(!$('threads-part').hidden && $('threads').rows.length === 5 && /Threads, the busiest 4 of 4/.test($('threads-title').textContent));
-root.dataset.tenants = +(threads[2].info.thread === 1002 && threads[2].at.length === 3 && threads[3].at.length === 1);
+root.dataset.slots = +(threads[2].info.thread === 1002 && threads[2].at.length === 3 && threads[3].at.length === 1);
 root.dataset.noloop = +($('iterations-details').hidden && rows.loop === null);
 </script></body>";
 
@@ -495,7 +495,7 @@ fn a_page_of_threads_can_be_zoomed_and_searched() {
     let gestures = String::from_utf8(page).unwrap().replace("</body>", THREAD_GESTURES);
     fs::write(&path, gestures).unwrap();
     let (document, complaints) = browsed(&address).unwrap();
-    for gesture in ["waits", "copies", "other", "table", "tenants", "noloop"] {
+    for gesture in ["waits", "copies", "other", "table", "slots", "noloop"] {
         assert_eq!(said(&document, gesture), Some(1), "{gesture}: {complaints}");
     }
     assert_eq!(said(&document, "errors"), Some(0), "{complaints}");

@@ -5,11 +5,11 @@
 //! random order, and the baseline R one slice before and one after each of them:
 //!
 //! ```text
-//!   R A R B R C R      ratio of B  =  B / mean of the two R beside it
+//!   R A R B R C R      ratio of B  =  B / mean of the two R next to it
 //! ```
 //!
 //! So the two sides of a ratio are measured within a fraction of a second, and slower drift, such
-//! as another tenant of the host or the clock rate of the CPU, cancels out.
+//! as the load of the host or the clock rate of the CPU, cancels out.
 //!
 //! A server that has just had a slice is warm. With several participants, the baseline has every
 //! second slice and the others have slices more rarely. With few connections this makes no
@@ -112,7 +112,7 @@ pub struct Pair {
 }
 
 impl Round {
-    /// Compares each participant's slice with the mean of the two baseline slices beside it.
+    /// Compares each participant's slice with the mean of the two baseline slices next to it.
     pub fn pairs(&self) -> impl Iterator<Item = Pair> {
         self.slices.windows(3).filter_map(|three| match three {
             [before, slice, after] if before.participant == 0 && after.participant == 0 => {
@@ -279,7 +279,7 @@ mod tests {
     use std::io;
 
     /// Slices on a simulated clock: participant i makes 1000 × (i + 1) messages. After 20 slices
-    /// all rates double, as on a machine whose other tenant has left.
+    /// all rates double, as on a host that has less to do from then on.
     struct Mock {
         now: Nanos,
         slices: Vec<usize>,

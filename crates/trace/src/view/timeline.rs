@@ -20,22 +20,22 @@ use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 use writer::TimelineWriter;
 
-/// So many abnormal steps are never folded.
+/// The number of abnormal steps, from the first, that are never folded.
 const ABNORMAL: usize = 16;
 
 /// The timeline of one connection.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConnectionTimeline {
-    /// The name and version of this JSON: `proactor.trace.connection/2`.
+    /// The name and version of this JSON: `proactor.trace.connection/3`.
     pub schema: &'static str,
-    /// Of what it is made.
+    /// The recording, and the part of it that is shown.
     pub source: Source,
-    /// How many tenants its slot had in this trace, this one included.
-    pub tenants: u64,
+    /// The number of connections that this trace has of its slot, this one included.
+    pub slot_connections: u64,
     /// The connection in numbers.
     #[serde(flatten)]
     pub stats: ConnectionStats,
-    /// From what to what a exchange is timed.
+    /// Where the time of an exchange begins and ends.
     pub measure: Measure,
     /// How long its exchanges took.
     pub answered: Percentiles,
@@ -51,9 +51,9 @@ pub struct ConnectionTimeline {
 pub enum TimelineLine {
     /// A step of the connection.
     Step(Step),
-    /// So many steps of so many exchanges are left out.
+    /// Steps that are left out.
     Folded {
-        /// Iterations, of which a part may be shown.
+        /// The number of exchanges, of some of which steps may be shown.
         exchanges: u64,
         /// The number of steps.
         steps: u64,
@@ -69,21 +69,21 @@ pub struct Step {
     pub exchange: u64,
     /// The step in words.
     pub what: String,
-    /// Whether it ends a span, and of how long: in nanoseconds, and of what.
+    /// The span that it ends, if it ends one: its nanoseconds and its name.
     pub ends: Option<(u64, &'static str)>,
-    /// Whether it begins a span.
+    /// True if it begins a span.
     pub begins: bool,
-    /// Whether it ought not to happen.
+    /// True if it should not happen.
     pub abnormal: bool,
-    /// Whether it is about a send.
+    /// True if it is of a send.
     #[serde(skip)]
     pub sends: bool,
 }
 
 impl ConnectionTimeline {
-    /// Of this connection: its slot and which tenant of it, or the first tenant there is; with its
-    /// `slowest` exchanges, and with every step if `all`. `None` if the trace has no such
-    /// connection.
+    /// Returns the timeline of a connection, by its slot and its generation, or of the first in
+    /// this slot; with its `slowest` exchanges, and with every step if `all`. `None` if the trace
+    /// has no such connection.
     pub fn of(
         trace: &Trace,
         cut: &Cut,
@@ -98,11 +98,9 @@ impl ConnectionTimeline {
         let mut tracker = ConnectionTracker::new(trace);
         let mut writer = TimelineWriter::new(conn, trace);
         let (mut answered, mut slow) = (Latencies::new(), Vec::new());
-        let mut tenants = HashSet::new();
+        let mut slot_connections = HashSet::new();
         for event in events(trace) {
-            if let Some(tenant) = event.conn.filter(|one| one.slot() == conn.slot()) {
-                tenants.insert(tenant);
-            }
+            slot_connections.extend(event.conn.filter(|one| one.slot() == conn.slot()));
             tracker.see(&event);
             writer.see(&event, &cut);
             for exchange in tracker.exchanges.drain(..).filter(|exchange| exchange.conn == conn) {
@@ -120,9 +118,9 @@ impl ConnectionTimeline {
         let stats = tracker.finish().into_iter().find(|stats| stats.conn == conn)?;
         let from = stats.accepted_ns.unwrap_or(stats.first_ns);
         Some(ConnectionTimeline {
-            schema: "proactor.trace.connection/2",
+            schema: "proactor.trace.connection/3",
             source: Source::new(trace, &cut, from, stats.last_ns),
-            tenants: tenants.len() as u64,
+            slot_connections: slot_connections.len() as u64,
             stats,
             measure,
             answered: answered.percentiles(),

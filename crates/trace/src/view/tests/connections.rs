@@ -85,7 +85,7 @@ fn what_was_in_flight_before_a_gap_is_not_said_to_be_at_the_end() {
     tape.log.freeze(crate::Frozen::Signal);
     tape.open(1);
     tape.log.thaw();
-    // The other connection is heard of once more, and this one never.
+    // The trace goes on with the other connection, and has no more of this one.
     tape.entered(10).cqe(Kind::Recv, 1, 64, Cqe::MORE | Cqe::BUFFER).sqe(Kind::Send, 1, 64);
     let conns = tape.stats().conns;
     let in_flight: Vec<_> = conns.iter().map(|conn| conn.in_flight.names()).collect();
