@@ -11,6 +11,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use proactor_record::errno::Errno;
+use proactor_record::numbered;
 
 use crate::os;
 use crate::version::{OLDEST_VERSION, Version, release};
@@ -29,51 +30,37 @@ pub const REGISTER: &str = "io_uring_register";
 /// The call that maps the queues of a ring, and its buffers.
 pub const MMAP: &str = "mmap";
 
-/// What refuses a call most likely.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// The kernel is older than what the server needs.
-    Old,
-    /// The sysctl `kernel.io_uring_disabled` is not 0.
-    Sysctl,
-    /// A seccomp filter of this process.
-    Seccomp,
-    /// A security module of the kernel, such as SELinux.
-    SecurityModule,
-    /// A sandbox of a kind that cannot be read.
-    Sandbox,
-    /// The kernel was built without io_uring.
-    NotBuilt,
-    /// The limit of locked memory.
-    Memlock,
-    /// The memory of the kernel, or the address space of this process.
-    Memory,
-    /// The limit of descriptors.
-    Descriptors,
-    /// The limit of files that are open in the whole system.
-    OpenFiles,
-    /// Nothing that is known here.
-    Unknown,
-}
-
-impl Cause {
-    /// Returns the name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::Old => "kernel-too-old",
-            Cause::Sysctl => "sysctl",
-            Cause::Seccomp => "seccomp",
-            Cause::SecurityModule => "security-module",
-            Cause::Sandbox => "sandbox",
-            Cause::NotBuilt => "not-in-kernel",
-            Cause::Memlock => "memlock",
-            Cause::Memory => "memory",
-            Cause::Descriptors => "descriptors",
-            Cause::OpenFiles => "open-files",
-            Cause::Unknown => "unknown",
-        }
+numbered! {
+    /// What refuses a call most likely. The names are those in JSON.
+    Cause {
+        /// The kernel is older than what the server needs.
+        Old = 0, "kernel-too-old";
+        /// The sysctl `kernel.io_uring_disabled` is not 0.
+        Sysctl = 1, "sysctl";
+        /// A seccomp filter of this process.
+        Seccomp = 2, "seccomp";
+        /// A security module of the kernel, such as SELinux.
+        SecurityModule = 3, "security-module";
+        /// A sandbox of a kind that cannot be read.
+        Sandbox = 4, "sandbox";
+        /// The kernel was built without io_uring.
+        NotBuilt = 5, "not-in-kernel";
+        /// The limit of locked memory.
+        Memlock = 6, "memlock";
+        /// The memory of the kernel, or the address space of this process.
+        Memory = 7, "memory";
+        /// The limit of descriptors.
+        Descriptors = 8, "descriptors";
+        /// The limit of files that are open in the whole system.
+        OpenFiles = 9, "open-files";
+        /// Nothing that is known here.
+        Unknown = 10, "unknown";
     }
 }
+
+/// The causes by name: each in words, and the way out. `sysctl-1` and `memlock-seccomp` are causes
+/// with other evidence.
+const CAUSES: &str = include_str!("refusal/causes.txt");
 
 /// A call that was refused while a ring was set up or tried.
 #[derive(Debug, Clone)]
@@ -133,14 +120,9 @@ impl Refusal {
         Refusal { call, error: name.into(), cause, evidence, kind: error.kind() }
     }
 
-    /// Returns the cause in words.
-    pub fn why(&self) -> String {
-        self.evidence.why(self.cause)
-    }
-
-    /// Returns the way out.
-    pub fn fix(&self) -> String {
-        self.evidence.fix(self.cause, self.call)
+    /// Returns the cause in words, and the way out.
+    pub fn words(&self) -> [String; 2] {
+        self.evidence.words(self.cause, self.call)
     }
 
     /// Returns the cause, and the other that is as possible.
@@ -154,7 +136,7 @@ impl fmt::Display for Refusal {
     /// Formats one line: what is refused, by what, the evidence, and the way out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Refusal { call, error, evidence, .. } = self;
-        let (why, fix) = (self.why(), self.fix());
+        let [why, fix] = self.words();
         write!(f, "io_uring is refused: {call}: {error}, {why} ({evidence}); {fix}")
     }
 }
@@ -276,62 +258,34 @@ impl Evidence {
         }
     }
 
-    /// Returns the cause in words.
-    fn why(&self, cause: Cause) -> String {
-        let text = match cause {
-            Cause::Old => return format!("the kernel is older than {OLDEST_VERSION}"),
-            Cause::Sysctl if self.disabled == Some(1) => {
-                "the sysctl kernel.io_uring_disabled = 1 permits it only to CAP_SYS_ADMIN and to \
-                 the group of kernel.io_uring_group"
-            }
-            Cause::Sysctl => "the sysctl kernel.io_uring_disabled = 2 permits it to no process",
-            Cause::Seccomp => "most likely by a seccomp filter",
-            Cause::SecurityModule if self.modules.is_empty() => {
-                "most likely by a security module of the kernel or of its provider"
-            }
-            Cause::SecurityModule => {
-                return format!("most likely by {}", self.modules.join(" or "));
-            }
-            Cause::Sandbox => "most likely by a sandbox",
-            Cause::NotBuilt => "most likely because this kernel was built without io_uring",
-            Cause::Memlock => {
-                let kib = self.memlock.unwrap_or(0) >> 10;
-                let filter = if self.has_filter() { ", or by a seccomp filter" } else { "" };
-                return format!("most likely because {kib} KiB may be locked{filter}");
-            }
-            Cause::Memory => "most likely because memory or address space is short",
-            Cause::Descriptors => match self.nofile {
-                Some(nofile) => return format!("no descriptor is left of {nofile}"),
-                None => "no descriptor is left",
-            },
-            Cause::OpenFiles => "the system has as many open files as it permits",
-            Cause::Unknown => "for no reason that is known here",
+    /// Returns a cause in words, and the way out for this call.
+    fn words(&self, cause: Cause, call: &str) -> [String; 2] {
+        let name = match cause {
+            Cause::Sysctl if self.disabled == Some(1) => "sysctl-1",
+            Cause::Memlock if self.has_filter() => "memlock-seccomp",
+            cause => cause.name(),
         };
-        text.to_owned()
-    }
-
-    /// Returns the way out.
-    fn fix(&self, cause: Cause, call: &str) -> String {
-        const CALLS: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in";
-        let text = match cause {
-            Cause::Old => return format!("use Linux {OLDEST_VERSION} or newer"),
-            Cause::Sysctl => "`sysctl kernel.io_uring_disabled=0` permits it",
-            Cause::Seccomp | Cause::Sandbox if [MMAP, "socketpair", "write"].contains(&call) => {
-                return format!("allow {call} in it");
-            }
-            Cause::Seccomp | Cause::Sandbox => return format!("{CALLS} it"),
-            Cause::SecurityModule => "allow io_uring in its policy",
-            Cause::NotBuilt => "use a kernel with CONFIG_IO_URING=y",
-            Cause::Memlock if self.has_filter() => {
-                return format!("raise `ulimit -l`, or {CALLS} the filter");
-            }
-            Cause::Memlock => "raise `ulimit -l`, or LimitMEMLOCK= of the service",
-            Cause::Memory => "raise `ulimit -v` or the memory limit of the cgroup",
-            Cause::Descriptors => "raise `ulimit -n`, or LimitNOFILE= of the service",
-            Cause::OpenFiles => "raise `sysctl fs.file-max`",
-            Cause::Unknown => "`strace -f` shows the call",
+        let modules = match &self.modules[..] {
+            [] => "a security module of the kernel or of its provider".to_owned(),
+            modules => modules.join(" or "),
         };
-        text.to_owned()
+        let calls = match [MMAP, "socketpair", "write"].contains(&call) {
+            true => call,
+            false => "io_uring_setup, io_uring_enter and io_uring_register",
+        };
+        let values = [
+            ("{oldest}", OLDEST_VERSION.to_string()),
+            ("{modules}", modules),
+            ("{calls}", calls.to_owned()),
+            ("{kib}", (self.memlock.unwrap_or(0) >> 10).to_string()),
+            ("{nofile}", self.nofile.map_or_else(String::new, |nofile| format!(" of {nofile}"))),
+        ];
+        let mut rows = CAUSES.lines().map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+        let row = rows.find(|row| row[0] == name).expect("a row for each cause");
+        let fill = |text: &str| {
+            values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+        };
+        [fill(row[1]), fill(row[2])]
     }
 }
 
@@ -426,6 +380,18 @@ mod tests {
         assert_eq!(kind(SETUP, libc::EPERM, &unread), Cause::Sandbox);
         let old = Evidence { version: Some(Version { major: 5, minor: 4 }), ..here() };
         assert_eq!(kind(REGISTER, libc::EINVAL, &old), Cause::Old);
+    }
+
+    #[test]
+    fn each_cause_has_words_and_a_way_out() {
+        for &cause in Cause::ALL {
+            for disabled in [1, 2] {
+                let filtered = Evidence { disabled: Some(disabled), seccomp: Some(2), ..here() };
+                for words in [here(), filtered].map(|evidence| evidence.words(cause, SETUP)) {
+                    assert!(words.iter().all(|it| !it.is_empty() && !it.contains(['{', '}'])));
+                }
+            }
+        }
     }
 
     #[test]

@@ -89,6 +89,7 @@ fn refused(refusal: &Refusal) -> Value {
         let lines = REMEDIES.lines().filter_map(|line| line.split_once('|'));
         lines.filter(move |(of, _)| *of == cause.name()).map(|(_, text)| text)
     };
+    let [why, fix] = refusal.words();
     let remedies: Vec<&str> = refusal.causes().into_iter().flat_map(of).collect();
     json!({
         "usable": false,
@@ -100,9 +101,9 @@ fn refused(refusal: &Refusal) -> Value {
             "call": refusal.call,
             "error": refusal.error,
             "cause": refusal.cause.name(),
-            "why": refusal.why(),
+            "why": why,
             "evidence": refusal.evidence.to_string(),
-            "fix": refusal.fix(),
+            "fix": fix,
             "remedies": remedies,
         },
     })
