@@ -162,9 +162,7 @@ impl CloseReason {
     pub fn is_eviction(self) -> bool {
         matches!(self, CloseReason::Stalled(_) | CloseReason::QueueFull)
     }
-}
 
-impl CloseReason {
     /// Returns true if a time limit of the connection is over.
     pub fn is_timeout(self) -> bool {
         use CloseReason::*;
@@ -180,37 +178,31 @@ impl CloseReason {
 
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            CloseReason::Finished => "finished",
-            CloseReason::Failed(errno) => {
-                return io::Error::from_raw_os_error(*errno).fmt(f);
+        use CloseReason::*;
+        let (text, time) = match *self {
+            Failed(errno) => return io::Error::from_raw_os_error(errno).fmt(f),
+            Stalled(time) => {
+                ("evicted: others wait for it, and its peer acknowledged nothing", Some(time))
             }
-            CloseReason::Stalled(time) => {
-                let text = "evicted: others wait for it, and its peer acknowledged nothing";
-                return write!(f, "{text} for {time:?}");
-            }
-            CloseReason::SendTimeout(time) => {
-                return write!(f, "its peer acknowledged nothing of what is queued for {time:?}");
-            }
-            CloseReason::Idle(time) => return write!(f, "idle for {time:?}"),
-            CloseReason::NoFirstByte(time) => {
-                return write!(f, "its peer sent nothing for {time:?}");
-            }
-            CloseReason::Incomplete(time) => {
-                return write!(f, "a message of its peer was incomplete for {time:?}");
-            }
-            CloseReason::QueueFull => "evicted: too much is queued for it",
-            CloseReason::LingerTimeout => "the peer did not close in time",
-            CloseReason::Cut => "cut at the deadline of the drain",
-            CloseReason::Kicked => "closed by the operator",
-            CloseReason::Handle => "closed by a handle",
-            CloseReason::Aborted => "aborted by its protocol",
-            CloseReason::Panicked => "its protocol panicked",
-            CloseReason::Refused => "refused for want of resources",
-            CloseReason::Silent => "it never sent a byte, and the server is full",
-            CloseReason::AddressLimit => "its address has too many connections",
-            CloseReason::AddressRate => "its address connects too often",
-            CloseReason::ProxyHeader => "no valid PROXY header",
-        })
+            SendTimeout(time) => ("its peer acknowledged nothing of what is queued", Some(time)),
+            Idle(time) => ("idle", Some(time)),
+            NoFirstByte(time) => ("its peer sent nothing", Some(time)),
+            Incomplete(time) => ("a message of its peer was incomplete", Some(time)),
+            Finished => ("finished", None),
+            QueueFull => ("evicted: too much is queued for it", None),
+            LingerTimeout => ("the peer did not close in time", None),
+            Cut => ("cut at the deadline of the drain", None),
+            Kicked => ("closed by the operator", None),
+            Handle => ("closed by a handle", None),
+            Aborted => ("aborted by its protocol", None),
+            Panicked => ("its protocol panicked", None),
+            Refused => ("refused for want of resources", None),
+            Silent => ("it never sent a byte, and the server is full", None),
+            AddressLimit => ("its address has too many connections", None),
+            AddressRate => ("its address connects too often", None),
+            ProxyHeader => ("no valid PROXY header", None),
+        };
+        f.write_str(text)?;
+        time.map_or(Ok(()), |time| write!(f, " for {time:?}"))
     }
 }
