@@ -1,6 +1,5 @@
 //! The options of `serve` that limit its connections.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::number;
@@ -20,8 +19,9 @@ pub(super) struct AdmissionArgs {
     /// At the maximum of connections, close those that have never sent a byte after this time,
     /// oldest first; `off` closes none. Members of a chat, and other clients that may only listen,
     /// are not closed
-    #[arg(long, help_heading = "Limits", value_name = "TIME|off", default_value = "60s")]
-    silent_timeout: TimeoutOrOff,
+    #[arg(long, help_heading = "Limits", value_name = "TIME|off", default_value = "60s",
+          value_parser = time_or_off)]
+    silent_timeout: TimeOrOff,
 
     /// Maximum number of concurrent connections of one address, of IPv6 of one /64 network; further
     /// ones are closed. Clients of a Unix socket have no address and no such limit
@@ -49,47 +49,32 @@ pub(super) struct AdmissionArgs {
     /// as from a balancer: limits, log and protocols then see the address of the client.
     /// Connections without a valid one are closed, and with NETWORK, those from elsewhere
     #[arg(long, help_heading = "Limits", value_name = "NETWORK,…", num_args = 0..=1,
-          require_equals = true, default_missing_value = "")]
+          require_equals = true, default_missing_value = "", value_parser = networks)]
     proxy_protocol: Option<Networks>,
 }
 
-/// The networks of a list; none if it is empty.
-#[derive(Debug, Clone)]
-struct Networks(Vec<Network>);
+// Other names for these types, because `Vec` and `Option` have a meaning of their own to clap.
+type Networks = Vec<Network>;
+type TimeOrOff = Option<Duration>;
 
-impl FromStr for Networks {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Networks, String> {
-        let listed = text.split(',').filter(|_| !text.is_empty());
-        listed.map(str::parse).collect::<Result<_, _>>().map(Networks)
-    }
+/// Parses a list of networks; there are none in an empty one.
+fn networks(text: &str) -> Result<Networks, String> {
+    text.split(',').filter(|_| !text.is_empty()).map(str::parse).collect()
 }
 
-/// A time, or none.
-#[derive(Debug, Clone, Copy)]
-struct TimeoutOrOff(Option<Duration>);
-
-impl FromStr for TimeoutOrOff {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<TimeoutOrOff, String> {
-        match text {
-            "off" => Ok(TimeoutOrOff(None)),
-            text => units::parse_positive_duration(text).map(Some).map(TimeoutOrOff),
-        }
-    }
+fn time_or_off(text: &str) -> Result<TimeOrOff, String> {
+    if text == "off" { Ok(None) } else { units::parse_positive_duration(text).map(Some) }
 }
 
 impl AdmissionArgs {
     /// Sets the limits, all but that of all connections.
     pub(super) fn apply(&self, limits: &mut Limits) {
-        limits.silent_timeout = self.silent_timeout.0;
+        limits.silent_timeout = self.silent_timeout;
         limits.connections_per_address = self.max_connections_per_address;
         limits.accept_rate = self.accept_rate;
         limits.accept_rate_per_address = self.accept_rate_per_address;
         limits.exempt = self.exempt.clone();
-        limits.proxy_protocol = self.proxy_protocol.clone().map(|Networks(from)| from);
+        limits.proxy_protocol = self.proxy_protocol.clone();
     }
 
     /// Returns true if clients are limited by the addresses that PROXY headers name.

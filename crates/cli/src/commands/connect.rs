@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -28,7 +27,7 @@ pub(super) struct ConnectArgs {
 
     /// Send these parts, separated by commas, to every server instead of standard input; \n is a
     /// newline, \, a comma and \\ a backslash
-    #[arg(long, value_name = "TEXT,…")]
+    #[arg(long, value_name = "TEXT,…", value_parser = parts)]
     parts: Option<Parts>,
 
     /// Pause after each part
@@ -53,7 +52,7 @@ impl ConnectArgs {
         let output = Stream::stdout(StreamWait::Forever)?;
         let verbose = self.verbose || self.parts.is_none() && io::stdin().is_terminal();
         let script = match self.parts {
-            Some(Parts(parts)) => Script::Parts(parts, self.pause),
+            Some(parts) => Script::Parts(parts, self.pause),
             None => Script::Input(file(io::stdin().as_fd()).context("cannot read standard input")?),
         };
         match client::run(&self.addresses, script, output, stop_signal()?, verbose)? {
@@ -63,30 +62,25 @@ impl ConnectArgs {
     }
 }
 
-/// The parts to send, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Parts(Vec<Vec<u8>>);
+/// The parts to send, in order: another name, because `Vec` has a meaning of its own to clap.
+type Parts = Vec<Vec<u8>>;
 
-impl FromStr for Parts {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Parts, String> {
-        let (mut parts, mut chars) = (vec![String::new()], text.chars());
-        while let Some(char) = chars.next() {
-            let part = parts.last_mut().expect("there is always a part");
-            let escaped = (char == '\\').then(|| chars.next().map_or(String::new(), String::from));
-            match escaped.as_deref() {
-                None if char == ',' => parts.push(String::new()),
-                None => part.push(char),
-                Some("n") => part.push('\n'),
-                Some(same @ ("," | "\\")) => part.push_str(same),
-                Some(other) => {
-                    return Err(format!(r"`\{other}` is not an escape: write \n, \, or \\"));
-                }
+fn parts(text: &str) -> Result<Parts, String> {
+    let (mut parts, mut chars) = (vec![String::new()], text.chars());
+    while let Some(char) = chars.next() {
+        let part = parts.last_mut().expect("there is always a part");
+        let escaped = (char == '\\').then(|| chars.next().map_or(String::new(), String::from));
+        match escaped.as_deref() {
+            None if char == ',' => parts.push(String::new()),
+            None => part.push(char),
+            Some("n") => part.push('\n'),
+            Some(same @ ("," | "\\")) => part.push_str(same),
+            Some(other) => {
+                return Err(format!(r"`\{other}` is not an escape: write \n, \, or \\"));
             }
         }
-        Ok(Parts(parts.into_iter().map(String::into_bytes).collect()))
     }
+    Ok(parts.into_iter().map(String::into_bytes).collect())
 }
 
 #[cfg(test)]
@@ -95,7 +89,6 @@ mod tests {
 
     #[test]
     fn parts_are_cut_at_commas() {
-        let parts = |text: &str| text.parse::<Parts>().map(|Parts(parts)| parts);
         assert_eq!(parts("one ,two").unwrap(), [&b"one "[..], b"two"]);
         assert_eq!(parts(r"a\,b\n,,c\\").unwrap(), [&b"a,b\n"[..], b"", b"c\\"]);
         for wrong in [r"a\t", r"a\"] {
