@@ -15,6 +15,7 @@ use proactor::keys::ListenerId;
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::peer::Factory;
+use proactor::polling::Polling;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
@@ -45,7 +46,8 @@ fn churn(criterion: &mut Criterion) {
         let stopper = stop.clone();
         let server = thread::spawn(move || {
             let buffers = vec![BufferClass { bytes: 2048, count: 256 }];
-            let config = Config { kernel, connections: 256, buffers, addresses };
+            let polling = Polling::default();
+            let config = Config { kernel, connections: 256, buffers, addresses, polling };
             let ring = Uring::new(config).expect("a ring");
             let mut server = Proactor::new(ring, Limits::default(), stop).expect("space");
             let listening = server.listen(ListenerId(0), listener.into(), Factory::of(|_| Echo));

@@ -171,9 +171,9 @@ fn reactor() -> Reactor<Epoll, Box<dyn Protocol>> {
 }
 
 fn proactor() -> Proactor<Uring, Box<dyn Protocol>> {
-    let EngineOptions { limits, buffers, .. } = EngineOptions::default();
+    let EngineOptions { limits, buffers, polling, .. } = EngineOptions::default();
     let (kernel, connections) = (Kernel::detect().expect("io_uring"), limits.connections);
-    let ring = Uring::new(Config { kernel, connections, buffers, addresses: true });
+    let ring = Uring::new(Config { kernel, connections, buffers, addresses: true, polling });
     let stop = ShutdownSignal::new().expect("a descriptor");
     Proactor::new(ring.expect("a ring"), limits, stop).expect("a server")
 }

@@ -116,6 +116,8 @@ mod peer_handle;
 #[doc(hidden)]
 pub mod peers;
 #[doc(hidden)]
+pub mod polling;
+#[doc(hidden)]
 pub mod printable;
 #[doc(hidden)]
 pub mod proactor;

@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::limits::Limits;
 use crate::memory_plan::{MemoryPlan, default_buffers};
 use crate::os::ShutdownSignal;
+use crate::polling::Polling;
 use crate::proactor::Proactor;
 use crate::reactor::Reactor;
 use crate::refusal::Evidence;
@@ -39,6 +40,8 @@ pub struct EngineOptions {
     pub restrict: bool,
     /// How long a busy-polling model sleeps after a pass that did nothing; without it, never.
     pub idle_sleep: Option<Duration>,
+    /// Whether a loop polls before it sleeps: the models by io_uring and by epoll.
+    pub polling: Polling,
 }
 
 impl Default for EngineOptions {
@@ -50,6 +53,7 @@ impl Default for EngineOptions {
             kernel: None,
             restrict: true,
             idle_sleep: Some(Duration::from_millis(1)),
+            polling: Polling::default(),
         }
     }
 }
@@ -160,7 +164,7 @@ impl Model {
         memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
-        set_up: |model, options| readiness(model, options, Epoll::new(Trigger::Level)?),
+        set_up: |model, options| readiness(model, options, epoll(options, Trigger::Level)?),
     });
     /// Readiness by epoll(7), edge-triggered: the kernel reports what *has become possible*.
     pub const EPOLL_ET: Model = Model(&ModelInfo {
@@ -173,7 +177,7 @@ impl Model {
         memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
-        set_up: |model, options| readiness(model, options, Epoll::new(Trigger::Edge)?),
+        set_up: |model, options| readiness(model, options, epoll(options, Trigger::Edge)?),
     });
     /// Readiness by poll(2), level-triggered.
     pub const POLL: Model = Model(&ModelInfo {
@@ -335,17 +339,21 @@ fn refused(model: Model, error: io::Error) -> io::Error {
 
 /// Sets up the loop of completions.
 fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
-    let EngineOptions { limits, buffers, kernel: ceiling, restrict, .. } = options.clone();
+    let EngineOptions { limits, buffers, kernel: ceiling, restrict, polling, .. } = options.clone();
     let mut kernel = Kernel::detect()?;
+    polling.check()?;
     if !restrict {
         kernel = kernel.without(Capability::Restrictions);
     }
     if let Some(ceiling) = ceiling {
         kernel = kernel.lowered_to(ceiling)?;
     }
+    if polling.sqpoll.is_some() {
+        kernel = kernel.with_sqpoll()?;
+    }
     let connections = limits.connections;
-    let ring = Uring::new(Config { kernel, connections, buffers, addresses: true })?;
-    let (detail, restricted) = (kernel.describe(), ring.restricted());
+    let ring = Uring::new(Config { kernel, connections, buffers, addresses: true, polling })?;
+    let (detail, restricted) = (kernel.describe() + &polling.describe(), ring.restricted());
     let about = About {
         detail: detail.clone(),
         ring_fd: Some(ring.as_raw_fd()),
@@ -361,6 +369,14 @@ fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
         Ok(Box::new(Proactor::new(ring, limits, shutdown)?))
     });
     Ok(PreparedModel { detail, restricted, ..prepared })
+}
+
+/// Creates the selector of a loop by epoll(7).
+///
+/// # Errors
+/// No descriptor is left.
+pub fn epoll(options: &EngineOptions, trigger: Trigger) -> io::Result<Epoll> {
+    Ok(Epoll::new(trigger)?.spinning(options.polling.spin))
 }
 
 /// Sets up the loop of readiness on `selector`, which is used once: a sandbox may permit to create

@@ -64,14 +64,15 @@ impl Server {
 }
 
 fn serve(kernel: Option<Kernel>) -> Server {
-    let EngineOptions { limits, buffers, .. } = EngineOptions::default();
+    let EngineOptions { limits, buffers, polling, .. } = EngineOptions::default();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, stop) = (listener.local_addr().unwrap(), ShutdownSignal::new().unwrap());
     let run_once = match kernel {
         Some(kernel) => {
             let connections = limits.connections;
-            let ring = Uring::new(Config { kernel, connections, buffers, addresses: true });
-            let engine = Proactor::new(ring.unwrap(), limits, stop).unwrap();
+            let config = Config { kernel, connections, buffers, addresses: true, polling };
+            let ring = Uring::new(config).unwrap();
+            let engine = Proactor::new(ring, limits, stop).unwrap();
             listening(engine, listener, Proactor::run_once)
         }
         None => {

@@ -22,6 +22,7 @@ use proactor::keys::{ConnId, ListenerId};
 use proactor::limits::Limits;
 use proactor::os::ShutdownSignal;
 use proactor::peer::Factory;
+use proactor::polling::Polling;
 use proactor::proactor::Proactor;
 use proactor::ring::kernel::Kernel;
 use proactor::ring::{Config, Cqe, Entered, Op, Pushed, Ring, Uring, Wait};
@@ -153,8 +154,9 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
     std::thread::scope(|scope| {
         let server = scope.spawn(|| {
             let buffers = vec![BufferClass { bytes: 2048, count: 256 }];
-            let ring =
-                Uring::new(Config { kernel, connections: 64, buffers, addresses: true }).unwrap();
+            let (connections, addresses, polling) = (64, true, Polling::default());
+            let config = Config { kernel, connections, buffers, addresses, polling };
+            let ring = Uring::new(config).unwrap();
             let ring = Watched { ring, sends: 0, in_place: 0 };
             let mut server = Proactor::new(ring, Limits::default(), stop).unwrap();
             server.listen(ListenerId(0), listener.into(), Factory::of(|_| IdleEcho)).unwrap();

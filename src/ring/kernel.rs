@@ -213,6 +213,19 @@ impl Kernel {
         self
     }
 
+    /// The same for a ring whose submissions a kernel thread takes: it runs the task work, and a
+    /// send that posts no completion may not have begun when an enter returns.
+    ///
+    /// # Errors
+    /// The thread would take only files that are registered.
+    pub fn with_sqpoll(self) -> io::Result<Kernel> {
+        if !self.has(Capability::ExtArg) {
+            return Err(io::Error::other("SQPOLL needs Linux 5.11"));
+        }
+        let others = [Capability::DeferTaskrun, Capability::CoopTaskrun, Capability::CqeSkip];
+        Ok(others.into_iter().fold(self, Kernel::without))
+    }
+
     fn set(&mut self, capability: Capability, there: bool) {
         let bit = 1 << capability as u8;
         self.0 = if there { self.0 | bit } else { self.0 & !bit };

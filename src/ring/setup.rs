@@ -7,10 +7,12 @@ use std::io;
 use std::rc::Rc;
 
 use io_uring::IoUring;
+use io_uring::types::Napi;
 
 use super::kernel::{ATTEMPTS, Capability, INTERVAL, Kernel, SETUP_FLAGS, SetFlags};
 use super::provided::ProvidedRing;
 use crate::buffer::{Pool, Size};
+use crate::polling::Polling;
 use crate::refusal::{REGISTER, Refusal, SETUP};
 
 /// Submission queue entries: one iteration of a busy server fits one enter, more take several.
@@ -30,13 +32,14 @@ pub(super) fn set_up(
     kernel: Kernel,
     pool: &Rc<Pool>,
     completions: u32,
+    polling: Polling,
 ) -> io::Result<(IoUring, Vec<ProvidedRing>)> {
     // The submission queue may not be the longer of the two.
     let wanted = ENTRIES.min(completions);
     let (mut entries, mut attempts) = (wanted, ATTEMPTS);
     loop {
-        let both = queues(kernel, entries, completions).map_err(|error| (SETUP, error));
-        let both = both.and_then(|ring| match buffers(kernel, &ring, pool) {
+        let both = queues(kernel, entries, completions, polling).map_err(|error| (SETUP, error));
+        let both = both.and_then(|ring| match register(kernel, &ring, pool, polling) {
             Ok(provided) => Ok((ring, provided)),
             Err(error) => Err((REGISTER, error)),
         });
@@ -67,6 +70,8 @@ pub(super) fn set_up(
 const CQSIZE: u32 = 1 << 3;
 /// A queue that is longer than the kernel permits is shortened instead of refused.
 const CLAMP: u32 = 1 << 4;
+/// A kernel thread takes what is submitted.
+const SQPOLL: u32 = 1 << 1;
 
 /// Returns the flags of a ring on this kernel: of the two that make completions, the better one.
 fn chosen(kernel: Kernel) -> impl Iterator<Item = (u32, SetFlags)> {
@@ -79,21 +84,35 @@ fn chosen(kernel: Kernel) -> impl Iterator<Item = (u32, SetFlags)> {
 }
 
 /// Returns the `IORING_SETUP_*` flags of a ring on this kernel.
-pub(super) fn setup_flags(kernel: Kernel) -> u32 {
-    chosen(kernel).fold(CQSIZE | CLAMP, |flags, (bits, _)| flags | bits)
+pub(super) fn setup_flags(kernel: Kernel, polling: Polling) -> u32 {
+    let sqpoll = polling.sqpoll.map_or(0, |_| SQPOLL);
+    chosen(kernel).fold(CQSIZE | CLAMP | sqpoll, |flags, (bits, _)| flags | bits)
 }
 
-fn queues(kernel: Kernel, entries: u32, completions: u32) -> io::Result<IoUring> {
+fn queues(kernel: Kernel, entries: u32, completions: u32, polling: Polling) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     // A forked child must not inherit the mappings of the queues.
     builder.dontfork().setup_clamp().setup_cqsize(completions.min(entries * 16));
     for (_, set) in chosen(kernel) {
         set(&mut builder);
     }
+    if let Some(idle) = polling.sqpoll {
+        builder.setup_sqpoll(idle.as_millis().max(1) as u32);
+    }
     builder.build(entries)
 }
 
-fn buffers(kernel: Kernel, ring: &IoUring, pool: &Rc<Pool>) -> io::Result<Vec<ProvidedRing>> {
+/// Registers the rings of buffers, and how the ring polls devices.
+fn register(
+    kernel: Kernel,
+    ring: &IoUring,
+    pool: &Rc<Pool>,
+    polling: Polling,
+) -> io::Result<Vec<ProvidedRing>> {
+    if let Some(time) = polling.napi {
+        let micros = time.as_micros() as u32;
+        ring.submitter().register_napi(&mut Napi::new().set_busy_poll_timeout(micros))?;
+    }
     if !kernel.has(Capability::BufferRing) {
         return Ok(Vec::new());
     }

@@ -23,6 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
@@ -38,6 +39,7 @@ use crate::buffer::{BufferClass, Chunk, Lease, Pool, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
+use crate::polling::{BusyPoll, Polling};
 use crate::refusal::{MMAP, REGISTER, Refusal};
 
 /// How a ring is set up.
@@ -53,6 +55,8 @@ pub struct Config {
     /// accept completes many times where the kernel can, and the peer of a direct descriptor has no
     /// address.
     pub addresses: bool,
+    /// Whether the ring polls, or the kernel for it.
+    pub polling: Polling,
 }
 
 /// The errors of an enter after which the loop goes on.
@@ -95,6 +99,10 @@ pub struct Uring {
     timer: Option<Nanos>,
     /// Read by the kernel while the timeout operation is submitted.
     timespec: Box<Timespec>,
+    /// The flags of every enter.
+    enter_flags: EnterFlags,
+    polling: Polling,
+    busy_poll: Option<BusyPoll>,
 }
 
 impl Uring {
@@ -122,7 +130,7 @@ impl Uring {
     /// # Panics
     /// As [`new`](Uring::new).
     pub fn with_completions(config: Config, completions: u32) -> io::Result<Uring> {
-        let Config { kernel, connections, mut buffers, addresses } = config;
+        let Config { kernel, connections, mut buffers, addresses, polling } = config;
         let completions = completions.max(1).next_power_of_two();
         if !kernel.has(Capability::BufferRing) {
             // Every waiting receive holds a buffer: there must be one for each connection.
@@ -133,7 +141,7 @@ impl Uring {
             // Else they would be scarce as soon as most connections wait to receive.
             pool.set_reserve(Size::SMALLEST, 32);
         }
-        let (ring, provided) = set_up(kernel, &pool, completions)?;
+        let (ring, provided) = set_up(kernel, &pool, completions, polling)?;
         let refused = |error| Refusal::of(REGISTER, &error);
         let mut sockets = usize::MAX;
         if kernel.has(Capability::Direct) {
@@ -145,6 +153,10 @@ impl Uring {
         }
         let restricted = restrict::enable(kernel, &ring).map_err(refused)?;
         let entries = ring.params().sq_entries() as usize;
+        // GETEVENTS always: deferred work is run, and an overflow flushed, only with it
+        // (kernel-notes §5, §8).
+        let mut enter_flags = EnterFlags::GETEVENTS;
+        enter_flags.set(EnterFlags::NO_IOWAIT, kernel.has(Capability::NoIowait));
         Ok(Uring {
             ring,
             kernel,
@@ -167,12 +179,15 @@ impl Uring {
                 .all(|capability| kernel.has(capability)),
             timer: None,
             timespec: Box::new(Timespec::new()),
+            enter_flags,
+            polling,
+            busy_poll: polling.spin.map(BusyPoll::new),
         })
     }
 
     /// The `IORING_SETUP_*` flags that the ring was made with.
     pub fn setup_flags(&self) -> u32 {
-        setup_flags(self.kernel)
+        setup_flags(self.kernel, self.polling)
     }
 
     /// Returns the number of operations that the ring permits; `None` if it permits all.
@@ -214,14 +229,30 @@ impl Uring {
         Some(self.queue(timeout, Token::at(TIMER.0, TIMER.1), -1, 0, 0))
     }
 
-    /// Enters the kernel: io_uring_enter(2).
+    /// Polls for a while, and then sleeps as `wait` says. Returns how many entries were taken.
+    #[cold]
+    fn spin(&mut self, mut busy_poll: BusyPoll, wait: Wait) -> io::Result<u32> {
+        let (mut submitted, now) = (0, os::now);
+        let until = if let Wait::Until(at) = wait { Some(at) } else { None };
+        busy_poll.wait(now, until, |sleeps| {
+            let timeout = until.filter(|_| sleeps && self.has(Capability::ExtArg));
+            submitted += self.call(u32::from(sleeps), timeout.map(|at| at.since(now())))?;
+            Ok(!self.ring.completion().is_empty())
+        })?;
+        self.busy_poll = Some(busy_poll);
+        Ok(submitted)
+    }
+
+    /// Enters the kernel: io_uring_enter(2). Returns how many entries it has taken.
+    #[inline(always)] // Once for each iteration.
     fn call(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<u32> {
         let queued = (self.queued - self.taken) as u32;
-        // GETEVENTS always: deferred work is run, and an overflow flushed, only with it
-        // (kernel-notes §5, §8).
-        let mut flags = EnterFlags::GETEVENTS;
-        if self.has(Capability::NoIowait) {
-            flags |= EnterFlags::NO_IOWAIT;
+        let mut flags = self.enter_flags;
+        if self.polling.sqpoll.is_some() {
+            flags |= self.sqpoll_flags();
+            if want == 0 && !flags.intersects(EnterFlags::SQ_WAKEUP | EnterFlags::SQ_WAIT) {
+                return Ok(self.taken_by_thread());
+            }
         }
         os::count_call();
         let time = timeout.map(Timespec::from);
@@ -230,12 +261,41 @@ impl Uring {
             flags |= EnterFlags::EXT_ARG;
         }
         // SAFETY: both structures live through the call, and are passed if the flags say so.
-        match unsafe { self.ring.submitter().enter(queued, want, flags.bits(), args.as_ref()) } {
+        let answer =
+            unsafe { self.ring.submitter().enter(queued, want, flags.bits(), args.as_ref()) };
+        let submitted = match answer {
             // A signal came, the timeout expired, completions must be reaped first, or memory is
             // short for the moment. What was queued is still queued.
-            Err(error) if TEMPORARY.contains(&error.raw_os_error().unwrap_or(0)) => Ok(0),
-            answer => answer.map(|submitted| submitted as u32),
+            Err(error) if TEMPORARY.contains(&error.raw_os_error().unwrap_or(0)) => 0,
+            answer => answer?,
+        };
+        if self.polling.sqpoll.is_some() {
+            return Ok(self.taken_by_thread());
         }
+        self.taken += submitted as u64;
+        Ok(submitted as u32)
+    }
+
+    /// A kernel thread takes what is queued. Returns the flags of an enter that is necessary: to
+    /// wake the thread, or to wait for space in the queue; completions that wait outside of theirs
+    /// need one too.
+    #[cold]
+    fn sqpoll_flags(&mut self) -> EnterFlags {
+        // Either the thread sees the tail of the queue before it sleeps, or its sleep is seen here
+        // (kernel-notes §96).
+        fence(Ordering::SeqCst);
+        let queue = self.ring.submission();
+        let mut flags = EnterFlags::empty();
+        flags.set(EnterFlags::SQ_WAKEUP, queue.need_wakeup() || queue.cq_overflow());
+        flags.set(EnterFlags::SQ_WAIT, queue.is_full());
+        flags
+    }
+
+    /// Counts what the kernel thread has taken since it was counted last.
+    #[cold]
+    fn taken_by_thread(&mut self) -> u32 {
+        let taken = self.queued - self.ring.submission().len() as u64;
+        (taken - std::mem::replace(&mut self.taken, taken)) as u32
     }
 
     /// Frees what the ended operation held, which is not a receive.
@@ -305,8 +365,10 @@ impl Ring for Uring {
                 (u32::from(self.timer.is_some()), None)
             }
         };
-        let submitted = self.call(want, timeout)?;
-        self.taken += u64::from(submitted);
+        let submitted = match self.busy_poll {
+            Some(busy_poll) if want > 0 => self.spin(busy_poll, wait)?,
+            _ => self.call(want, timeout)?,
+        };
         self.overflow = self.ring.submission().cq_overflow();
         Ok(Entered { submitted, lent, overflow: self.overflow, own })
     }
@@ -404,13 +466,12 @@ impl Drop for Uring {
                 break;
             }
             if self.is_full() {
-                self.taken += u64::from(self.call(0, None).unwrap_or(0));
+                let _ = self.call(0, None);
             }
             self.cancel_everything();
             let timeout = self.has(Capability::ExtArg).then_some(wait);
-            match self.call(u32::from(timeout.is_some()), timeout) {
-                Ok(submitted) => self.taken += u64::from(submitted),
-                Err(_) => break,
+            if self.call(u32::from(timeout.is_some()), timeout).is_err() {
+                break;
             }
             if timeout.is_none() {
                 std::thread::yield_now();
@@ -492,7 +553,13 @@ mod tests {
         let kernel = Kernel::detect().map_err(|refusal| refusal.to_string())?;
         let kernel = missing.iter().fold(kernel, |kernel, &one| kernel.without(one));
         let buffers = vec![BufferClass { bytes: 4096, count: 8 }];
-        let config = Config { kernel, connections: 1, buffers, addresses: false };
+        let config = Config {
+            kernel,
+            connections: 1,
+            buffers,
+            addresses: false,
+            polling: Polling::default(),
+        };
         Uring::new(config).map_err(|error| error.to_string())
     }
 
@@ -609,7 +676,13 @@ mod tests {
         };
         let kernel = kernel.without(Capability::Direct);
         let buffers = vec![BufferClass { bytes: 4096, count: 8 }];
-        let config = Config { kernel, connections: 1, buffers, addresses: false };
+        let config = Config {
+            kernel,
+            connections: 1,
+            buffers,
+            addresses: false,
+            polling: Polling::default(),
+        };
         let mut ring = Uring::new(config).unwrap();
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (conn, socket) = (ConnId::default(), Socket(ours.as_raw_fd() as u32));

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::{Interest, Key, Ready, Selector, Trigger, events};
 use crate::os;
+use crate::polling::BusyPoll;
 
 /// Reports from one wait; more than that are reported by the next.
 const REPORTS: usize = 256;
@@ -23,6 +24,7 @@ pub struct Epoll {
     fd: OwnedFd,
     trigger: Trigger,
     reports: Vec<libc::epoll_event>,
+    busy_poll: Option<BusyPoll>,
 }
 
 impl Epoll {
@@ -31,7 +33,28 @@ impl Epoll {
     /// # Errors
     /// No descriptor is left.
     pub fn new(trigger: Trigger) -> io::Result<Epoll> {
-        Ok(Epoll { fd: os::epoll_create()?, trigger, reports: Vec::with_capacity(REPORTS) })
+        let (fd, reports) = (os::epoll_create()?, Vec::with_capacity(REPORTS));
+        Ok(Epoll { fd, trigger, reports, busy_poll: None })
+    }
+
+    /// Polls for at most so long before each sleep.
+    #[must_use]
+    pub fn spinning(self, spin: Option<Duration>) -> Epoll {
+        Epoll { busy_poll: spin.map(BusyPoll::new), ..self }
+    }
+
+    /// Polls for a while, and then sleeps.
+    #[cold]
+    fn spin(&mut self, mut busy_poll: BusyPoll, timeout: Option<Duration>) -> io::Result<()> {
+        let until = timeout.map(|timeout| os::now() + timeout);
+        busy_poll.wait(os::now, until, |sleeps| {
+            let left = || until.map(|until| until.since(os::now()));
+            let timeout = if sleeps { left() } else { Some(Duration::ZERO) };
+            os::epoll_wait(self.fd.as_fd(), &mut self.reports, timeout)?;
+            Ok(!self.reports.is_empty())
+        })?;
+        self.busy_poll = Some(busy_poll);
+        Ok(())
     }
 
     fn event(&self, key: Key, interest: Interest) -> libc::epoll_event {
@@ -65,7 +88,10 @@ impl Selector for Epoll {
     }
 
     fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        os::epoll_wait(self.fd.as_fd(), &mut self.reports, timeout)?;
+        match self.busy_poll {
+            Some(busy_poll) if timeout != Some(Duration::ZERO) => self.spin(busy_poll, timeout)?,
+            _ => os::epoll_wait(self.fd.as_fd(), &mut self.reports, timeout)?,
+        }
         let reports = self.reports.iter();
         ready
             .extend(reports.map(|report| Ready::of(Key(report.u64), report.events as libc::c_int)));

@@ -81,6 +81,9 @@ fn the_help_of_a_server_names_every_option() {
         "--listen",
         "--model",
         "--idle-sleep",
+        "--spin",
+        "--sqpoll",
+        "--napi",
         "--protocol",
         "--max-connections",
         "--max-memory",
@@ -331,6 +334,41 @@ fn idle_sleep_is_refused_for_models_that_wait() {
 }
 
 #[test]
+fn polling_is_refused_where_it_would_do_nothing() {
+    for (model, option) in [("poll", "--spin=1ms"), ("epoll", "--sqpoll"), ("epoll", "--napi=1ms")]
+    {
+        for (program, args) in SERVERS {
+            let wrong = ["--model", model, option, "--listen", "127.0.0.1:0"];
+            assert_refused(Launch::new(program, args).args(&wrong).run(), 2, model);
+        }
+    }
+    if io_uring_refused().is_none() {
+        let old = ["--listen", "127.0.0.1:0", "--sqpoll", "--kernel", "5.10"];
+        assert_refused(proactor(&old).run(), 1, "SQPOLL needs Linux 5.11");
+    }
+}
+
+#[test]
+fn a_server_that_spins_does_not_sleep_between_messages_and_sleeps_when_idle() {
+    const MESSAGES: u64 = 500;
+    for model in ["uring", "epoll", "epoll-et", "epoll-oneshot"] {
+        if model == "uring" && io_uring_refused().is_some() {
+            skip("io_uring is refused");
+            continue;
+        }
+        let server = proactor(&["--model", model, "--listen", "127.0.0.1:0", "--spin", "100ms"]);
+        let server = server.start();
+        let client = Client::connect(server.address());
+        client.ping();
+        let before = server.process.sleeps();
+        (0..MESSAGES).for_each(|_| client.ping());
+        let sleeps = server.process.sleeps() - before;
+        assert!(sleeps < MESSAGES / 10, "{model}: {sleeps}");
+        eventually("it sleeps", || (server.process.share_of_cpu() < 0.2).then_some(()));
+    }
+}
+
+#[test]
 fn proactor_defaults_to_the_ring_and_reactor_to_epoll() {
     let server = reactor(&["--listen", "127.0.0.1:0"]).start();
     assert_eq!((&*server.listening[0].model, &*server.listening[0].protocol), ("epoll", "echo"));
@@ -500,6 +538,8 @@ fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
         ("--model", "uringg"),
         ("--idle-sleep", "0"),
         ("--idle-sleep", "a while"),
+        ("--spin", "0"),
+        ("--spin", "2s"),
         ("--protocol", "http"),
         ("--protocol", "chat=loud"),
         ("--kernel", "six"),

@@ -27,7 +27,7 @@ use support::{
 };
 
 /// One way to serve.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Model {
     program: &'static str,
     /// As `--model` has it.
@@ -36,11 +36,13 @@ struct Model {
     word: &'static str,
     /// As `--kernel` has it; none is the kernel's own level.
     kernel: Option<&'static str>,
+    /// How it polls instead of sleeping: further options.
+    polling: Option<&'static str>,
 }
 
 impl Model {
     const fn uring() -> Model {
-        Model { program: PROACTOR, name: "uring", word: "io_uring", kernel: None }
+        Model { program: PROACTOR, name: "uring", word: "io_uring", kernel: None, polling: None }
     }
 
     /// The ring as it would be on an older kernel.
@@ -49,7 +51,11 @@ impl Model {
     }
 
     const fn readiness(name: &'static str) -> Model {
-        Model { program: REACTOR, name, word: name, kernel: None }
+        Model { program: REACTOR, name, word: name, kernel: None, polling: None }
+    }
+
+    const fn polling(self, polling: &'static str) -> Model {
+        Model { polling: Some(polling), ..self }
     }
 
     /// Returns the model as the program declares it.
@@ -110,16 +116,15 @@ impl Model {
         if let Some(kernel) = self.kernel {
             launch = launch.args(&["--kernel", kernel]);
         }
+        launch = launch.args(self.polling.as_slice());
         addresses.iter().fold(launch, |launch, address| launch.args(&["--listen", address]))
     }
 
     /// An address of 127.0.0.0/8 on which nothing else is, whatever runs beside it.
     fn own_address(self) -> String {
-        let tier = self.kernel.unwrap_or("0.0").replace('.', "");
-        let (tier, pid) = (tier.parse::<u32>().expect("digits"), std::process::id());
-        let name = proactor_models::ALL.iter().position(|&model| model == self.declared());
-        let name = name.expect("a model") as u32;
-        format!("127.{}.{}.{}:7000", 64 + name * 8 + pid % 8, tier % 256, 1 + pid / 8 % 250)
+        let way = MODELS.iter().position(|&model| model == self).expect("one of them") as u32;
+        let pid = std::process::id();
+        format!("127.{}.{}.{}:7000", 64 + way, pid % 256, 1 + pid / 256 % 250)
     }
 }
 
@@ -214,6 +219,9 @@ conformance!({
     a_server_killed_under_load_leaves_its_address_free,
 } on
     uring: Model::uring(),
+    uring_with_sqpoll: Model::uring().polling("--sqpoll=1ms"),
+    uring_that_spins: Model::uring().polling("--spin=1ms"),
+    epoll_that_spins: Model::readiness("epoll").polling("--spin=1ms"),
     uring_as_on_6_12: Model::kernel("6.12"),
     uring_as_on_6_1: Model::kernel("6.1"),
     uring_as_on_6_0: Model::kernel("6.0"),

@@ -24,7 +24,7 @@ use proactor::model::{self, Ability, EngineOptions, ModelInfo, PreparedModel};
 use proactor::os::ShutdownSignal;
 use proactor::os::process::{self, Alone};
 use proactor::peer::Factory;
-use proactor::selector::{Epoll, Sigio, Spin, Trigger};
+use proactor::selector::{Sigio, Spin, Trigger};
 use proactor::traced::TracedCalls;
 use proactor_record::{Recording, Writers};
 
@@ -120,7 +120,9 @@ pub const EPOLL_ONESHOT: Model = Model::new(&ModelInfo {
     memory: 4 << 10,
     missing: &[],
     writers: Writers::One,
-    set_up: |model, options| model::readiness(model, options, Epoll::new(Trigger::Oneshot)?),
+    set_up: |model, options| {
+        model::readiness(model, options, model::epoll(options, Trigger::Oneshot)?)
+    },
 });
 /// A task for each connection, on the executor of tokio.
 pub const COROUTINE: Model = Model::new(&ModelInfo {

@@ -21,7 +21,8 @@ fn ring_for(connections: usize, missing: &[Capability]) -> Option<Uring> {
     };
     let kernel = missing.iter().fold(kernel, |kernel, &one| kernel.without(one));
     let buffers = vec![BufferClass { bytes: 64, count: connections.next_power_of_two() }];
-    let config = Config { kernel, connections, buffers, addresses: false };
+    let config =
+        Config { kernel, connections, buffers, addresses: false, polling: Polling::default() };
     Some(Uring::with_completions(config, 64).unwrap())
 }
 

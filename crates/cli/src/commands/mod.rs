@@ -17,6 +17,7 @@ mod number;
 pub(crate) mod output;
 mod peer;
 mod picks;
+mod polling;
 mod record;
 mod repeats;
 mod serve;

@@ -12,7 +12,7 @@ use super::admission::AdmissionArgs;
 use super::output::{self, Destination};
 use super::stderr::note;
 use super::stream::{self, Stream, StreamWait};
-use super::{limits, record, timeouts};
+use super::{limits, polling, record, timeouts};
 use super::{lock_down, log, number, run_on_cpu, stop_signal, usage_error, wrong_usage};
 use crate::parse_protocol;
 use proactor::address::Address;
@@ -102,6 +102,9 @@ pub(super) struct ServeArgs {
     cpu: Option<usize>,
 
     #[command(flatten)]
+    polling: polling::PollingArgs,
+
+    #[command(flatten)]
     lock_down: lock_down::LockDownArgs,
 
     #[command(flatten)]
@@ -151,6 +154,7 @@ impl ServeArgs {
         self.record.handle_signals()?;
         self.cpu.map_or(Ok(()), run_on_cpu)?;
         let asked = self.model.map_or(default, |Choice(model)| model);
+        let asked = asked.or(self.polling.implied_model());
         let console = self.wants_console();
         let results = [("--stats", self.stats.as_deref()), ("--trace", self.record.path())];
         let stdout_is_taken = output::check_destinations(&results);
@@ -247,6 +251,9 @@ impl ServeArgs {
             let wrong = format!("--idle-sleep is only for nonblocking: {model} sleeps by itself");
             bail!(usage_error(&wrong));
         }
+        if let Some(wrong) = self.polling.wrong_for(model) {
+            bail!(usage_error(&wrong));
+        }
         self.record.check(model)?;
         let plan = options.memory_plan(model);
         if let Some(asked) = self.max_memory.filter(|&asked| (asked as usize) < plan.total()) {
@@ -278,6 +285,7 @@ impl ServeArgs {
             kernel: self.kernel,
             restrict: self.lock_down.restricts_rings(),
             idle_sleep: self.idle_sleep,
+            polling: self.polling.polling(),
         };
         if self.admission.max_connections.is_none() {
             let plan = options.memory_plan(asked.unwrap_or(Model::URING));

@@ -14,6 +14,7 @@ use proactor::keys::ListenerId;
 use proactor::limits::{Ended, Limits};
 use proactor::os::ShutdownSignal;
 use proactor::peer::Factory;
+use proactor::polling::Polling;
 use proactor::proactor::Proactor;
 use proactor::protocol::Echo;
 use proactor::ring::kernel::{Capability, Kernel};
@@ -66,7 +67,8 @@ impl Workload {
         let mut instance = (!points.is_empty()).then(|| make(192 << 20));
         let (kernel, connections) = (self.kernel, 256);
         let buffers = self.buffers.clone();
-        let config = Config { kernel, connections, buffers, addresses: true };
+        let config =
+            Config { kernel, connections, buffers, addresses: true, polling: Polling::default() };
         let ring = match self.completions {
             Some(completions) => Uring::with_completions(config, completions),
             None => Uring::new(config),
