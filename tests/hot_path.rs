@@ -148,9 +148,10 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
     let stop = ShutdownSignal::new().unwrap();
     let stopper = stop.clone();
 
-    // All that can be marked at once is marked once, before anything is counted: from then on no
-    // list has to grow. So the server rests between its accepts and the first messages.
-    let (connected, written) = (Barrier::new(2), Barrier::new(2));
+    // All that can be marked at once is marked before anything is counted, and again for the
+    // second of the two lists that are swapped: from then on none has to grow. So the server rests
+    // while these messages are written.
+    let step = Barrier::new(2);
     std::thread::scope(|scope| {
         let server = scope.spawn(|| {
             let buffers = vec![BufferClass { bytes: 2048, count: 256 }];
@@ -163,8 +164,13 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
             while server.counters().accepted < 16 {
                 assert!(server.run_once().unwrap().is_continue());
             }
-            connected.wait();
-            written.wait();
+            for written in [16, 32] {
+                step.wait();
+                step.wait();
+                while server.counters().receives < written {
+                    assert!(server.run_once().unwrap().is_continue());
+                }
+            }
             while server.counters().receives < 16 * 100 {
                 assert!(server.run_once().unwrap().is_continue());
             }
@@ -179,10 +185,12 @@ fn an_echo_on_io_uring_neither_allocates_nor_copies() {
         });
         let connect = |_| TcpStream::connect(address).unwrap();
         let mut clients: Vec<TcpStream> = (0..16).map(connect).collect();
-        connected.wait();
-        clients.iter_mut().for_each(|client| client.write_all(&MESSAGE).unwrap());
-        written.wait();
-        clients.iter_mut().for_each(read_answer);
+        for _ in 0..2 {
+            step.wait();
+            clients.iter_mut().for_each(|client| client.write_all(&MESSAGE).unwrap());
+            step.wait();
+        }
+        (0..2).for_each(|_| clients.iter_mut().for_each(read_answer));
         pass_messages(&mut clients, 1200);
         drop(clients);
         stopper.request();
