@@ -46,6 +46,7 @@ mod clock;
 mod io_signals;
 pub mod probe;
 pub mod process;
+pub mod procfs;
 mod readiness;
 pub mod shared;
 mod signal;

@@ -14,6 +14,7 @@ use proactor_record::errno::Errno;
 use proactor_record::numbered;
 
 use crate::os;
+use crate::os::procfs::{self, read};
 use crate::version::{OLDEST_VERSION, Version, release};
 
 /// What a trial in another process has found, for every trial in this one.
@@ -190,33 +191,29 @@ impl Evidence {
         // `/proc/thread-self` is this thread by whatever number that /proc has for it, or it is
         // absent: a /proc of another namespace never shows another process here.
         let status = read("/proc/thread-self/status").unwrap_or_default();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.map(str::trim)
-        };
+        let field = |name| procfs::field(&status, name);
         // A capability within a user namespace is none where the kernel asks for it.
         let is_real = read("/proc/thread-self/uid_map")
             .is_some_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
-        let held = field("CapEff").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+        let held = field("CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
         let has = |capability| is_real && held & capability != 0;
         let group = read("/proc/sys/kernel/io_uring_group");
-        let groups = [field("Gid").and_then(|ids| ids.split_whitespace().nth(1)), field("Groups")];
+        let groups =
+            [field("Gid:").and_then(|ids| ids.split_whitespace().nth(1)), field("Groups:")];
         let mut groups = groups.into_iter().flatten().flat_map(str::split_whitespace);
         let modules = read("/sys/kernel/security/lsm").unwrap_or_default();
         let may_know = ["selinux", "apparmor", "smack", "bpf"];
         let modules = modules.split(',').filter(|module| may_know.contains(module));
         let version = Version::running();
         let limits = read("/proc/thread-self/limits").or_else(|| read("/proc/self/limits"));
-        let mut limits = limits.iter().flat_map(|text| text.lines());
-        let memlock = limits.find_map(|line| line.strip_prefix("Max locked memory"));
-        let memlock = memlock.and_then(|soft| soft.split_whitespace().next()?.parse().ok());
+        let memlock = limits.and_then(|limits| procfs::number(&limits, "Max locked memory"));
         let counts = version.is_none_or(counts_rings) && !has(IPC_LOCK);
         Evidence {
             release: release(),
             version,
             disabled: read("/proc/sys/kernel/io_uring_disabled").and_then(|it| it.parse().ok()),
             exempt: has(SYS_ADMIN) || group.is_some_and(|group| groups.any(|one| one == group)),
-            seccomp: field("Seccomp").and_then(|mode| mode.parse().ok()),
+            seccomp: field("Seccomp:").and_then(|mode| mode.parse().ok()),
             modules: modules.map(str::to_owned).collect(),
             memlock: memlock.filter(|_| counts),
             nofile: None,
@@ -308,10 +305,6 @@ impl fmt::Display for Evidence {
 fn counts_rings(version: Version) -> bool {
     let Version { major, minor } = version;
     (major, minor) < (5, 12) || ((6, 14)..(7, 2)).contains(&(major, minor))
-}
-
-fn read(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
 #[cfg(test)]

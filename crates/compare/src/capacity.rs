@@ -1,11 +1,10 @@
 //! Whether a model, and this machine, can serve a load at all. The check saves the time of trying,
 //! and its reason is clearer than a connection that is never served.
 
-use std::fs;
 use std::path::Path;
 
-use crate::process_tree::parse_number;
 use proactor::model::Ability;
+use proactor::os::procfs;
 use proactor::{Model, os};
 use proactor_models::{PROCESS, THREAD};
 
@@ -57,9 +56,8 @@ fn too_few_tasks(kind: &str, needed: u64, (left, limit): (u64, String)) -> Optio
 /// Returns how many more threads and processes can be created, and the name of the limit: the
 /// narrowest one that can be read.
 pub fn tasks_left() -> Option<(u64, String)> {
-    let read = |path: &Path| fs::read_to_string(path).ok();
-    let number = |path: &Path| read(path)?.trim().parse::<u64>().ok();
-    let all = parse_all_tasks(&read(Path::new("/proc/loadavg"))?)?;
+    let number = |path: &Path| procfs::read(path)?.parse::<u64>().ok();
+    let all = parse_all_tasks(&procfs::read("/proc/loadavg")?)?;
     let mut limits = Vec::new();
     for name in ["pid_max", "threads-max"] {
         let max = number(&Path::new("/proc/sys/kernel").join(name));
@@ -72,7 +70,7 @@ pub fn tasks_left() -> Option<(u64, String)> {
     }
     // Counting the user's own tasks would need a look at every process, so all tasks are taken for
     // the user's. The error is on the safe side. Root has no such limit.
-    let own = |file, key| parse_number(&read(Path::new(file))?, key);
+    let own = |file, key| procfs::number(&procfs::read(file)?, key);
     let is_root = own("/proc/self/status", "Uid:") == Some(0);
     let max = own("/proc/self/limits", "Max processes").filter(|_| !is_root);
     limits.extend(max.map(|max| (max.saturating_sub(all), "`ulimit -u`".to_owned())));
@@ -119,11 +117,5 @@ mod tests {
     #[test]
     fn the_limits_are_read_as_the_kernel_writes_them() {
         assert_eq!(parse_all_tasks("0.20 0.18 0.12 1/80 11206\n"), Some(80));
-        let limits =
-            "Max cpu time  unlimited  unlimited  seconds\nMax processes  63  99  processes\n";
-        assert_eq!(parse_number(limits, "Max processes"), Some(63));
-        let unlimited = "Max processes  unlimited  unlimited  processes";
-        assert_eq!(parse_number(unlimited, "Max processes"), None);
-        assert_eq!(parse_number("Name:\tx\nUid:\t0\t1\t0\t0\n", "Uid:"), Some(0));
     }
 }

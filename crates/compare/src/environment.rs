@@ -7,6 +7,7 @@ use minijinja::Value;
 use serde::Serialize;
 
 use proactor::os;
+use proactor::os::procfs::{field, read};
 use proactor_report::template;
 
 /// The properties of the machine. A property that cannot be read is absent.
@@ -41,20 +42,20 @@ pub struct Environment {
 impl Environment {
     /// Reads the properties of this machine.
     pub fn read() -> Environment {
-        let cpuinfo = text("/proc/cpuinfo").unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
         Environment {
             version: env!("CARGO_PKG_VERSION"),
-            kernel: text("/proc/sys/kernel/osrelease"),
+            kernel: read("/proc/sys/kernel/osrelease"),
             cpu: cpu_name(&cpuinfo),
             cpus: os::usable_cpus().len().max(1),
             cpu_quota: os::cgroup::cpu_quota().map(|(cpus, _)| cpus),
             virtual_machine: flags(&cpuinfo).map(|flags| flags.contains(&"hypervisor")),
             mitigations: mitigations(Path::new("/sys/devices/system/cpu/vulnerabilities")),
-            governor: text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            clocksource: text("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-            congestion_control: text("/proc/sys/net/ipv4/tcp_congestion_control"),
-            io_uring_disabled: text("/proc/sys/kernel/io_uring_disabled"),
-            cpu_pressure: text("/proc/pressure/cpu").as_deref().and_then(pressure),
+            governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            io_uring_disabled: read("/proc/sys/kernel/io_uring_disabled"),
+            cpu_pressure: read("/proc/pressure/cpu").as_deref().and_then(pressure),
         }
     }
 
@@ -94,11 +95,6 @@ impl Steal {
     }
 }
 
-fn text(path: &str) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?.trim().to_owned();
-    (!text.is_empty()).then_some(text)
-}
-
 fn cpu_name(cpuinfo: &str) -> Option<String> {
     // x86 has `model name`; some other architectures have `Processor`, most have neither.
     field(cpuinfo, "model name").or_else(|| field(cpuinfo, "Processor")).map(str::to_owned)
@@ -106,13 +102,6 @@ fn cpu_name(cpuinfo: &str) -> Option<String> {
 
 fn flags(cpuinfo: &str) -> Option<Vec<&str>> {
     field(cpuinfo, "flags").map(|flags| flags.split_whitespace().collect())
-}
-
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key.trim() == name).then(|| value.trim())
-    })
 }
 
 /// Parses `some avg10=1.50 avg60=…` as a share.

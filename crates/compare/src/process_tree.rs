@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use proactor::os::CpuClock;
+use proactor::os::{CpuClock, procfs};
 
 /// A process by its two numbers, which differ in a PID namespace that has the `/proc` of an outer
 /// one, as some containers do.
@@ -106,7 +106,7 @@ impl ProcessTree {
         for pid in self.pids.iter().map(|pid| pid.folder) {
             let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
             let (maps, status) = (read("smaps_rollup")?, read("status")?);
-            let number = |text, key| parse_number(text, key).unwrap_or(0) as f64;
+            let number = |text, key| procfs::number(text, key).unwrap_or(0) as f64;
             // The share of the program's files changes whenever another process maps them.
             sum.memory += (number(&maps, "Pss:") - number(&maps, "Pss_File:")) * 1024.0;
             sum.page_tables += number(&status, "VmPTE:") * 1024.0;
@@ -158,12 +158,12 @@ impl ProcessStatus {
     fn read(folder: u32) -> Option<ProcessStatus> {
         let text = fs::read_to_string(format!("/proc/{folder}/status")).ok()?;
         // Its number in each namespace that it is in, the innermost last; since Linux 4.1.
-        let all = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        let id = all.and_then(|all| all.split_whitespace().last()?.parse().ok());
+        let id = procfs::field(&text, "NSpid:")
+            .and_then(|all| all.split_whitespace().last()?.parse().ok());
         Some(ProcessStatus {
             numbers: ProcessNumbers { folder, id: id.unwrap_or(folder) },
-            parent: parse_number(&text, "PPid:").unwrap_or(0) as u32,
-            threads: parse_number(&text, "Threads:").unwrap_or(0),
+            parent: procfs::number(&text, "PPid:").unwrap_or(0) as u32,
+            threads: procfs::number(&text, "Threads:").unwrap_or(0),
         })
     }
 }
@@ -217,12 +217,6 @@ impl Footprint {
 fn parse_waited(schedstat: &str) -> Option<Duration> {
     let nanos = schedstat.split_whitespace().nth(1)?.parse().ok()?;
     Some(Duration::from_nanos(nanos))
-}
-
-/// Returns the number after `key` at the start of a line.
-pub(crate) fn parse_number(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! The limits of this machine and this process that bound a server or a load.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
+use proactor::os::procfs::{self, read};
 use proactor::os::{self, cgroup};
 use proactor::refusal::Evidence;
 use proactor_compare::tasks_left;
@@ -42,9 +42,9 @@ pub(super) fn rows() -> Vec<Bound> {
 }
 
 fn of_process(limits: &str) -> Vec<Bound> {
-    let limit = |name: &str, hard: bool| {
-        let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().nth(usize::from(hard)).map(str::to_owned)
+    let limit = |name, hard: bool| {
+        let both = procfs::field(limits, name)?;
+        both.split_whitespace().nth(usize::from(hard)).map(str::to_owned)
     };
     let number = |text: &str| text.parse::<f64>().ok();
     let mut rows = Vec::new();
@@ -74,7 +74,7 @@ fn of_process(limits: &str) -> Vec<Bound> {
 
 fn of_network() -> Vec<Bound> {
     let sysctl = |name: &'static str, path: &str, more: &str| {
-        let text = read(&format!("/proc/sys/net/{path}"))?;
+        let text = read(format!("/proc/sys/net/{path}"))?;
         let numbers: Vec<f64> = text.split_whitespace().filter_map(|it| it.parse().ok()).collect();
         // A range of ports, or one number.
         let value = match numbers[..] {
@@ -94,10 +94,9 @@ fn of_network() -> Vec<Bound> {
 
 fn memory() -> Vec<Bound> {
     let meminfo = read("/proc/meminfo").unwrap_or_default();
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let total = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    let total = procfs::number(&meminfo, "MemTotal:");
     let bound = |bytes, source| bound("memory", Some(bytes), units::bytes, source);
-    let machine = total.map(|kib| bound(kib * 1024.0, "of the machine".into()));
+    let machine = total.map(|kib| bound(kib as f64 * 1024.0, "of the machine".into()));
     let group = cgroup::memory_limit();
     let group = group.map(|(bytes, folder)| bound(bytes as f64, of_group(&folder)));
     machine.into_iter().chain(group).collect()
@@ -150,8 +149,4 @@ fn count(value: f64) -> String {
 
 fn of_group(folder: &Path) -> String {
     format!("of the cgroup {}", folder.display())
-}
-
-fn read(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
