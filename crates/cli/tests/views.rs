@@ -37,7 +37,7 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
         for tier in [Tier::Multishot, Tier::OneShot] {
             let (trace, said) = simulated(seed, tier);
             let stats = TraceStats::of(&trace, &Cut::default());
-            let context = format!("seed {seed} {tier:?}\n{}", Summary::new(stats.clone()));
+            let context = format!("seed {seed} {tier:?}\n{}", Summary { stats: stats.clone() });
             assert_eq!((stats.bytes_in, stats.bytes_out), (said, said), "{context}");
             assert_eq!((stats.connections, stats.conns.len()), (5, 5), "{context}");
             for conn in &stats.conns {
@@ -131,14 +131,14 @@ fn all_views(trace: &Trace) {
     for cut in cuts {
         let stats = TraceStats::of(trace, &cut);
         drop((
-            Summary::new(stats.clone()).to_string(),
+            Summary { stats: stats.clone() }.to_string(),
             Doctor::new(stats.clone()).health.to_string(),
         ));
         drop((
             Doctor::new(stats.clone()).to_string(),
             ConnectionList::new(stats.clone(), 5).to_string(),
         ));
-        drop(serde_json::to_string(&Summary::new(stats.clone())).unwrap());
+        drop(serde_json::to_string(&Summary { stats: stats.clone() }).unwrap());
         if let Ok(diff) = Diff::new(stats.clone(), stats) {
             drop(diff.to_string());
         }

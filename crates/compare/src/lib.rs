@@ -38,7 +38,7 @@ use environment::Environment;
 use plan::ComparisonPlan;
 use proactor::os;
 use progress::{Monitor, Watch};
-use results::{Comparison, SCHEMA};
+use results::Comparison;
 use schedule::Schedule;
 use server_process::StartCommand;
 pub use stats_line::{STATS_SCHEMA, ServerStats};
@@ -89,7 +89,7 @@ pub fn run(
         warnings.extend(summary::warnings(table, engine));
     }
     let plan = plan.clone();
-    Ok(Comparison { schema: SCHEMA, environment, plan, engine, tables, idle, warnings })
+    Ok(Comparison { environment, plan, engine, tables, idle, warnings })
 }
 
 #[cfg(test)]

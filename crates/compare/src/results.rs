@@ -11,14 +11,10 @@ use crate::verdict::{Ratio, Verdict};
 use proactor_load::LoadShape;
 use proactor_report::histogram::Percentiles;
 
-/// Name and version of the JSON schema. Version 3 has one list of participants per table.
-pub const SCHEMA: &str = "proactor.compare/3";
-
 /// The result of a comparison.
 #[derive(Debug, Serialize)]
+#[serde(tag = "schema", rename = "proactor.compare/3")]
 pub struct Comparison {
-    /// Name and version: [`SCHEMA`].
-    pub schema: &'static str,
     /// The machine of the measurement.
     pub environment: Environment,
     /// The plan of the measurement.

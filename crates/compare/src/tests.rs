@@ -126,7 +126,6 @@ fn a_comparison_is_rendered_as_text() {
         ..Environment::default()
     };
     let comparison = Comparison {
-        schema: SCHEMA,
         warnings: environment.warnings(),
         environment,
         plan: plan(&["uring", "epoll-et", "select"]),
@@ -177,7 +176,6 @@ Warning: there are two CPUs, one for the servers and one for the client: every o
 
 fn comparison_of(table: ResultTable) -> Comparison {
     Comparison {
-        schema: SCHEMA,
         environment: Environment::default(),
         plan: plan(&["uring"]),
         engine: "uring",

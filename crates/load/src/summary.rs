@@ -9,14 +9,10 @@ use super::{Load, LoadProtocol, LoadShape, LoadSlice};
 use proactor_report::histogram::Percentiles;
 use proactor_report::template;
 
-/// Name and version of the JSON schema.
-pub const SCHEMA: &str = "proactor.load/2";
-
 /// The result of a run.
 #[derive(Debug, Clone, Serialize)]
+#[serde(tag = "schema", rename = "proactor.load/2")]
 pub struct LoadSummary {
-    /// Name and version: [`SCHEMA`].
-    pub schema: &'static str,
     /// The address of the server.
     pub address: String,
     /// The number of connections, and what each of them does.
@@ -53,7 +49,6 @@ impl LoadSummary {
     pub fn new(load: &Load, address: String, seed: u64, slice: LoadSlice) -> LoadSummary {
         let replies = load.streams.streams.iter().map(|stream| stream.replies);
         LoadSummary {
-            schema: SCHEMA,
             address,
             shape: load.streams.shape,
             protocol: load.streams.protocol.clone(),
@@ -109,7 +104,6 @@ mod tests {
             latencies.record(Duration::from_micros(i));
         }
         LoadSummary {
-            schema: SCHEMA,
             address: "127.0.0.1:7000".to_owned(),
             shape: LoadShape { connections: 64, size: 64, depth: 1 },
             protocol: LoadProtocol::echo(),

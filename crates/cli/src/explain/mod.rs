@@ -33,9 +33,8 @@ use record::RecordedServer;
 
 /// The recorded models. The output of `--json`.
 #[derive(Debug, Clone, Serialize)]
+#[serde(tag = "schema", rename = "proactor.explain/2")]
 pub struct ExplainReport {
-    /// The version of this format.
-    pub schema: &'static str,
     /// The name and the release of the kernel.
     pub kernel: String,
     /// The options of the recording.
@@ -86,7 +85,6 @@ pub fn run(
         ModelReport { model: name, summary, refusal, several, single }
     });
     Ok(ExplainReport {
-        schema: "proactor.explain/2",
         models: models.collect(),
         kernel: proactor_record::sys::uname().split(' ').take(2).collect::<Vec<_>>().join(" "),
         options,

@@ -50,7 +50,6 @@ fn report() -> ExplainReport {
         single: timeline,
     };
     ExplainReport {
-        schema: "proactor.explain/2",
         kernel: "Linux 6.1".to_owned(),
         options: ExplainOptions { size: 64, connections: 4, runs: 1 },
         models: vec![

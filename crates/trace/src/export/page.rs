@@ -35,7 +35,7 @@ pub fn page(
     let title = format!("{} – proactor trace", stats.source.model);
     let is_ring = stats.is_ring();
     let Doctor { health, findings, .. } = Doctor::new(stats.clone());
-    let text = format!("{}\n\n{health}\n\n{list}", Summary::new(stats));
+    let text = format!("{}\n\n{health}\n\n{list}", Summary { stats });
     let data = json!({
         "is_ring": is_ring,
         "health": health,

@@ -15,9 +15,8 @@ use proactor_report::{Latencies, template};
 
 /// The durations of the stages over a whole recording.
 #[derive(Debug, Clone, Default, Serialize)]
+#[serde(tag = "schema", rename = "proactor.trace.delays/2")]
 pub struct Delays {
-    /// The name and version of this JSON.
-    schema: &'static str,
     /// From the arrival of what an operation waited for to its completion being posted. Operations
     /// that did not wait are not included.
     #[serde(rename = "arrival_to_posted")]
@@ -52,7 +51,6 @@ impl Delays {
             (!sidecar.missing.contains(&Missing::Tracepoint(point))).then(|| events.count() as u64)
         };
         let mut delays = Delays {
-            schema: "proactor.trace.delays/2",
             overflowed: count(Tracepoint::CqeOverflow),
             punted: count(Tracepoint::QueueAsyncWork),
             lost: sidecar.lost,

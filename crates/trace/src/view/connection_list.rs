@@ -13,9 +13,8 @@ use super::text::fill;
 
 /// Connections, the worst first: those that went wrong, then those that were answered slowest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "schema", rename = "proactor.trace.connections/2")]
 pub struct ConnectionList {
-    /// The name and version of this JSON: `proactor.trace.connections/2`.
-    pub schema: &'static str,
     /// Of what it is made.
     pub source: Source,
     /// The begin and end of the time of an exchange.
@@ -43,7 +42,6 @@ impl ConnectionList {
         let left_out = conns.len().saturating_sub(most) as u64;
         conns.truncate(most);
         ConnectionList {
-            schema: "proactor.trace.connections/2",
             source: stats.source,
             measure: stats.measure,
             connections: conns,

@@ -15,9 +15,8 @@ use proactor_report::histogram::Percentiles;
 
 /// Two traces, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "schema", rename = "proactor.trace.diff/2")]
 pub struct Diff {
-    /// The name and version of this JSON: `proactor.trace.diff/2`.
-    pub schema: &'static str,
     /// All numbers of the first.
     pub a: TraceStats,
     /// All numbers of the second.
@@ -74,7 +73,7 @@ impl Diff {
             return Err(format!("the {name} trace {why}"));
         }
         let lines = lines(&a, &b);
-        Ok(Diff { schema: "proactor.trace.diff/2", a, b, lines })
+        Ok(Diff { a, b, lines })
     }
 }
 

@@ -14,9 +14,8 @@ const HINT: &str = include_str!("hint.txt");
 
 /// The state of the loop, the findings, and the checks that were made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "schema", rename = "proactor.trace.doctor/2")]
 pub struct Doctor {
-    /// The name and version of this JSON: `proactor.trace.doctor/2`.
-    pub schema: &'static str,
     /// The numbers and the verdict.
     #[serde(flatten)]
     pub health: Health,
@@ -53,7 +52,7 @@ impl Doctor {
         };
         let hint = if ills.is_empty() { fill(HINT, stats.values()) } else { String::new() };
         let health = Health { verdict, hint, stats };
-        Doctor { schema: "proactor.trace.doctor/2", health, findings, looked_for }
+        Doctor { health, findings, looked_for }
     }
 
     /// The findings that are a problem or a cost.

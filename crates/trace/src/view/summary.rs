@@ -12,19 +12,11 @@ use super::text::fill;
 
 /// What a trace comes to, operation by operation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "schema", rename = "proactor.trace.summary/2")]
 pub struct Summary {
-    /// The name and version of this JSON: `proactor.trace.summary/2`.
-    pub schema: &'static str,
     /// All numbers of the trace.
     #[serde(flatten)]
     pub stats: TraceStats,
-}
-
-impl Summary {
-    /// Makes the view of these numbers.
-    pub fn new(stats: TraceStats) -> Summary {
-        Summary { schema: "proactor.trace.summary/2", stats }
-    }
 }
 
 impl fmt::Display for Summary {

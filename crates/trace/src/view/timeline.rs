@@ -25,9 +25,8 @@ const ABNORMAL: usize = 16;
 
 /// The timeline of one connection.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "schema", rename = "proactor.trace.connection/3")]
 pub struct ConnectionTimeline {
-    /// The name and version of this JSON: `proactor.trace.connection/3`.
-    pub schema: &'static str,
     /// The recording, and the part of it that is shown.
     pub source: Source,
     /// The number of connections that this trace has of its slot, this one included.
@@ -118,7 +117,6 @@ impl ConnectionTimeline {
         let stats = tracker.finish().into_iter().find(|stats| stats.conn == conn)?;
         let from = stats.accepted_ns.unwrap_or(stats.first_ns);
         Some(ConnectionTimeline {
-            schema: "proactor.trace.connection/3",
             source: Source::new(trace, &cut, from, stats.last_ns),
             slot_connections: slot_connections.len() as u64,
             stats,

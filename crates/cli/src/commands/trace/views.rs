@@ -43,7 +43,7 @@ pub(super) fn summary(Look { file, how }: &Look, conn: Option<Conn>) -> anyhow::
     let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
     let delays = if is_whole { delays_of(file, &trace)? } else { None };
     let kernel = delays.as_ref().map(|delays| json!(delays));
-    let summary = Summary::new(TraceStats::of(&trace, &cut));
+    let summary = Summary { stats: TraceStats::of(&trace, &cut) };
     how.print(&Whole { summary, kernel, delays })
 }
 

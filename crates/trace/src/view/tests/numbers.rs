@@ -29,7 +29,7 @@ fn operations_are_counted_with_their_ages() {
     assert_eq!(iterations.outside.max_ns.map(|n| n / 100), Some(10));
     let buffers = stats.buffers.unwrap();
     assert_eq!((buffers.lent, buffers.filled, buffers.most), (64, 200, Some(64)));
-    let text = Summary::new(stats).to_string();
+    let text = Summary { stats }.to_string();
     for part in ["2 connections", "200 messages", "2.02 system calls per message", "recv*", "16 µs"]
     {
         assert!(text.contains(part), "{part} in {text}");
@@ -47,7 +47,7 @@ fn an_implied_send_is_ok_without_a_completion_and_its_age_a_bound() {
     assert_eq!((send.begun, send.ended, send.ok, send.implied), (1, 0, 1, 1));
     assert_eq!(stats.measure, Measure::Taken);
     assert_eq!(stats.answered.max_ns.map(|n| n / 10), Some(300), "3 µs, to the enter");
-    assert!(Summary::new(stats).to_string().contains("its age is an upper bound"));
+    assert!(Summary { stats }.to_string().contains("its age is an upper bound"));
     assert!(tape.findings().is_empty());
 }
 
@@ -102,7 +102,7 @@ fn a_cut_counts_only_what_lies_within() {
     assert!(after.source.to_string().contains("only what lies between"));
     let one = TraceStats::of(&trace, &Cut { conn: Some((1, None)), ..Cut::default() });
     assert_eq!((one.messages, &one.iterations, one.calls), (100, &None, None));
-    assert!(Summary::new(one).to_string().contains("only c1 is counted"));
+    assert!(Summary { stats: one }.to_string().contains("only c1 is counted"));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_sample_says_nothing_per_message() {
 fn an_empty_trace_has_every_view() {
     let mut tape = Tape::new("uring");
     let stats = tape.stats();
-    assert!(Summary::new(stats.clone()).to_string().contains("no operation"));
+    assert!(Summary { stats: stats.clone() }.to_string().contains("no operation"));
     assert!(Doctor::new(stats.clone()).health.to_string().contains("nothing can be said"));
     assert!(ConnectionList::new(stats.clone(), 9).to_string().contains("no connection"));
     assert!(Doctor::new(stats.clone()).to_string().contains("nothing found"));
@@ -142,6 +142,6 @@ fn the_ages_that_are_drawn_are_never_those_of_a_wait_for_a_person() {
     for kind in [Kind::PollRead, Kind::Read] {
         assert_eq!(stats.op(Op::Ring(kind)).unwrap().ages, None, "{kind}");
     }
-    let text = Summary::new(stats).to_string();
+    let text = Summary { stats }.to_string();
     assert!(text.contains("send age") && !text.contains("read age"), "{text}");
 }

@@ -45,7 +45,7 @@ fn where_records_are_lost_nothing_is_paired_over_the_gap_and_the_view_says_so() 
 fn json_has_a_schema_and_what_the_text_says() {
     let json = |view: &dyn erased::Json| view.json();
     let stats = ring().stats();
-    let summary = json(&Summary::new(stats.clone()));
+    let summary = json(&Summary { stats: stats.clone() });
     assert_eq!(summary["schema"], "proactor.trace.summary/2");
     assert_eq!(summary["messages"], 200);
     assert_eq!(summary["ops"][0]["op"], "accept");
