@@ -61,13 +61,7 @@ impl Deref for Follow {
 /// There is no such process, its files may not be read, or none of them is a trace.
 pub fn open_process(pid: u32) -> io::Result<File> {
     let folder = PathBuf::from(format!("/proc/{pid}/fd"));
-    let explain = |error: io::Error| {
-        let why = match error.kind() {
-            io::ErrorKind::NotFound => format!("there is no process {pid}"),
-            _ => format!("the files of process {pid} cannot be read: {error}"),
-        };
-        io::Error::new(error.kind(), why)
-    };
+    let explain = |error| no_process(pid, "cannot read the files of", &error);
     for entry in fs::read_dir(&folder).map_err(explain)? {
         let path = entry?.path();
         // Opening a pipe could block; only regular files can be traces.
@@ -84,4 +78,13 @@ pub fn open_process(pid: u32) -> io::Result<File> {
     }
     let why = format!("process {pid} does not record: start it with `serve --trace`");
     Err(io::Error::new(io::ErrorKind::NotFound, why))
+}
+
+/// Returns the error of a file in the /proc folder of a process.
+pub(crate) fn no_process(pid: u32, cannot: &str, error: &io::Error) -> io::Error {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => format!("there is no process {pid}"),
+        _ => format!("{cannot} process {pid}: {error}"),
+    };
+    io::Error::new(error.kind(), why)
 }

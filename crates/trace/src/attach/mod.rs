@@ -14,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::follow::no_process;
 use super::kernel::{KernelEvent, Missing, Tracepoint};
 use rings::{MatchedCompletion, RingState};
 
@@ -55,13 +56,8 @@ impl WatchedProcess {
     /// # Errors
     /// The process does not exist, or is not visible.
     pub fn new(pid: u32) -> io::Result<WatchedProcess> {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).map_err(|error| {
-            let why = match error.kind() {
-                io::ErrorKind::NotFound => format!("there is no process {pid}"),
-                _ => format!("cannot see process {pid}: {error}"),
-            };
-            io::Error::new(error.kind(), why)
-        })?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        let name = name.map_err(|error| no_process(pid, "cannot see", &error))?;
         Ok(WatchedProcess { pid, name: name.trim().to_owned(), ..WatchedProcess::default() })
     }
 

@@ -195,18 +195,11 @@ impl TracepointDecoder {
 }
 
 /// The names of `IORING_OP_*` in lower case, by number (`enum io_uring_op`), up to Linux 7.2.
-const OPERATIONS: &str = "nop readv writev fsync read_fixed write_fixed poll_add poll_remove sync_file_range \
-     sendmsg recvmsg timeout timeout_remove accept async_cancel link_timeout connect \
-     fallocate openat close files_update statx read write fadvise madvise send recv openat2 \
-     epoll_ctl splice provide_buffers remove_buffers tee shutdown renameat unlinkat mkdirat \
-     symlinkat linkat msg_ring fsetxattr setxattr fgetxattr getxattr socket uring_cmd send_zc \
-     sendmsg_zc read_multishot waitid futex_wait futex_wake futex_waitv fixed_fd_install \
-     ftruncate bind listen recv_zc epoll_wait readv_fixed writev_fixed pipe nop128 \
-     uring_cmd128";
+const OPERATIONS: &str = include_str!("operations.txt");
 
 /// The name of an operation; `op 70` if the number has none here.
 pub fn operation(opcode: u8) -> String {
-    let name = OPERATIONS.split(' ').nth(opcode.into());
+    let name = OPERATIONS.split_whitespace().nth(opcode.into());
     name.map_or_else(|| format!("op {opcode}"), str::to_owned)
 }
 
