@@ -7,6 +7,7 @@ use crate::address::{Address, BoundSocket, FileAccess};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::model::Model;
+use crate::os::ShutdownSignal;
 use crate::peer::{Factory, Peer};
 use crate::protocol::Protocol;
 use crate::server::{Handle, Report, Running, Server};
@@ -14,6 +15,7 @@ use crate::server::{Handle, Report, Running, Server};
 /// Says what a server will be, and opens nothing; a host name is resolved at once.
 /// [`bind`](Builder::bind) opens the sockets.
 #[derive(Debug)]
+#[must_use]
 pub struct Builder {
     listeners: Vec<(Place, Factory)>,
     model: Option<Model>,
@@ -43,7 +45,6 @@ impl Builder {
     /// of each connection, in the thread that serves it.
     ///
     /// What the factory captures is shared by all connections.
-    #[must_use]
     pub fn listen<P: Protocol>(
         self,
         address: impl TryInto<Address, Error: Into<Error>>,
@@ -54,7 +55,6 @@ impl Builder {
     }
 
     /// Serves the connections of a socket that listens already, as systemd passes one.
-    #[must_use]
     pub fn listen_on<P: Protocol>(
         self,
         socket: impl Into<OwnedFd>,
@@ -67,7 +67,6 @@ impl Builder {
     /// serves, which may hold what cannot be shared between threads. On a model with a thread for
     /// each connection, that is one for each connection. Its argument is the number of the worker:
     /// 0, since one thread serves today.
-    #[must_use]
     pub fn listen_per_worker<A, W, F, P>(self, address: A, worker: W) -> Builder
     where
         A: TryInto<Address, Error: Into<Error>>,
@@ -86,28 +85,24 @@ impl Builder {
 
     /// Serves by this model or not at all. Without this call it is the first of
     /// [`Model::AUTO`] that works.
-    #[must_use]
     pub fn model(mut self, model: Model) -> Builder {
         self.model = Some(model);
         self
     }
 
     /// Limits the connections that are served at a time. Further ones wait, accepted or not.
-    #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Builder {
         self.limits.connections = connections;
         self
     }
 
     /// Limits the time of a drain. What is still open then is closed.
-    #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Builder {
         self.limits.drain = timeout;
         self
     }
 
     /// Changes any of the limits.
-    #[must_use]
     pub fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Builder {
         change(&mut self.limits);
         self
@@ -117,7 +112,6 @@ impl Builder {
     /// once on a second one. It unblocks them. SIGINT stays ignored if it is, and so does SIGHUP,
     /// which also keeps a handler of the program. The default is true; [`start`](Server::start)
     /// never touches signals.
-    #[must_use]
     pub fn signals(mut self, handled: bool) -> Builder {
         self.signals = handled;
         self
@@ -139,7 +133,8 @@ impl Builder {
                 all.push(address.clone());
             }
         }
-        let (all, mut listeners): (Vec<&Address>, _) = (all.iter().collect(), Vec::new());
+        let all: Vec<&Address> = all.iter().collect();
+        let mut listeners: Vec<(BoundSocket, Factory)> = Vec::new();
         for (place, factory) in self.listeners {
             let sockets = match place {
                 Place::Address(address) => {
@@ -154,7 +149,11 @@ impl Builder {
             };
             listeners.extend(sockets.into_iter().map(|socket| (socket, factory.clone())));
         }
-        Server::new(listeners, self.model, self.limits, self.signals, self.handle)
+        let addrs = listeners.iter().map(|(socket, _)| socket.address.clone()).collect();
+        let shutdown = ShutdownSignal::new().map_err(Error::Loop)?;
+        let Builder { model, limits, signals, handle, .. } = self;
+        handle.attach(shutdown.clone());
+        Ok(Server { listeners, addrs, model, limits, signals, handle, shutdown })
     }
 
     /// Binds, and serves in this thread until the server is stopped; see [`Server::run`].

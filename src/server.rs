@@ -20,29 +20,16 @@ use crate::proxy::ProxyGate;
 /// A server whose sockets are open: its addresses are known, and privileges may be dropped.
 #[derive(Debug)]
 pub struct Server {
-    listeners: Vec<(BoundSocket, Factory)>,
-    addrs: Vec<Address>,
-    model: Option<Model>,
-    limits: Limits,
-    signals: bool,
-    handle: Handle,
-    shutdown: ShutdownSignal,
+    pub(crate) listeners: Vec<(BoundSocket, Factory)>,
+    pub(crate) addrs: Vec<Address>,
+    pub(crate) model: Option<Model>,
+    pub(crate) limits: Limits,
+    pub(crate) signals: bool,
+    pub(crate) handle: Handle,
+    pub(crate) shutdown: ShutdownSignal,
 }
 
 impl Server {
-    pub(crate) fn new(
-        listeners: Vec<(BoundSocket, Factory)>,
-        model: Option<Model>,
-        limits: Limits,
-        signals: bool,
-        handle: Handle,
-    ) -> Result<Server, Error> {
-        let addrs = listeners.iter().map(|(socket, _)| socket.address.clone()).collect();
-        let shutdown = ShutdownSignal::new().map_err(Error::Loop)?;
-        handle.attach(shutdown.clone());
-        Ok(Server { listeners, addrs, model, limits, signals, handle, shutdown })
-    }
-
     /// Returns the addresses of the listeners, in their order, with their real ports.
     pub fn addrs(&self) -> &[Address] {
         &self.addrs
@@ -252,7 +239,7 @@ impl Handle {
         }
     }
 
-    fn attach(&self, signal: ShutdownSignal) {
+    pub(crate) fn attach(&self, signal: ShutdownSignal) {
         let mut requested = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
         (0..requested.times).for_each(|_| signal.request());
         requested.signal = Some(signal);

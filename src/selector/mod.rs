@@ -27,7 +27,6 @@ pub use sigio::Sigio;
 pub use spin::Spin;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -40,7 +39,7 @@ use crate::os;
 pub use crate::keys::{Key, KeyOwner};
 
 /// The readiness of a descriptor that a caller waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Interest {
     /// Wait until it is readable.
     pub readable: bool,
@@ -58,17 +57,6 @@ impl Interest {
     pub const WRITE: Interest = Interest { readable: false, writable: true };
     /// Wait until it is either.
     pub const BOTH: Interest = Interest { readable: true, writable: true };
-}
-
-impl fmt::Debug for Interest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match (self.readable, self.writable) {
-            (false, false) => "none",
-            (true, false) => "read",
-            (false, true) => "write",
-            (true, true) => "read|write",
-        })
-    }
 }
 
 /// When a descriptor is reported.
