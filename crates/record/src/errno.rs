@@ -34,11 +34,6 @@ impl Errno {
         NAMES.iter().find(is_named).map(|(number, _)| Errno(*number))
     }
 
-    /// All names that are known here.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        NAMES.iter().map(|(_, name)| *name)
-    }
-
     /// Whether a loop in good order meets this error: the socket is empty or full (`EAGAIN`), a
     /// signal came (`EINTR`), no buffer was free (`ENOBUFS`), a timer ended (`ETIME`), or an
     /// operation was cancelled (`ECANCELED`) or could not be any more (`ENOENT`, `EALREADY`).

@@ -104,11 +104,6 @@ impl Writer {
         writer
     }
 
-    /// The number of the lane.
-    pub fn number(&self) -> u16 {
-        self.lane
-    }
-
     fn introduce(&self) {
         let record = Record::lane_begin(sys::thread_id(), std::process::id());
         self.put(sys::monotonic, record);

@@ -1,6 +1,7 @@
 //! `proactor compare`: every I/O model under the same load, side by side.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -182,11 +183,9 @@ impl CompareArgs {
 
     /// Ends the program if two peers have one name: only the first would be measured.
     fn check_names(&self) {
-        let names = self.peers.iter().map(|peer| &peer.name);
-        if let Some(twice) =
-            names.clone().find(|name| names.clone().filter(|it| it == name).count() > 1)
-        {
-            wrong_usage(&format!("--peer: two are named {twice:?}"));
+        let mut names = HashSet::new();
+        if let Some(twice) = self.peers.iter().find(|peer| !names.insert(&peer.name)) {
+            wrong_usage(&format!("--peer: two are named {:?}", twice.name));
         }
     }
 

@@ -41,7 +41,7 @@ fn write_all(writer: &Writer, threads: u32, each: u32) {
             scope.spawn(move || {
                 let writer = writer.lane(slot);
                 for nth in 0..each {
-                    writer.write(monotonic, telling(writer.number(), nth));
+                    writer.write(monotonic, telling(writer.lane, nth));
                 }
             });
         }
@@ -394,7 +394,7 @@ fn the_first_of_a_full_trace_is_not_given_up_as_that_of_one_owner_is() {
 fn lanes_have_names() {
     let writer = in_memory();
     for (slot, lane) in [(0, 0), (7, 7), (65_534, 65_534), (65_535, 65_534), (1 << 20, 65_534)] {
-        assert_eq!(writer.lane(slot).number(), lane);
+        assert_eq!(writer.lane(slot).lane, lane);
     }
     let header = read(&writer).header;
     let names = [Some(MAIN), Some(3), None].map(|lane| header.lane_name(lane));
