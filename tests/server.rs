@@ -3,8 +3,9 @@
 mod skip;
 
 use std::cell::Cell;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -233,6 +234,45 @@ impl Protocol for Idle {
 }
 
 /// Starts a server on each model that can be started here.
+/// In a process of its own, whose limit of descriptors it may lower.
+#[test]
+fn however_few_descriptors_there_are_a_server_that_listens_serves() {
+    const IN_CHILD: &str = "PROACTOR_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(IN_CHILD).is_some() {
+        match count().start() {
+            Ok(server) => {
+                println!("\nlistening on {}", server.addrs()[0]);
+                let _ = std::io::stdin().read_line(&mut String::new());
+            }
+            Err(error) => println!("\nrefused: {error}"),
+        }
+        return;
+    }
+    let (mut served, mut refused) = (0, 0);
+    for most in 6..40 {
+        let mut child = Command::new("sh");
+        child.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")]);
+        child.arg(std::env::current_exe().unwrap()).args(["--exact", "--nocapture"]);
+        child.arg("however_few_descriptors_there_are_a_server_that_listens_serves");
+        child.env(IN_CHILD, "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let said = lines.find_map(|line| match line.strip_prefix("listening on ") {
+            Some(address) => Some(Some(address.parse().unwrap())),
+            None => line.starts_with("refused: ").then_some(None),
+        });
+        if let Some(address) = said.expect("it listens, or is refused") {
+            exchange(&connect(&address), "a line\n", "1 a line\n");
+            served += 1;
+        } else {
+            refused += 1;
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+    assert!(served > 0 && refused > 0, "{served} served, {refused} refused");
+}
+
 fn on_every_model(mut test: impl FnMut(Model, &dyn Fn(Builder) -> Option<Running>)) {
     for model in proactor_models::ALL.into_iter().filter(|model| *model != proactor_models::PROCESS)
     {
