@@ -97,14 +97,6 @@ pub struct ModelInfo {
     pub name: &'static str,
     /// How the model waits, in a few words.
     pub mechanism: &'static str,
-    /// What `proactor explain` says about its calls, in one sentence.
-    pub summary: &'static str,
-    /// The system calls per message, with one message at a time.
-    pub calls: &'static str,
-    /// The limits and the costs apart from the calls.
-    pub limits: &'static str,
-    /// The first version of Linux that has it.
-    pub since: &'static str,
     /// Bytes of user memory for each connection, apart from what is queued.
     pub memory: usize,
     /// The abilities that the model lacks, each with the reason.
@@ -144,10 +136,6 @@ impl Model {
     pub const URING: Model = Model(&ModelInfo {
         name: "uring",
         mechanism: "completion: the kernel does the I/O and reports the result",
-        summary: "One call submits the sends and waits; the kernel receives and sends.",
-        calls: "1: io_uring_enter",
-        limits: "locked memory (`ulimit -l`) on old kernels; forbidden in many containers",
-        since: "5.6",
         memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
@@ -157,10 +145,6 @@ impl Model {
     pub const EPOLL: Model = Model(&ModelInfo {
         name: "epoll",
         mechanism: "readiness, level-triggered",
-        summary: "One wait reports every ready socket; then a recv and a send for each.",
-        calls: "3: epoll_wait, recv, send",
-        limits: "an epoll_ctl for each change of interest",
-        since: "2.6",
         memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
@@ -170,10 +154,6 @@ impl Model {
     pub const EPOLL_ET: Model = Model(&ModelInfo {
         name: "epoll-et",
         mechanism: "readiness, edge-triggered",
-        summary: "As epoll, but a socket is reported only when new data arrives.",
-        calls: "3: epoll_wait, recv, send",
-        limits: "the server must remember which sockets are still ready",
-        since: "2.6",
         memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
@@ -183,10 +163,6 @@ impl Model {
     pub const POLL: Model = Model(&ModelInfo {
         name: "poll",
         mechanism: "readiness, level-triggered (a list of all sockets)",
-        summary: "As epoll, but each wait passes the list of all sockets.",
-        calls: "3: poll, recv, send",
-        limits: "each wait takes time for every connection",
-        since: "2.2",
         memory: 4 << 10,
         missing: &[],
         writers: Writers::One,
@@ -196,10 +172,6 @@ impl Model {
     pub const SELECT: Model = Model(&ModelInfo {
         name: "select",
         mechanism: "readiness, level-triggered (three bit sets)",
-        summary: "As poll, with three bit sets instead of a list.",
-        calls: "3: select, recv, send",
-        limits: "descriptors below 1024 (FD_SETSIZE); a wait takes time for each",
-        since: "1.0",
         memory: 4 << 10,
         missing: &[],
         writers: Writers::One,

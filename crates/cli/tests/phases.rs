@@ -72,7 +72,7 @@ impl Added {
 
 /// The calls that a model claims to make for a message, by name; none if it gives no number.
 fn claimed(model: Model) -> Option<Vec<&'static str>> {
-    let (number, names) = model.info().calls.split_once(": ")?;
+    let (number, names) = proactor_models::facts(model).calls.split_once(": ")?;
     let names: Vec<_> = names.split(", ").collect();
     assert_eq!(number.parse(), Ok(names.len()), "{model}: as many names as calls");
     Some(names)

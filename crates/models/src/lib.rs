@@ -37,10 +37,6 @@ use processes::Processes;
 pub const BLOCKING: Model = Model::new(&ModelInfo {
     name: "blocking",
     mechanism: "blocked in recv, for one connection",
-    summary: "Blocks in recv for one connection; further connections wait.",
-    calls: "2: recv, send",
-    limits: "one connection at a time; further ones wait",
-    since: "1.0",
     memory: 64 << 10,
     missing: &[
         (Ability::Crowd, "the next is accepted when the current one is closed"),
@@ -55,10 +51,6 @@ pub const BLOCKING: Model = Model::new(&ModelInfo {
 pub const PROCESS: Model = Model::new(&ModelInfo {
     name: "process",
     mechanism: "a forked process per connection, blocked in recv",
-    summary: "As thread, with a process per connection.",
-    calls: "2: recv, send",
-    limits: "a process per connection; a fork per accept",
-    since: "2.6.22",
     memory: 1 << 20,
     missing: &[
         (Ability::Frugality, "each connection has a process"),
@@ -71,10 +63,6 @@ pub const PROCESS: Model = Model::new(&ModelInfo {
 pub const NONBLOCKING: Model = Model::new(&ModelInfo {
     name: "nonblocking",
     mechanism: "busy polling: recv on every socket",
-    summary: "Never sleeps: tries recv on every socket until one has data.",
-    calls: "a recv for each connection and pass",
-    limits: "uses a whole CPU, or adds the delay of --idle-sleep",
-    since: "1.0",
     memory: 4 << 10,
     missing: &[],
     writers: Writers::One,
@@ -84,10 +72,6 @@ pub const NONBLOCKING: Model = Model::new(&ModelInfo {
 pub const THREAD: Model = Model::new(&ModelInfo {
     name: "thread",
     mechanism: "a thread per connection, blocked in recv",
-    summary: "A thread per connection blocks in recv: one call waits and copies.",
-    calls: "2: recv, send",
-    limits: "a stack per connection; a context switch per message",
-    since: "2.6",
     memory: 64 << 10,
     missing: &[
         (Ability::Duplex, "a thread blocked in send cannot receive"),
@@ -100,10 +84,6 @@ pub const THREAD: Model = Model::new(&ModelInfo {
 pub const SIGIO: Model = Model::new(&ModelInfo {
     name: "sigio",
     mechanism: "a real-time signal for each change (O_ASYNC)",
-    summary: "A signal reports each socket: wait, read the signal, poll, then recv.",
-    calls: "5: poll, read (the signal), poll, recv, send",
-    limits: "`ulimit -i` queued signals; after an overflow all sockets are polled",
-    since: "2.6.32",
     memory: 4 << 10,
     missing: &[],
     writers: Writers::One,
@@ -113,10 +93,6 @@ pub const SIGIO: Model = Model::new(&ModelInfo {
 pub const EPOLL_ONESHOT: Model = Model::new(&ModelInfo {
     name: "epoll-oneshot",
     mechanism: "readiness, one-shot",
-    summary: "As epoll, but a socket is reported once; epoll_ctl re-arms it.",
-    calls: "4: epoll_wait, recv, send, epoll_ctl",
-    limits: "useful only if several threads share an epoll",
-    since: "2.6.2",
     memory: 4 << 10,
     missing: &[],
     writers: Writers::One,
@@ -128,10 +104,6 @@ pub const EPOLL_ONESHOT: Model = Model::new(&ModelInfo {
 pub const COROUTINE: Model = Model::new(&ModelInfo {
     name: "coroutine",
     mechanism: "a task per connection, on an executor (tokio, on epoll)",
-    summary: "The code reads as if it blocked; its executor waits in epoll.",
-    calls: "3: epoll_wait, recv, send",
-    limits: "the memory of a task per connection",
-    since: "2.6",
     memory: 6 << 10,
     missing: &[],
     writers: Writers::Threads,
@@ -158,6 +130,28 @@ pub const ALL: [Model; 12] = [
 /// Returns the model of this name.
 pub fn find(name: &str) -> Option<Model> {
     ALL.into_iter().find(|model| model.name() == name)
+}
+
+/// What the commands say about a model: a row of `facts.txt`, behind its name.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelFacts {
+    /// The system calls per message, with one message at a time.
+    pub calls: &'static str,
+    /// The limits and the costs apart from the calls.
+    pub limits: &'static str,
+    /// The first version of Linux that has it.
+    pub since: &'static str,
+    /// What `proactor explain` says about its calls, in one sentence.
+    pub summary: &'static str,
+}
+
+/// Returns what the commands say about a model.
+pub fn facts(model: Model) -> ModelFacts {
+    let rows = include_str!("facts.txt").lines();
+    let mut rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    let row = rows.find(|row| row[0] == model.name()).expect("a row for each model");
+    let [_, calls, limits, since, summary] = row[..] else { panic!("not a row: {row:?}") };
+    ModelFacts { calls, limits, since, summary }
 }
 
 /// Returns the reason if the model cannot be set up on this machine.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{output, terminal_width};
 use proactor::Model;
-use proactor_models::{ALL, refusal};
+use proactor_models::{ALL, facts, refusal};
 use proactor_report::template;
 
 /// List the I/O models: how each waits, its system calls, and whether it works on this machine
@@ -30,15 +30,15 @@ impl ModelsArgs {
 
 /// Returns a model as JSON.
 fn object(model: Model) -> serde_json::Value {
-    let (about, refusal) = (model.info(), refusal(model));
+    let (about, facts, refusal) = (model.info(), facts(model), refusal(model));
     let missing = about.missing.iter();
     let missing = missing.map(|(what, why)| json!({ "what": what.denied(), "why": why }));
     json!({
         "model": model.name(),
         "mechanism": about.mechanism,
-        "calls_per_message": about.calls,
-        "limits": about.limits,
-        "since_linux": about.since,
+        "calls_per_message": facts.calls,
+        "limits": facts.limits,
+        "since_linux": facts.since,
         "usable": refusal.is_none(),
         "refusal": refusal,
         "missing": missing.collect::<Vec<_>>(),

@@ -81,7 +81,7 @@ pub fn run(
         let refusal = recorded.as_ref().err().cloned();
         let mut timelines = recorded.into_iter().flatten();
         let (single, several) = (timelines.next(), timelines.next());
-        let (name, summary) = (model.name(), model.info().summary);
+        let (name, summary) = (model.name(), proactor_models::facts(model).summary);
         ModelReport { model: name, summary, refusal, several, single }
     });
     Ok(ExplainReport {
