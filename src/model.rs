@@ -108,6 +108,17 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
+    /// Returns the facts about a model with one loop, which serves all connections and lacks
+    /// nothing.
+    pub const fn of_loop(
+        name: &'static str,
+        mechanism: &'static str,
+        set_up: fn(Model, &EngineOptions) -> io::Result<PreparedModel>,
+    ) -> ModelInfo {
+        let (memory, writers) = (4 << 10, Writers::One);
+        ModelInfo { name, mechanism, memory, missing: &[], writers, set_up }
+    }
+
     /// Returns the reason if the model lacks an ability. The conformance tests and `proactor
     /// models` read this table.
     pub fn missing(&self, ability: Ability) -> Option<&'static str> {
@@ -133,50 +144,33 @@ pub struct Model(&'static ModelInfo);
 
 impl Model {
     /// Completions of io_uring (Linux 5.6).
-    pub const URING: Model = Model(&ModelInfo {
-        name: "uring",
-        mechanism: "completion: the kernel does the I/O and reports the result",
-        memory: 4 << 10,
-        missing: &[],
-        writers: Writers::One,
-        set_up: ring,
-    });
+    pub const URING: Model = Model(&ModelInfo::of_loop(
+        "uring",
+        "completion: the kernel does the I/O and reports the result",
+        ring,
+    ));
     /// Readiness by epoll(7), level-triggered: the kernel reports what *is possible*.
-    pub const EPOLL: Model = Model(&ModelInfo {
-        name: "epoll",
-        mechanism: "readiness, level-triggered",
-        memory: 4 << 10,
-        missing: &[],
-        writers: Writers::One,
-        set_up: |model, options| readiness(model, options, epoll(options, Trigger::Level)?),
-    });
+    pub const EPOLL: Model =
+        Model(&ModelInfo::of_loop("epoll", "readiness, level-triggered", |model, options| {
+            readiness(model, options, epoll(options, Trigger::Level)?)
+        }));
     /// Readiness by epoll(7), edge-triggered: the kernel reports what *has become possible*.
-    pub const EPOLL_ET: Model = Model(&ModelInfo {
-        name: "epoll-et",
-        mechanism: "readiness, edge-triggered",
-        memory: 4 << 10,
-        missing: &[],
-        writers: Writers::One,
-        set_up: |model, options| readiness(model, options, epoll(options, Trigger::Edge)?),
-    });
+    pub const EPOLL_ET: Model =
+        Model(&ModelInfo::of_loop("epoll-et", "readiness, edge-triggered", |model, options| {
+            readiness(model, options, epoll(options, Trigger::Edge)?)
+        }));
     /// Readiness by poll(2), level-triggered.
-    pub const POLL: Model = Model(&ModelInfo {
-        name: "poll",
-        mechanism: "readiness, level-triggered (a list of all sockets)",
-        memory: 4 << 10,
-        missing: &[],
-        writers: Writers::One,
-        set_up: |model, options| readiness(model, options, Poll::new()),
-    });
+    pub const POLL: Model = Model(&ModelInfo::of_loop(
+        "poll",
+        "readiness, level-triggered (a list of all sockets)",
+        |model, options| readiness(model, options, Poll::new()),
+    ));
     /// Readiness by select(2), for descriptors below 1024.
-    pub const SELECT: Model = Model(&ModelInfo {
-        name: "select",
-        mechanism: "readiness, level-triggered (three bit sets)",
-        memory: 4 << 10,
-        missing: &[],
-        writers: Writers::One,
-        set_up: |model, options| readiness(model, options, Select::new()),
-    });
+    pub const SELECT: Model = Model(&ModelInfo::of_loop(
+        "select",
+        "readiness, level-triggered (three bit sets)",
+        |model, options| readiness(model, options, Select::new()),
+    ));
 
     /// The models of which a builder takes the first that works, unless it is given one.
     pub const AUTO: [Model; 4] = [Model::URING, Model::EPOLL, Model::POLL, Model::SELECT];

@@ -60,14 +60,11 @@ pub const PROCESS: Model = Model::new(&ModelInfo {
     set_up: by_calls,
 });
 /// Busy polling: recv on every socket.
-pub const NONBLOCKING: Model = Model::new(&ModelInfo {
-    name: "nonblocking",
-    mechanism: "busy polling: recv on every socket",
-    memory: 4 << 10,
-    missing: &[],
-    writers: Writers::One,
-    set_up: |model, options| model::readiness(model, options, Spin::new(options.idle_sleep)),
-});
+pub const NONBLOCKING: Model = Model::new(&ModelInfo::of_loop(
+    "nonblocking",
+    "busy polling: recv on every socket",
+    |model, options| model::readiness(model, options, Spin::new(options.idle_sleep)),
+));
 /// A thread for each connection, which sleeps in its calls.
 pub const THREAD: Model = Model::new(&ModelInfo {
     name: "thread",
@@ -81,25 +78,16 @@ pub const THREAD: Model = Model::new(&ModelInfo {
     set_up: by_calls,
 });
 /// Real-time signals: one for every change of a socket.
-pub const SIGIO: Model = Model::new(&ModelInfo {
-    name: "sigio",
-    mechanism: "a real-time signal for each change (O_ASYNC)",
-    memory: 4 << 10,
-    missing: &[],
-    writers: Writers::One,
-    set_up: |model, options| model::readiness(model, options, Sigio::new()?),
-});
+pub const SIGIO: Model = Model::new(&ModelInfo::of_loop(
+    "sigio",
+    "a real-time signal for each change (O_ASYNC)",
+    |model, options| model::readiness(model, options, Sigio::new()?),
+));
 /// Readiness by epoll(7), reported once until it is armed again.
-pub const EPOLL_ONESHOT: Model = Model::new(&ModelInfo {
-    name: "epoll-oneshot",
-    mechanism: "readiness, one-shot",
-    memory: 4 << 10,
-    missing: &[],
-    writers: Writers::One,
-    set_up: |model, options| {
+pub const EPOLL_ONESHOT: Model =
+    Model::new(&ModelInfo::of_loop("epoll-oneshot", "readiness, one-shot", |model, options| {
         model::readiness(model, options, model::epoll(options, Trigger::Oneshot)?)
-    },
-});
+    }));
 /// A task for each connection, on the executor of tokio.
 pub const COROUTINE: Model = Model::new(&ModelInfo {
     name: "coroutine",

@@ -17,15 +17,8 @@ pub(super) struct PollingArgs {
 
     /// Have a kernel thread take what is submitted, which sleeps when nothing was submitted for
     /// this time. It uses a CPU of its own while it is awake. Implies --model uring
-    #[arg(
-        long,
-        value_name = "TIME",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "10ms",
-        value_parser = up_to_a_second,
-        help_heading = "Polling"
-    )]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "10ms", value_parser = up_to_a_second, help_heading = "Polling")]
     sqpoll: Option<Duration>,
 
     /// Have a ring that waits poll the network devices for up to this time, for example 50us
