@@ -10,7 +10,6 @@ mod processes;
 pub mod registry;
 
 use std::io;
-use std::str::FromStr;
 
 use proactor::Model;
 use proactor::address::BoundSocket;
@@ -148,20 +147,20 @@ pub fn refusal(model: Model) -> Option<String> {
 }
 
 /// The argument of `--model`: a model, or none for `auto`, the best that this machine permits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Choice(pub Option<Model>);
+/// Another name, because `Option` has a meaning of its own to clap.
+pub type Choice = Option<Model>;
 
-impl FromStr for Choice {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Choice, String> {
-        match find(name) {
-            None if name != "auto" => {
-                let names = ALL.map(Model::name).join(", ");
-                Err(format!("unknown model {name:?}: use one of {names}, auto"))
-            }
-            found => Ok(Choice(found)),
+/// Parses the argument of `--model`.
+///
+/// # Errors
+/// A sentence that names the models.
+pub fn choose(name: &str) -> Result<Choice, String> {
+    match find(name) {
+        None if name != "auto" => {
+            let names = ALL.map(Model::name).join(", ");
+            Err(format!("unknown model {name:?}: use one of {names}, auto"))
         }
+        found => Ok(found),
     }
 }
 
@@ -263,10 +262,10 @@ mod tests {
     #[test]
     fn every_model_is_chosen_by_its_name() {
         for model in ALL {
-            assert_eq!(model.name().parse(), Ok(Choice(Some(model))));
+            assert_eq!(choose(model.name()), Ok(Some(model)));
         }
-        assert_eq!("auto".parse(), Ok(Choice(None)));
-        let error = "kqueue".parse::<Choice>().unwrap_err();
+        assert_eq!(choose("auto"), Ok(None));
+        let error = choose("kqueue").unwrap_err();
         assert!(error.contains(r#""kqueue""#) && error.contains("epoll-et"), "{error}");
     }
 

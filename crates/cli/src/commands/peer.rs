@@ -6,7 +6,7 @@ use std::process::Command;
 use proactor::os;
 use proactor_compare::plan::{PeerServer, RECORDED};
 use proactor_compare::server_process::{ServerCommand, ServerError};
-use proactor_models::Choice;
+use proactor_models::choose;
 
 /// What stands in a command for the port.
 const PORT: &str = "{port}";
@@ -21,7 +21,7 @@ pub(super) fn parse(text: &str) -> Result<PeerServer, String> {
     if name.is_empty() || command.is_empty() {
         return Err(format!("{text:?} is not NAME=COMMAND, as in 'mine=./server {PORT}'"));
     }
-    if name == "all" || name.parse::<Choice>().is_ok() || name.ends_with(RECORDED) {
+    if name == "all" || choose(name).is_ok() || name.ends_with(RECORDED) {
         return Err(format!("{name} is the name of a model: use another one"));
     }
     if name.starts_with('-') {

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use proactor::Model;
 use proactor_compare::plan::{ModelSpec, RECORDED};
-use proactor_models::{ALL, Choice};
+use proactor_models::{ALL, choose};
 
 /// One word of `--models`; words are separated by commas. `all` adds every model, `NAME` adds this
 /// model, and `-NAME` removes it.
@@ -20,9 +20,9 @@ pub(super) struct Pick {
 /// The name is unknown; the message lists the known names.
 pub(super) fn named(name: &str) -> Result<ModelSpec, String> {
     let spec = ModelSpec::from(name);
-    match spec.model.parse() {
-        Ok(Choice(Some(_))) => Ok(spec),
-        Ok(Choice(None)) => Err("`auto` is not possible here: name a model".to_owned()),
+    match choose(&spec.model) {
+        Ok(Some(_)) => Ok(spec),
+        Ok(None) => Err("`auto` is not possible here: name a model".to_owned()),
         Err(_) if spec.recorded && spec.model == "all" => {
             Err(format!("name each model to record, for example uring{RECORDED}"))
         }

@@ -27,7 +27,7 @@ use proactor::ring::kernel::{self, Version};
 use proactor::{Model, os};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
 use proactor_models::registry::NamedProtocol;
-use proactor_models::{Choice, Listening, NONBLOCKING, Service, serve};
+use proactor_models::{Choice, Listening, NONBLOCKING, Service, choose, serve};
 use proactor_report::units;
 
 /// Run a server until SIGTERM, SIGINT, SIGQUIT or SIGHUP
@@ -43,7 +43,7 @@ pub(super) struct ServeArgs {
     /// I/O model: blocking, process, nonblocking, select, poll, thread, sigio, epoll, epoll-et,
     /// epoll-oneshot, coroutine, uring, or auto (the best that works on this machine); see
     /// `proactor models` [default: auto; for `reactor`: epoll]
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", value_parser = choose)]
     model: Option<Choice>,
 
     /// Only for nonblocking: sleep this long after a pass over all sockets that did nothing, for
@@ -153,7 +153,7 @@ impl ServeArgs {
         self.log.start();
         self.record.handle_signals()?;
         self.cpu.map_or(Ok(()), run_on_cpu)?;
-        let asked = self.model.map_or(default, |Choice(model)| model);
+        let asked = self.model.unwrap_or(default);
         let asked = asked.or(self.polling.implied_model());
         let console = self.wants_console();
         let results = [("--stats", self.stats.as_deref()), ("--trace", self.record.path())];
@@ -216,7 +216,7 @@ impl ServeArgs {
 
     /// Refuses options that do not fit to each other or to this machine.
     fn check(&self, asked: Option<Model>, console: Option<&str>) {
-        let named = self.model.and_then(|Choice(model)| model);
+        let named = self.model.flatten();
         if let Some((model, _)) = named.filter(|model| *model != Model::URING).zip(self.kernel) {
             wrong_usage(&format!("--kernel is only for uring: {model} does not use io_uring"));
         }
