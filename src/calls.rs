@@ -28,7 +28,6 @@ pub trait Calls: Clone + Send + 'static {
     ///
     /// # Errors
     /// The error of `make`.
-    #[inline]
     fn made<T>(
         &self,
         (_call, _may_sleep): (Call, bool),
@@ -44,14 +43,12 @@ pub trait Calls: Clone + Send + 'static {
     ///
     /// # Errors
     /// poll(2).
-    #[inline]
     fn wait(&self, asked: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
         os::poll(asked, timeout)
     }
 
     /// Locks the right to use `file`, and sleeps while another thread has it. A panic of another
     /// holder is ignored: what is locked is always whole.
-    #[inline]
     fn lock<'a, T>(
         &self,
         _key: Key,
@@ -66,7 +63,6 @@ pub trait Calls: Clone + Send + 'static {
     ///
     /// # Errors
     /// poll(2).
-    #[inline]
     fn poll(
         &self,
         key: Key,
@@ -83,7 +79,6 @@ pub trait Calls: Clone + Send + 'static {
     ///
     /// # Errors
     /// accept4(2).
-    #[inline]
     fn accept(&self, key: Key, listener: BorrowedFd<'_>, sleeps: bool) -> io::Result<OwnedFd> {
         let flags = if sleeps { 0 } else { libc::SOCK_NONBLOCK };
         let whose = (key, listener.as_raw_fd());
@@ -95,7 +90,6 @@ pub trait Calls: Clone + Send + 'static {
     ///
     /// # Errors
     /// recv(2).
-    #[inline]
     fn recv(
         &self,
         key: Key,
@@ -113,7 +107,6 @@ pub trait Calls: Clone + Send + 'static {
     ///
     /// # Errors
     /// send(2), from several buffers sendmsg(2).
-    #[inline]
     fn send(
         &self,
         key: Key,
@@ -130,14 +123,12 @@ pub trait Calls: Clone + Send + 'static {
     ///
     /// # Errors
     /// shutdown(2).
-    #[inline]
     fn shutdown(&self, key: Key, socket: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
         let (whose, make) = ((key, socket.as_raw_fd()), || os::shutdown(socket, how));
         self.made((Call::Shutdown, AT_ONCE), whose, 0, make, |()| 0)
     }
 
     /// Closes a descriptor: [`os::close`].
-    #[inline]
     fn close(&self, key: Key, fd: OwnedFd) {
         let whose = (key, fd.as_raw_fd());
         let make = || {
@@ -175,7 +166,6 @@ fn count(n: &usize) -> i32 {
 pub struct PlainCalls;
 
 impl Calls for PlainCalls {
-    #[inline]
     fn lane(&self, _slot: u32) -> PlainCalls {
         PlainCalls
     }

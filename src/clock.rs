@@ -18,7 +18,6 @@ impl Nanos {
 }
 
 /// Returns the earlier of two moments that may not be set.
-#[inline]
 pub fn earlier(one: Option<Nanos>, other: Option<Nanos>) -> Option<Nanos> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

@@ -70,6 +70,7 @@ pub struct Connection<P> {
     queue: SendQueue,
     /// What the protocol has not taken.
     untaken: Untaken,
+    /// Changed by [`close_outbound`](Connection::close_outbound) alone.
     outbound: Outbound,
     flags: ConnectionFlags,
     /// When the timer expires, or how long it takes until `TIMER_SET` is cleared; zero if none is
@@ -117,12 +118,14 @@ impl ConnectionFlags {
     const GROWS: u16 = 1024;
     /// The protocol's `close` was called, or the protocol panicked.
     const CLOSED: u16 = 2048;
+    /// The outbound direction is not [`Outbound::Open`].
+    const NOT_OPEN: u16 = 4096;
     /// Neither input, nor the end, nor a drain reaches the protocol.
     const WAITS: u16 = Self::PAUSED | Self::HELD;
     /// What a connection is not that does nothing but receive and send.
-    const RARE: u16 = Self::WAITS | Self::ENDED | Self::CONGESTED | Self::AWAITS_REFILL;
+    const RARE: u16 =
+        Self::WAITS | Self::ENDED | Self::CONGESTED | Self::AWAITS_REFILL | Self::NOT_OPEN;
 
-    #[inline]
     fn has(self, bits: u16) -> bool {
         self.0 & bits != 0
     }
@@ -163,10 +166,39 @@ impl<P: Protocol> Connection<P> {
     // Events. Where an event calls the protocol, its messages to others are added to the context.
 
     /// Bytes have arrived from the peer.
-    #[inline]
+    ///
+    /// Most protocols take all of a few bytes at once, have left nothing before, and ask for
+    /// nothing. For them this is all; it is in one piece so that the chunk is moved once.
+    #[inline(always)] // Into the loops: once for each message.
     pub fn received(&mut self, chunk: Chunk, context: &mut Context) {
         self.recv_size.learn(chunk.fit());
-        if self.outbound == Outbound::Open {
+        let len = chunk.len();
+        let mut input = Input::rest(chunk, &mut self.untaken, context.max_input);
+        let flags = ConnectionFlags::NOT_OPEN | ConnectionFlags::WAITS;
+        if self.flags.has(flags) || len > CUT || input.has_state() {
+            let chunk = input.into_tail();
+            return self.received_otherwise(chunk, context);
+        }
+        let mut requests = Requests::default();
+        let mut out = Outbox::new(&mut self.queue, context, &mut requests);
+        if !returns(|| self.protocol.data(&mut input, &mut out)) {
+            return self.panicked(context);
+        }
+        if input.is_used_up() && requests.is_empty() {
+            // There is nothing to drop, and the compiler need not ask.
+            std::mem::forget(input);
+            std::mem::forget(requests);
+        } else {
+            let left = input.into_tail();
+            self.offer_rest(left, Some(len), requests, context);
+        }
+        self.after_change(context);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn received_otherwise(&mut self, chunk: Chunk, context: &mut Context) {
+        if self.is_open() {
             match chunk.len() {
                 ..=CUT => self.offer(chunk, context),
                 _ => self.offer_large(chunk, context),
@@ -178,7 +210,7 @@ impl<P: Protocol> Connection<P> {
     /// Bytes have arrived that the protocol is not given yet: the connection is throttled.
     #[cold]
     pub fn received_held(&mut self, chunk: Chunk, context: &mut Context) {
-        if self.outbound == Outbound::Open {
+        if self.is_open() {
             self.flags.set(ConnectionFlags::HELD);
             self.offer(chunk, context);
         }
@@ -191,7 +223,7 @@ impl<P: Protocol> Connection<P> {
             return;
         }
         self.flags.take(ConnectionFlags::HELD);
-        if self.outbound == Outbound::Open {
+        if self.is_open() {
             if self.flags.has(ConnectionFlags::GROWS) {
                 let input = self.untaken.take_head();
                 self.offer_large(input, context);
@@ -221,7 +253,7 @@ impl<P: Protocol> Connection<P> {
     /// that closes drops them. Returns true if that is too much, and breaks
     /// the connection.
     pub fn deliver(&mut self, chunk: Chunk, memory: &Memory) -> bool {
-        if self.outbound != Outbound::Open {
+        if !self.is_open() {
             return false;
         }
         self.queue.push(chunk);
@@ -235,7 +267,7 @@ impl<P: Protocol> Connection<P> {
     /// Queues bytes that come over a link between two processes of this server, or go over one. It
     /// is never too much: the process at the other end pauses its senders.
     pub fn pass_on(&mut self, chunk: Chunk, memory: &Memory) {
-        if self.outbound == Outbound::Open {
+        if self.is_open() {
             self.queue.push(chunk);
             self.update_congested(memory);
         }
@@ -277,8 +309,21 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// `n` of the queued bytes have been sent.
-    #[inline(always)] // Once for each message, and short.
+    #[inline(always)] // As `received`.
     pub fn sent(&mut self, n: usize, context: &mut Context) {
+        if self.queue.end(n) {
+            if self.flags.has(ConnectionFlags::AWAITS_REFILL | ConnectionFlags::CONGESTED) {
+                self.after_rare_change(context);
+            }
+        } else if self.queue.end_taken(n) {
+            self.after_change(context);
+        } else {
+            self.sent_partly(n, context);
+        }
+    }
+
+    #[inline(never)]
+    fn sent_partly(&mut self, n: usize, context: &mut Context) {
         if self.outbound != Outbound::Broken {
             self.queue.advance(n);
             self.after_change(context);
@@ -289,14 +334,14 @@ impl<P: Protocol> Connection<P> {
     /// lingers.
     pub fn shut_down(&mut self, context: &mut Context) {
         if self.outbound == Outbound::Finishing {
-            self.outbound = Outbound::Shut;
+            self.close_outbound(Outbound::Shut);
             self.set_timer(Some(LINGER), context);
         }
     }
 
     /// Another thread wakes the protocol.
     pub fn wake(&mut self, context: &mut Context) {
-        if self.outbound == Outbound::Open {
+        if self.is_open() {
             self.call(context, |protocol, out| protocol.wake(out));
         }
     }
@@ -308,7 +353,7 @@ impl<P: Protocol> Connection<P> {
             return;
         }
         self.timer = Nanos(0);
-        if self.outbound == Outbound::Open {
+        if self.is_open() {
             self.call(context, |protocol, out| protocol.timer(out));
         } else {
             self.fail(CloseReason::LingerTimeout, context);
@@ -317,7 +362,7 @@ impl<P: Protocol> Connection<P> {
 
     /// The connection was reset, timed out or was evicted: nothing more is exchanged with the peer.
     pub fn broken(&mut self) {
-        self.outbound = Outbound::Broken;
+        self.close_outbound(Outbound::Broken);
         self.queue.clear();
         self.untaken.clear();
         self.flags.take(ConnectionFlags::HELD | ConnectionFlags::CONGESTED);
@@ -351,8 +396,9 @@ impl<P: Protocol> Connection<P> {
 
     /// Finishes it, whatever its protocol would do: it sends what it is owed, and ends.
     pub fn finish(&mut self, context: &mut Context) {
-        if self.outbound == Outbound::Open {
-            (self.outbound, self.timer) = (Outbound::Finishing, Nanos(0));
+        if self.is_open() {
+            self.close_outbound(Outbound::Finishing);
+            self.timer = Nanos(0);
             context.changed = true;
             self.untaken.clear();
         }
@@ -404,9 +450,8 @@ impl<P: Protocol> Connection<P> {
     // Getters.
 
     /// Returns true if it may still send new bytes: it neither finishes nor is broken.
-    #[inline]
     pub fn is_open(&self) -> bool {
-        self.outbound == Outbound::Open
+        !self.flags.has(ConnectionFlags::NOT_OPEN)
     }
 
     /// Returns true if the server drains, and all that it waits for is the peer's end.
@@ -425,20 +470,17 @@ impl<P: Protocol> Connection<P> {
     /// Returns true if it wants to receive, to send what is queued, and nothing else. Then the
     /// success of a send changes nothing that it wants. False while its protocol waits for a
     /// refill.
-    #[inline]
     pub fn is_ordinary(&self) -> bool {
-        self.is_open() && !self.flags.has(ConnectionFlags::RARE)
+        !self.flags.has(ConnectionFlags::RARE)
     }
 
     /// Returns true if input is held.
-    #[inline]
     pub fn holds_input(&self) -> bool {
         self.flags.has(ConnectionFlags::HELD)
     }
 
     /// Returns true if so much is queued that it does not receive. A member of a broadcast group is
     /// then congested.
-    #[inline]
     pub fn is_congested(&self) -> bool {
         self.flags.has(ConnectionFlags::CONGESTED)
     }
@@ -453,6 +495,11 @@ impl<P: Protocol> Connection<P> {
     /// Returns the size of buffer that fits what it has received of late.
     pub fn recv_size(&self) -> Size {
         self.recv_size.size
+    }
+
+    fn close_outbound(&mut self, outbound: Outbound) {
+        self.outbound = outbound;
+        self.flags.set(ConnectionFlags::NOT_OPEN);
     }
 
     fn is_finishing(&self) -> bool {
@@ -482,16 +529,29 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// Offers `chunk`, behind what was left before, until the protocol can take no more of it.
-    #[inline(always)] // Into `received`: one call less for each message.
     fn offer(&mut self, chunk: Chunk, context: &mut Context) {
-        let mut requests = Requests::default();
+        self.offer_rest(chunk, None, Requests::default(), context);
+    }
+
+    /// Offers what is left of `offered` bytes, after a call that asked for `requests`; or, behind
+    /// what was left before, what was not offered yet.
+    #[inline(never)]
+    fn offer_rest(
+        &mut self,
+        chunk: Chunk,
+        mut offered: Option<usize>,
+        mut requests: Requests,
+        context: &mut Context,
+    ) {
         let is_link = context.max_input == usize::MAX;
-        let mut input = Input::new(chunk, &mut self.untaken, context.max_input);
+        let make = if offered.is_some() { Input::rest } else { Input::new };
+        let mut input = make(chunk, &mut self.untaken, context.max_input);
         let mut out = Outbox::new(&mut self.queue, context, &mut requests);
-        let mut again = input.is_enough() && !self.flags.has(ConnectionFlags::WAITS);
+        let waits = self.flags.has(ConnectionFlags::WAITS);
+        let mut again = offered.is_some() || (input.is_enough() && !waits);
         while again {
-            let before = input.len();
-            if !returns(|| self.protocol.data(&mut input, &mut out)) {
+            let before = offered.unwrap_or(input.len());
+            if offered.take().is_none() && !returns(|| self.protocol.data(&mut input, &mut out)) {
                 return self.panicked(context);
             }
             let left = !input.is_empty() && !input.awaits_more() && !out.stops_input();
@@ -521,7 +581,7 @@ impl<P: Protocol> Connection<P> {
     /// than it received before.
     #[inline(never)]
     fn offer_large(&mut self, mut chunk: Chunk, context: &mut Context) {
-        while !chunk.is_empty() && self.outbound == Outbound::Open {
+        while !chunk.is_empty() && self.is_open() {
             let cuts =
                 self.flags.has(ConnectionFlags::GROWS) && !self.flags.has(ConnectionFlags::WAITS);
             let part = if cuts { chunk.len().min(CUT) } else { chunk.len() };
@@ -542,7 +602,6 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// Does what the protocol asked for.
-    #[inline]
     fn apply(&mut self, requests: &Requests, context: &mut Context) {
         if !requests.is_empty() {
             self.apply_some(requests, context);
@@ -570,7 +629,7 @@ impl<P: Protocol> Connection<P> {
         if requests.has(Requests::PAUSE) {
             self.flags.set(ConnectionFlags::PAUSED);
         } else if requests.has(Requests::RESUME) && self.flags.take(ConnectionFlags::PAUSED) {
-            if self.outbound == Outbound::Open && !self.untaken.is_empty() {
+            if self.is_open() && !self.untaken.is_empty() {
                 self.offer_kept(context);
             }
             self.report_due(context);
@@ -579,13 +638,13 @@ impl<P: Protocol> Connection<P> {
 
     /// Reports to the protocol what happened while it was paused, and what has just happened.
     fn report_due(&mut self, context: &mut Context) {
-        if self.flags.has(ConnectionFlags::WAITS) || self.outbound != Outbound::Open {
+        if self.flags.has(ConnectionFlags::WAITS) || !self.is_open() {
             return;
         }
         if self.flags.take(ConnectionFlags::DRAIN) {
             self.call(context, |protocol, out| protocol.drain(out));
         }
-        let may_end = self.outbound == Outbound::Open && !self.flags.has(ConnectionFlags::WAITS);
+        let may_end = self.is_open() && !self.flags.has(ConnectionFlags::WAITS);
         if may_end && self.flags.take(ConnectionFlags::END) {
             let mut untaken = std::mem::take(&mut self.untaken);
             let mut input = Input::new(Chunk::EMPTY, &mut untaken, context.max_input);
@@ -614,7 +673,6 @@ impl<P: Protocol> Connection<P> {
 
     /// After a change of the queue: calls the protocol for the refill that it requested, and
     /// compares the queue with the share of the connection, if that may be necessary.
-    #[inline]
     fn after_change(&mut self, context: &mut Context) {
         let is_rare = self.flags.has(ConnectionFlags::AWAITS_REFILL | ConnectionFlags::CONGESTED);
         if is_rare || self.queue.is_long(LEASES_LOW) {
@@ -630,7 +688,6 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// Calls the protocol for the refill that it requested, if little is queued.
-    #[inline]
     fn refill(&mut self, context: &mut Context) {
         if self.flags.has(ConnectionFlags::AWAITS_REFILL) {
             self.refill_if_little_is_queued(context);
@@ -640,7 +697,7 @@ impl<P: Protocol> Connection<P> {
     #[cold]
     fn refill_if_little_is_queued(&mut self, context: &mut Context) {
         let little = REFILL.min(context.memory.share());
-        if self.outbound != Outbound::Open || self.queue.bytes() >= little {
+        if !self.is_open() || self.queue.bytes() >= little {
             return;
         }
         if self.queue.missed > 0 && self.queue.bytes() < BEHIND / 2 {
@@ -653,7 +710,6 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
-    #[inline]
     fn update_congested(&mut self, memory: &Memory) {
         if self.is_congested() || self.queue.is_long(LEASES_LOW) {
             self.compare_with_share(memory);
@@ -673,7 +729,6 @@ impl<P: Protocol> Connection<P> {
 
 /// Calls a protocol. Returns false if it panicked: what it borrowed is dropped with its
 /// connection.
-#[inline]
 fn returns(call: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(call)).is_ok()
 }

@@ -87,6 +87,13 @@ pub enum KeyOwner {
     Link(ConnId),
 }
 
+impl Key {
+    /// Returns the connection that it names, if it does.
+    pub fn conn(self) -> Option<ConnId> {
+        (self.0 < LINK).then(|| ConnId::new(self.0 as u32, (self.0 >> 32) as u32))
+    }
+}
+
 const LINK: u64 = 1 << 60;
 const EXTERNAL: u64 = 1 << 61;
 const LISTENER: u64 = 1 << 62;
@@ -171,14 +178,12 @@ impl<T> ConnSlab<T> {
     }
 
     /// Returns the value with this id, if it is there.
-    #[inline]
     pub fn get(&self, id: ConnId) -> Option<&T> {
         let (generation, value) = self.slots.get(id.slot as usize)?;
         (*generation == id.generation).then_some(value)
     }
 
     /// Returns the value with this id, if it is there, to change it.
-    #[inline]
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut T> {
         let (generation, value) = self.slots.get_mut(id.slot as usize)?;
         (*generation == id.generation).then_some(value)

@@ -130,6 +130,11 @@ impl AcceptPause {
         self.rate_until.is_some()
     }
 
+    /// Returns true if there is a pause.
+    fn is_on(&self) -> bool {
+        self.until.is_some() | self.rate_until.is_some()
+    }
+
     /// Returns when the pause ends, if there is one.
     pub fn until(&self) -> Option<Nanos> {
         self.until.max(self.rate_until)
@@ -204,11 +209,10 @@ impl Lifecycle {
     /// [still accept](crate::engine::Listener::left).
     pub fn accepts(&self, connections: usize) -> bool {
         let cuts = self.stage == Stage::Cutting;
-        !cuts && self.has_capacity(connections) && self.pause.until().is_none()
+        !cuts && self.has_capacity(connections) && !self.pause.is_on()
     }
 
     /// Returns whether the server accepts another connection beside so many.
-    #[inline]
     pub fn accepting(&self, connections: usize) -> Accepting {
         match self.accepts(connections) {
             true => Accepting::Now,

@@ -48,7 +48,6 @@ pub struct Charge(usize);
 
 impl Charge {
     /// Charges so many bytes, and the cost of their allocation.
-    #[inline]
     pub(crate) fn new(bytes: usize) -> Charge {
         let mut charge = Charge::default();
         charge.set(bytes);
@@ -56,7 +55,6 @@ impl Charge {
     }
 
     /// The allocation has so many bytes now.
-    #[inline]
     pub fn set(&mut self, bytes: usize) {
         let bytes = if bytes == 0 { 0 } else { bytes + ALLOCATION };
         HELD.set(HELD.get().wrapping_sub(self.0).wrapping_add(bytes));
@@ -70,7 +68,6 @@ pub(crate) fn resized(before: usize, after: usize) {
 }
 
 impl Drop for Charge {
-    #[inline]
     fn drop(&mut self) {
         HELD.set(HELD.get().wrapping_sub(self.0));
     }
@@ -136,7 +133,6 @@ impl Drop for SharedBytes {
 
 /// Returns how much of this limit is free while so much is used. A quarter of it is kept for what
 /// is on its way when the rest is full.
-#[inline]
 fn free(limit: usize, used: usize) -> usize {
     (limit - limit / 4).saturating_sub(used)
 }
@@ -169,7 +165,6 @@ impl Memory {
     }
 
     /// Returns how many bytes are held.
-    #[inline]
     pub fn used(&self) -> usize {
         let more = held().wrapping_sub(self.base.get()) as isize;
         match &self.shared {
@@ -186,13 +181,11 @@ impl Memory {
     }
 
     /// Returns how much is free.
-    #[inline]
     pub fn free(&self) -> usize {
         free(self.limit, self.used())
     }
 
     /// Returns how many bytes a connection may be owed before it is congested.
-    #[inline]
     pub fn share(&self) -> usize {
         (self.free() / SHARES).clamp(SHARE_MIN, SHARE_MAX)
     }

@@ -31,7 +31,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::buffer::{BufferClass, Chunk, Pool, Size};
+use crate::buffer::{BufferClass, Pool, Size};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
 use crate::engine::Engine;
@@ -41,9 +41,9 @@ use crate::limits::{CloseReason, Ended, Limits};
 use crate::loop_state::LoopState;
 use crate::os::{self, ShutdownSignal};
 use crate::peer::Factory;
-use crate::peers::{PeerEntry, Visit};
+use crate::peers::PeerEntry;
 use crate::protocol::Protocol;
-use crate::ring::{AcceptId, CancelTarget, Completion, Op, Recv, Ring, Sent, Socket, Wait};
+use crate::ring::{AcceptId, CancelTarget, Completion, Cqe, Op, Recv, Ring, Sent, Socket, Wait};
 use accept::AcceptState;
 use console::INPUT_SIZE;
 use refused::RefusedSockets;
@@ -132,6 +132,30 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     /// # Errors
     /// The ring as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
+        let is_calm = self.backlog.is_empty() && self.state.is_calm();
+        let wait = if is_calm { Wait::Completion } else { self.prepare()? };
+        let entered = self.ring.enter(wait)?;
+        self.state.peers.counters.iterations += 1;
+        self.state.peers.counters.submitted += u64::from(entered.submitted);
+        self.state.peers.counters.overflows += u64::from(entered.overflow);
+        if let ended @ ControlFlow::Break(_) = self.reap_all()? {
+            return Ok(ended);
+        }
+        self.confirm_sends();
+        self.refused.submit(&mut self.ring)?;
+        self.resume_ready()?;
+        if self.state.peers.has_operator_messages()
+            && let ended @ ControlFlow::Break(_) = self.serve_console()
+        {
+            return Ok(ended);
+        }
+        let drains = !self.state.lifecycle.is_serving();
+        Ok(lifecycle::unless_drained(drains && self.is_drained()))
+    }
+
+    /// Prepares an enter. Returns how long it may sleep.
+    #[cold]
+    fn prepare(&mut self) -> io::Result<Wait> {
         if self.state.run_timers() {
             self.ring.trim();
         }
@@ -144,35 +168,63 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         if let Some(accepting) = self.state.changed_accepting() {
             self.arm_accepts(accepting)?;
         }
-        let wait = self.timeout();
-        let entered = self.ring.enter(wait)?;
-        self.state.peers.counters.iterations += 1;
-        self.state.peers.counters.submitted += u64::from(entered.submitted);
-        self.state.peers.counters.overflows += u64::from(entered.overflow);
+        Ok(self.timeout())
+    }
+
+    /// Passes each completion to the connection that it concerns.
+    #[inline(never)] // This and the next two: the registers of each are for its own loop.
+    fn reap_all(&mut self) -> io::Result<ControlFlow<Ended>> {
         while let Some(cqe) = self.ring.reap() {
             self.state.peers.counters.completed += 1;
-            if let Some((conn, chunk, more)) = self.ring.received(cqe) {
-                self.bytes_received(conn, chunk, more);
+            if cqe.brought_bytes()
+                && let Some(mut visit) = self.state.peers.visit(cqe.token.conn())
+                && visit.peer.is_ordinary()
+            {
+                visit.peer.driver.receive_completed(cqe.more());
+                visit.received_ordinarily(self.ring.received(cqe));
+                visit.mark();
+                if !visit.changed_nothing() {
+                    self.settle(cqe.token.conn());
+                }
                 continue;
             }
-            let completion = self.ring.decode(cqe);
-            if let ended @ ControlFlow::Break(_) = self.complete(completion)? {
+            if let ended @ ControlFlow::Break(_) = self.reaped(cqe)? {
                 return Ok(ended);
             }
         }
-        // Sends that succeeded and therefore posted no completion.
+        Ok(ControlFlow::Continue(()))
+    }
+
+    #[inline(never)]
+    fn reaped(&mut self, cqe: Cqe) -> io::Result<ControlFlow<Ended>> {
+        let completion = self.ring.decode(cqe);
+        self.complete(completion)
+    }
+
+    /// Ends the sends that succeeded and therefore posted no completion.
+    #[inline(never)]
+    fn confirm_sends(&mut self) {
         while let Some((conn, n)) = self.ring.next_implied() {
-            self.send_implied(conn, n);
+            let Some(mut visit) = self.state.peers.visit(conn) else { continue };
+            debug_assert!(visit.peer.driver.send != SendState::Idle, "one send is in flight");
+            visit.peer.driver.send = SendState::Idle;
+            visit.sent(n);
+            // Most want nothing more than what is in flight.
+            if !is_receiving(visit.peer) || !visit.peer.connection.outgoing().is_empty() {
+                visit.mark();
+            }
+            if !visit.changed_nothing() {
+                self.settle(conn);
+            }
         }
         self.unconfirmed_sends = false;
-        self.refused.submit(&mut self.ring)?;
-        self.resume_ready()?;
-        if self.state.peers.has_operator_messages()
-            && let ended @ ControlFlow::Break(_) = self.serve_console()
-        {
-            return Ok(ended);
+    }
+
+    #[cold]
+    fn settle(&mut self, conn: ConnId) {
+        if self.state.peers.visit(conn).is_some_and(|visit| !visit.is_settled()) {
+            self.state.peers.settle(conn);
         }
-        Ok(lifecycle::unless_drained(self.is_drained()))
     }
 
     /// Returns the number of open connections.
@@ -229,18 +281,6 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// A receive has brought bytes.
-    #[inline]
-    fn bytes_received(&mut self, conn: ConnId, chunk: Chunk, more: bool) {
-        let Some(mut visit) = self.state.peers.visit(conn) else { return };
-        visit.peer.driver.receive_completed(more);
-        visit.received(chunk);
-        visit.mark();
-        if !visit.is_settled() {
-            self.state.peers.settle(conn);
-        }
-    }
-
     fn received(&mut self, conn: ConnId, outcome: Recv, more: bool) {
         let Some(mut visit) = self.state.peers.visit(conn) else { return };
         let at_once = visit.peer.driver.recv == RecvState::AtOnce;
@@ -279,22 +319,6 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         }
     }
 
-    /// A send has succeeded that posts no completion then.
-    #[inline]
-    fn send_implied(&mut self, conn: ConnId, n: usize) {
-        let Some(mut visit) = self.state.peers.visit(conn) else { return };
-        debug_assert!(visit.peer.driver.send != SendState::Idle, "one send is in flight");
-        visit.peer.driver.send = SendState::Idle;
-        visit.sent(n);
-        // Most want nothing more than what is in flight.
-        if !is_receiving(&self.ring, visit.peer) || !visit.peer.connection.outgoing().is_empty() {
-            visit.mark();
-        }
-        if !visit.is_settled() {
-            self.state.peers.settle(conn);
-        }
-    }
-
     fn closed(&mut self, conn: ConnId) {
         let flight = self.state.closed(conn);
         debug_assert!(flight.closing && flight.is_empty(), "a close is the last operation");
@@ -303,7 +327,6 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     }
 
     /// Returns how long this iteration may sleep.
-    #[inline]
     fn timeout(&self) -> Wait {
         // A connection that waits for a buffer may get the one that a send with `skip_success` is
         // about to free.
@@ -317,6 +340,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         self.state.next_timer().map_or(Wait::Completion, Wait::Until)
     }
 
+    #[inline(never)]
     fn resume_ready(&mut self) -> io::Result<()> {
         self.wake_buffer_waiters();
         let scarce = self.ring.pool().has_scarce();
@@ -328,22 +352,15 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 release_scarce(&mut *visit.peer);
             }
             let peer = &mut *visit.peer;
-            let resumed = match is_receiving(&self.ring, peer) {
-                true if peer.driver.send != SendState::Idle => continue,
-                true if peer.connection.outgoing().is_empty() => continue,
-                true => submit_send(&mut self.ring, conn, peer)?,
-                false => resume(&mut self.ring, visit)?,
-            };
-            self.unconfirmed_sends |= resumed.unconfirmed_sends;
-            if resumed.send_waits {
-                self.state.peers.fell_short(conn);
+            if is_receiving(peer) {
+                let owes = !peer.connection.outgoing().is_empty();
+                if owes && peer.driver.send == SendState::Idle {
+                    let skips = submit_send(&mut self.ring, conn, peer)?;
+                    self.sent_later(conn, skips);
+                }
+                continue;
             }
-            if resumed.out_of_buffers {
-                self.state.peers.wait_for_buffer(conn);
-            }
-            if resumed.last_input_taken {
-                self.state.peers.last_input_taken(conn);
-            }
+            self.resume(conn)?;
         }
         if scarce {
             self.wake_buffer_waiters(); // For the buffers that were released.
@@ -351,7 +368,83 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         Ok(())
     }
 
-    #[inline]
+    /// Submits the difference between what a connection wants and what it has in flight.
+    #[inline(never)]
+    fn resume(&mut self, conn: ConnId) -> io::Result<()> {
+        let (ring, peers) = (&mut self.ring, &mut self.state.peers);
+        let Some(visit) = peers.visit(conn) else { return Ok(()) };
+        let (mut skips_success, mut out_of_buffers, mut last_taken) = (None, false, false);
+        let (wants_recv, any_size) = (visit.wants_recv(), visit.takes_any_size());
+        let peer = visit.peer;
+        let at_once = peer.takes_last_input();
+        let enough = at_once && peer.has_taken_enough();
+        match peer.driver.send {
+            SendState::Idle if !peer.connection.outgoing().is_empty() => {
+                skips_success = Some(submit_send(ring, conn, peer)?);
+            }
+            SendState::InFlight { .. } if peer.connection.is_broken() => {
+                let flight = &mut peer.driver;
+                flight.send = SendState::Cancelling;
+                flight.cancels += 1;
+                ring.submit(Op::Cancel { target: CancelTarget::Send(conn) })?;
+            }
+            _ => {}
+        }
+        let (connection, flight) = (&mut peer.connection, &mut peer.driver);
+        let socket = flight.socket;
+        // A receive that waits with another size than the connection prefers now is cancelled, and
+        // then submitted anew.
+        let preferred = ring.pool().clamp(connection.recv_size());
+        match flight.recv {
+            RecvState::Idle if wants_recv && flight.cancels > 0 => {} // Until that completes.
+            RecvState::Idle if wants_recv && enough => last_taken = true,
+            RecvState::Idle if wants_recv => match ring.buffer_for(preferred, any_size) {
+                Some(size) => {
+                    flight.recv = match at_once {
+                        true => RecvState::AtOnce,
+                        false => RecvState::InFlight { preferred },
+                    };
+                    ring.submit(Op::Recv { conn, socket, size, at_once })?;
+                }
+                None => out_of_buffers = true,
+            },
+            RecvState::InFlight { preferred: size }
+                if !wants_recv || size != preferred || at_once =>
+            {
+                flight.recv = RecvState::Cancelling;
+                flight.cancels += 1;
+                ring.submit(Op::Cancel { target: CancelTarget::Recv(conn) })?;
+            }
+            _ => {}
+        }
+        if connection.wants_shutdown() && !flight.shutting_down {
+            flight.shutting_down = true;
+            ring.submit(Op::Shutdown { conn, socket })?;
+        }
+        if connection.is_finished() && flight.is_empty() && !flight.closing {
+            flight.closing = true;
+            ring.submit(Op::Close { conn, socket })?;
+        }
+        if let Some(skips_success) = skips_success {
+            self.sent_later(conn, skips_success);
+        }
+        if out_of_buffers {
+            self.state.peers.wait_for_buffer(conn);
+        }
+        if last_taken {
+            self.state.peers.last_input_taken(conn);
+        }
+        Ok(())
+    }
+
+    /// A send was submitted, which posts a completion or skips it.
+    fn sent_later(&mut self, conn: ConnId, skips_success: bool) {
+        self.unconfirmed_sends |= skips_success;
+        if !skips_success {
+            self.state.peers.fell_short(conn); // It may wait for its peer.
+        }
+    }
+
     fn wake_buffer_waiters(&mut self) {
         if self.state.peers.has_buffer_waiters() {
             // They will all receive into the most plentiful size (`Ring::buffer_for`).
@@ -425,7 +518,6 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
 
 impl Flight {
     /// The receive has completed; with `more` it stays in flight.
-    #[inline]
     fn receive_completed(&mut self, more: bool) {
         debug_assert!(self.recv != RecvState::Idle, "one receive is in flight");
         if !more {
@@ -443,19 +535,6 @@ impl Flight {
     }
 }
 
-/// What `resume` has found or done that concerns the whole loop.
-#[derive(Debug, Clone, Copy, Default)]
-struct Resumed {
-    /// A send was submitted that posts no completion if it succeeds.
-    unconfirmed_sends: bool,
-    /// A send was submitted that may wait for its peer.
-    send_waits: bool,
-    /// The connection wants to receive, and there is no buffer.
-    out_of_buffers: bool,
-    /// The connection has received all that it may of its last input.
-    last_input_taken: bool,
-}
-
 /// Copies to the heap what is queued in the smallest buffers, before it is sent; and what is behind
 /// a send that waits, in buffers of any size.
 #[cold]
@@ -464,85 +543,29 @@ fn release_scarce<P: Protocol>(peer: &mut PeerEntry<P, Flight>) {
     peer.connection.release_scarce(if waits { Size::LARGEST } else { Size::SMALLEST });
 }
 
-/// Returns true if a connection is ordinary and its receive is in flight as it prefers it. What it
-/// is owed is then all that may have to be submitted: [`resume`] in short, for most connections.
-#[inline]
-fn is_receiving<P: Protocol>(ring: &impl Ring, peer: &PeerEntry<P, Flight>) -> bool {
-    let preferred = ring.pool().clamp(peer.connection.recv_size());
+/// Returns true if a connection is ordinary and its receive, into the smallest buffers, is in
+/// flight as it prefers it. What it is owed is then all that may have to be submitted: [`resume`]
+/// in short, for most connections.
+fn is_receiving<P: Protocol>(peer: &PeerEntry<P, Flight>) -> bool {
     peer.is_ordinary()
-        && !peer.takes_last_input()
-        && peer.driver.recv == RecvState::InFlight { preferred }
+        && peer.connection.recv_size() == Size::SMALLEST
+        && peer.driver.recv == RecvState::InFlight { preferred: Size::SMALLEST }
 }
 
-/// Submits a send of what a connection is owed. None is in flight.
-#[inline]
+/// Submits a send of what a connection is owed. None is in flight. Returns true if a success posts
+/// no completion.
+#[inline(always)] // Once for each message.
 fn submit_send<R: Ring, P: Protocol>(
     ring: &mut R,
     conn: ConnId,
     peer: &mut PeerEntry<P, Flight>,
-) -> io::Result<Resumed> {
+) -> io::Result<bool> {
+    while ring.is_full() {
+        ring.enter(Wait::No)?;
+    }
     let (connection, flight) = (&mut peer.connection, &mut peer.driver);
     // If nothing waits for its success, the send posts no completion.
     let skip_success = connection.is_ordinary() && !flight.confirm_send;
     flight.send = SendState::InFlight { skip_success };
-    let (socket, queue) = (flight.socket, connection.outgoing_mut());
-    let sqe = ring.submit(Op::Send { conn, socket, queue, skip_success })?.op;
-    let skips = sqe.skips_success();
-    Ok(Resumed { unconfirmed_sends: skips, send_waits: !skips, ..Resumed::default() })
-}
-
-/// Submits the difference between what a connection wants and what it has in flight.
-#[inline(never)]
-fn resume<R: Ring, P: Protocol>(ring: &mut R, visit: Visit<'_, P, Flight>) -> io::Result<Resumed> {
-    let mut resumed = Resumed::default();
-    let (wants_recv, any_size) = (visit.wants_recv(), visit.takes_any_size());
-    let Visit { id: conn, peer, .. } = visit;
-    let at_once = peer.takes_last_input();
-    let enough = at_once && peer.has_taken_enough();
-    match peer.driver.send {
-        SendState::Idle if !peer.connection.outgoing().is_empty() => {
-            resumed = submit_send(ring, conn, peer)?;
-        }
-        SendState::InFlight { .. } if peer.connection.is_broken() => {
-            let flight = &mut peer.driver;
-            flight.send = SendState::Cancelling;
-            flight.cancels += 1;
-            ring.submit(Op::Cancel { target: CancelTarget::Send(conn) })?;
-        }
-        _ => {}
-    }
-    let (connection, flight) = (&mut peer.connection, &mut peer.driver);
-    let socket = flight.socket;
-    // A receive that waits with another size than the connection prefers now is cancelled, and then
-    // submitted anew.
-    let preferred = ring.pool().clamp(connection.recv_size());
-    match flight.recv {
-        RecvState::Idle if wants_recv && flight.cancels > 0 => {} // Resumed when that completes.
-        RecvState::Idle if wants_recv && enough => resumed.last_input_taken = true,
-        RecvState::Idle if wants_recv => match ring.buffer_for(preferred, any_size) {
-            Some(size) => {
-                flight.recv = match at_once {
-                    true => RecvState::AtOnce,
-                    false => RecvState::InFlight { preferred },
-                };
-                ring.submit(Op::Recv { conn, socket, size, at_once })?;
-            }
-            None => resumed.out_of_buffers = true,
-        },
-        RecvState::InFlight { preferred: size } if !wants_recv || size != preferred || at_once => {
-            flight.recv = RecvState::Cancelling;
-            flight.cancels += 1;
-            ring.submit(Op::Cancel { target: CancelTarget::Recv(conn) })?;
-        }
-        _ => {}
-    }
-    if connection.wants_shutdown() && !flight.shutting_down {
-        flight.shutting_down = true;
-        ring.submit(Op::Shutdown { conn, socket })?;
-    }
-    if connection.is_finished() && flight.is_empty() && !flight.closing {
-        flight.closing = true;
-        ring.submit(Op::Close { conn, socket })?;
-    }
-    Ok(resumed)
+    Ok(ring.push_send(conn, flight.socket, connection.outgoing_mut(), skip_success))
 }

@@ -23,18 +23,19 @@ mod accept;
 mod console;
 mod embedded;
 
-use std::io;
+use std::io::ErrorKind::WouldBlock;
+use std::io::{self, IoSlice};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::buffer::{Chunk, Pool, SEND_MAX, Size};
+use crate::buffer::{Chunk, Pool, SEND_MAX, Size, Vacant};
 use crate::clock::{Nanos, earlier};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
 use crate::engine::Engine;
-use crate::keys::{ConnId, KeyOwner, ListenerId};
+use crate::keys::{ConnId, Key, KeyOwner, ListenerId};
 use crate::lifecycle;
 use crate::limits::{CloseReason, Ended, Limits};
 use crate::loop_state::LoopState;
@@ -42,7 +43,7 @@ use crate::os::{self, Clock, ShutdownSignal};
 use crate::peer::Factory;
 use crate::peers::{Visit, is_heavy};
 use crate::protocol::Protocol;
-use crate::selector::{Interest, Ready, Selector, Trigger};
+use crate::selector::{Interest, Ready, ReadyEvent, Selector, Trigger};
 pub use accept::ACCEPTS;
 use accept::ListenerReadiness;
 use console::InputReadiness;
@@ -70,8 +71,8 @@ pub struct Reactor<S, P> {
     receives_before: u64,
     /// True if a listener is readable.
     listeners_ready: bool,
-    /// Emptied in every iteration: its capacity is kept.
-    reports: Vec<Ready>,
+    /// What was reported last.
+    reports: Vec<ReadyEvent>,
     console_input: InputReadiness,
 }
 
@@ -89,6 +90,8 @@ pub struct WatchedSocket {
     interest: Interest,
     /// False from a report by a oneshot selector until it is armed again.
     armed: bool,
+    /// True if it is armed, and its interest is the [usual](Reactor::usual) one.
+    watched_as_usual: bool,
 }
 
 impl<S: Selector, P: Protocol> Reactor<S, P> {
@@ -132,6 +135,32 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// # Errors
     /// The selector as a whole fails.
     pub fn run_once(&mut self) -> io::Result<ControlFlow<Ended>> {
+        let is_calm = self.has_no_input() & self.wake_at.is_none() && self.state.is_calm();
+        let mut timeout = if is_calm { None } else { self.prepare()? };
+        if let Some(longest) = self.selector.longest_wait() {
+            // The loop does not sleep while bytes or connections come and go.
+            let moved = self.moved();
+            let moves = std::mem::replace(&mut self.moved_before, moved) != moved;
+            let longest = if moves { Duration::ZERO } else { longest };
+            timeout = Some(timeout.map_or(longest, |timeout| timeout.min(longest)));
+        }
+        self.selector.wait(&mut self.reports, timeout)?;
+        self.state.peers.counters.iterations += 1;
+        self.state.peers.counters.completed += self.reports.len() as u64;
+        let flow = self.take_reports()?;
+        let drains = !self.state.lifecycle.is_serving();
+        let has_served_all = self.has_no_input() & !drains && self.state.peers.has_no_work();
+        if flow.is_continue() && has_served_all { Ok(flow) } else { self.serve_rest(flow) }
+    }
+
+    /// Returns true if nothing but reports of connections came.
+    fn has_no_input(&self) -> bool {
+        !(self.listeners_ready | self.console_input.readable)
+    }
+
+    /// Prepares a wait. Returns how long it may sleep.
+    #[cold]
+    fn prepare(&mut self) -> io::Result<Option<Duration>> {
         self.state.run_timers();
         while let Some(conn) = self.state.peers.next_asked() {
             let peer = self.state.peers.get_mut(conn);
@@ -141,25 +170,12 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         if let Some(accepting) = self.state.changed_accepting() {
             self.watch_listeners(accepting)?;
         }
-        let mut timeout = self.timeout(os::now);
-        if let Some(longest) = self.selector.longest_wait() {
-            // The loop does not sleep while bytes or connections come and go.
-            let moved = self.moved();
-            let moves = std::mem::replace(&mut self.moved_before, moved) != moved;
-            let longest = if moves { Duration::ZERO } else { longest };
-            timeout = Some(timeout.map_or(longest, |timeout| timeout.min(longest)));
-        }
-        let mut reports = std::mem::take(&mut self.reports);
-        self.selector.wait(&mut reports, timeout)?;
-        self.state.peers.counters.iterations += 1;
-        self.state.peers.counters.completed += reports.len() as u64;
-        let mut flow = ControlFlow::Continue(());
-        for report in reports.drain(..) {
-            if let ended @ ControlFlow::Break(_) = self.reported(report)? {
-                flow = ended;
-            }
-        }
-        self.reports = reports;
+        Ok(self.timeout(os::now))
+    }
+
+    /// Ends an iteration in which more came than the messages of ordinary connections.
+    #[inline(never)]
+    fn serve_rest(&mut self, mut flow: ControlFlow<Ended>) -> io::Result<ControlFlow<Ended>> {
         if flow.is_continue() {
             flow = self.read_console()?;
         }
@@ -186,25 +202,31 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         self.state.peers.len()
     }
 
-    /// Remembers what is ready.
+    /// Acts upon what was reported of connections, and remembers the rest.
     ///
     /// A oneshot selector has disarmed what it reports. A connection is marked, so that it is
     /// resumed and armed again; listeners are armed before the next wait; the console's input is
     /// armed when it has been read; the shutdown signal is armed here.
-    fn reported(&mut self, report: Ready) -> io::Result<ControlFlow<Ended>> {
+    fn take_reports(&mut self) -> io::Result<ControlFlow<Ended>> {
+        let mut flow = ControlFlow::Continue(());
+        let mut at = 0;
         let armed = self.selector.trigger() != Trigger::Oneshot;
-        match KeyOwner::from(report.key) {
-            KeyOwner::Conn(conn) => {
-                if let Some(peer) = self.state.peers.get_mut(conn) {
-                    let socket = &mut peer.driver;
-                    debug_assert!(socket.interest != Interest::NONE, "only what is watched");
-                    socket.readable |= report.readable;
-                    socket.writable |= report.writable;
-                    socket.hung_up |= report.hung_up;
-                    socket.armed &= armed;
-                    self.exchange(conn);
-                }
+        while let Some(&report) = self.reports.get(at) {
+            at += 1;
+            let key = Key(report.u64);
+            if let Some(conn) = key.conn() {
+                self.exchange(conn, report, armed);
+            } else if let ended @ ControlFlow::Break(_) = self.reported(key, armed)? {
+                flow = ended;
             }
+        }
+        Ok(flow)
+    }
+
+    /// Remembers that what is no connection is ready.
+    #[cold]
+    fn reported(&mut self, key: Key, armed: bool) -> io::Result<ControlFlow<Ended>> {
+        match KeyOwner::from(key) {
             KeyOwner::Listener(id) => {
                 let state = &mut self.state.listeners[id.index()].state;
                 state.readable = true;
@@ -221,7 +243,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
             }
             KeyOwner::Console => self.console_input.readable = true,
             KeyOwner::External(number) => self.external.push(number),
-            KeyOwner::Link(_) => {} // Only in a trace.
+            KeyOwner::Conn(_) | KeyOwner::Link(_) => {} // A link only in a trace.
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -235,7 +257,8 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Returns the socket of a new connection.
     fn socket(&self, fd: OwnedFd) -> WatchedSocket {
         let (readable, writable, interest) = (false, true, self.usual);
-        WatchedSocket { fd, readable, writable, hung_up: false, interest, armed: true }
+        let (hung_up, armed, watched_as_usual) = (false, true, true);
+        WatchedSocket { fd, readable, writable, hung_up, interest, armed, watched_as_usual }
     }
 
     fn watch_new(&mut self, id: ConnId) {
@@ -266,28 +289,45 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// do, or if it is not ordinary, which includes all that the server drains.
     ///
     /// This is all that happens for most messages, so it looks the connection up once.
-    fn exchange(&mut self, conn: ConnId) {
+    #[inline(always)] // Into the loop over all reports.
+    fn exchange(&mut self, conn: ConnId, report: ReadyEvent, armed: bool) {
         let drains = !self.state.lifecycle.is_serving();
         let Some(mut visit) = self.state.peers.visit(conn) else { return };
+        visit.peer.driver.reported(report, armed);
         let peer = &*visit.peer;
         if drains || !peer.is_ordinary() || is_heavy(&peer.connection) {
-            return visit.mark();
+            return self.state.peers.mark(conn);
         }
-        if peer.driver.readable
-            && let Err(reason) = receive(&mut self.selector, &self.pool, &mut visit)
-        {
-            return self.not_received(conn, reason);
+        if peer.driver.readable {
+            let Some(buffer) = self.pool.vacant(Size::SMALLEST) else {
+                return self.state.peers.mark(conn);
+            };
+            match receive(&mut self.selector, buffer, conn, &mut visit.peer.driver) {
+                Ok(chunk) => visit.received_ordinarily(chunk),
+                Err(result) => return self.not_received(conn, result),
+            }
         }
         if visit.peer.driver.writable
             && let Err(error) = send(&mut self.selector, &mut visit, SEND_MAX)
         {
             return self.state.peers.broken(conn, CloseReason::failed(&error));
         }
+        let socket = &visit.peer.driver;
+        let owes = !visit.peer.connection.outgoing().is_empty();
+        if socket.readable || owes || !socket.watched_as_usual || !visit.changed_nothing() {
+            self.exchanged(conn);
+        }
+    }
+
+    /// A connection has received and sent, and that was not all.
+    #[cold]
+    #[inline(never)]
+    fn exchanged(&mut self, conn: ConnId) {
+        let Some(mut visit) = self.state.peers.visit(conn) else { return };
         let (peer, socket) = (&*visit.peer, &visit.peer.driver);
-        let has_all = !socket.readable && peer.connection.outgoing().is_empty();
-        let is_watched = socket.interest == self.usual && socket.armed;
-        let falls_short = !has_all && !socket.writable;
-        if !(has_all && is_watched && peer.is_ordinary()) {
+        let owes = !peer.connection.outgoing().is_empty();
+        let falls_short = (socket.readable || owes) && !socket.writable;
+        if socket.readable || owes || !socket.watched_as_usual || !peer.is_ordinary() {
             visit.mark();
         }
         if !visit.is_settled() {
@@ -298,31 +338,30 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         }
     }
 
-    /// A receive has brought no bytes.
+    /// A receive has brought no bytes, but this result.
     #[cold]
-    fn not_received(&mut self, conn: ConnId, reason: NoBytes) {
+    fn not_received(&mut self, conn: ConnId, result: io::Result<usize>) {
         let peers = &mut self.state.peers;
-        match reason {
-            NoBytes::NoBuffer => peers.wait_for_buffer(conn),
-            NoBytes::NotReady => peers.mark(conn),
-            NoBytes::End => peers.ended(conn),
-            NoBytes::Failed(error) => peers.broken(conn, CloseReason::failed(&error)),
+        let broken = result.as_ref().err().filter(|error| error.kind() != WouldBlock);
+        let failed = broken.map(CloseReason::failed);
+        if let Some(peer) = peers.get_mut(conn) {
+            peer.driver.readable &= failed.is_some();
+        }
+        match (failed, result) {
+            (Some(reason), _) => peers.broken(conn, reason),
+            (None, Ok(_)) => peers.ended(conn),
+            (None, Err(_)) => peers.mark(conn),
         }
     }
 
     /// Resumes connections until none is marked: one that was resumed, or that others sent to, may
     /// want something new. One that is marked after all passes is resumed in the next iteration,
     /// which does not sleep: first the selector reports the others that are ready.
-    #[inline]
     fn resume_ready(&mut self) {
         self.wake_buffer_waiters();
-        if self.state.peers.has_marked() {
-            self.resume_marked();
+        if !self.state.peers.has_marked() {
+            return;
         }
-    }
-
-    #[inline(never)] // Most messages are exchanged at their report: an iteration marks nothing.
-    fn resume_marked(&mut self) {
         // Only light connections have received since, at their reports.
         let light = self.state.peers.counters.receives > self.receives_before;
         self.state.peers.begin_iteration(false, light);
@@ -375,6 +414,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
             self.close(conn);
         } else if self.selector.trigger() != Trigger::Edge {
             let wanted = Interest { readable: wants_recv, writable: owes && !socket.writable };
+            socket.watched_as_usual = wanted == self.usual;
             if let Err(error) = socket.watch_for(&mut self.selector, conn, wanted) {
                 tracing::warn!(%conn, %error, "a connection cannot be watched");
                 self.state.peers.broken(conn, CloseReason::failed(&error));
@@ -392,10 +432,18 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
         if !visit.peer.driver.readable || !visit.wants_recv() {
             return;
         }
-        match receive(&mut self.selector, &self.pool, &mut visit) {
-            Ok(()) if visit.is_settled() => {}
-            Ok(()) => self.state.peers.settle(conn),
-            Err(reason) => self.not_received(conn, reason),
+        let size = self.pool.nearest(visit.peer.connection.recv_size());
+        let socket = &mut visit.peer.driver;
+        let buffer = self.pool.vacant(size);
+        match buffer.map(|buffer| receive(&mut self.selector, buffer, conn, socket)) {
+            Some(Ok(chunk)) => {
+                visit.received(chunk);
+                if !visit.is_settled() {
+                    self.state.peers.settle(conn);
+                }
+            }
+            Some(Err(result)) => self.not_received(conn, result),
+            None => self.state.peers.wait_for_buffer(conn),
         }
         if takes_last {
             self.note_last_input(conn);
@@ -444,47 +492,29 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     }
 }
 
-/// Why a receive has brought no bytes.
-enum NoBytes {
-    NoBuffer,
-    NotReady,
-    End,
-    Failed(io::Error),
-}
-
-/// Receives once into a buffer of the pool.
+/// Receives once into a buffer.
 ///
 /// # Errors
-/// Why no bytes were received.
-#[inline(always)] // Once for each message: a call would store and load the whole visit.
-fn receive<P: Protocol>(
+/// The result, if no bytes were received.
+#[inline(always)] // Once for each message.
+fn receive(
     selector: &mut impl Selector,
-    pool: &Rc<Pool>,
-    visit: &mut Visit<'_, P, WatchedSocket>,
-) -> Result<(), NoBytes> {
-    let (connection, socket) = (&visit.peer.connection, &mut visit.peer.driver);
-    let Some(mut lease) = pool.lease(connection.recv_size()) else {
-        return Err(NoBytes::NoBuffer);
-    };
-    let buffer = lease.bytes_mut();
-    let space = buffer.len();
-    match selector.recv(KeyOwner::Conn(visit.id).into(), socket.fd.as_fd(), buffer) {
+    mut buffer: Vacant<'_>,
+    conn: ConnId,
+    socket: &mut WatchedSocket,
+) -> Result<Chunk, io::Result<usize>> {
+    let (key, fd) = (KeyOwner::Conn(conn).into(), socket.fd.as_fd());
+    match selector.recv(key, fd, buffer.bytes_mut()) {
         Ok(n) if n > 0 => {
             // Short: that was all, unless the peer's end follows, which an edge does not report
             // again.
-            socket.readable = n == space || socket.hung_up;
-            visit.received(Chunk::received(lease, n));
-            Ok(())
+            socket.readable = n == buffer.bytes_mut().len() || socket.hung_up;
+            Ok(Chunk::received(buffer.leased(), n))
         }
-        Ok(_) => {
-            socket.readable = false;
-            Err(NoBytes::End)
+        result => {
+            buffer.give_back();
+            Err(result)
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            socket.readable = false;
-            Err(NoBytes::NotReady)
-        }
-        Err(error) => Err(NoBytes::Failed(error)),
     }
 }
 
@@ -503,14 +533,17 @@ fn send<P: Protocol>(
         return Ok(0);
     }
     let (fd, key) = (socket.fd.as_fd(), KeyOwner::Conn(visit.id).into());
-    let (sent, offered) = queue.offer(most, |parts| selector.send(key, fd, parts));
+    let (sent, offered) = match queue.only_part(most) {
+        Some(part) => (selector.send(key, fd, &[IoSlice::new(part)]), part.len()),
+        None => queue.offer_several(most, move |parts| selector.send(key, fd, parts)),
+    };
     match sent {
         Ok(n) => {
             socket.writable = n == offered;
             visit.sent(n);
             Ok(n)
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        Err(error) if error.kind() == WouldBlock => {
             socket.writable = false;
             Ok(0)
         }
@@ -545,6 +578,26 @@ impl<S: Selector, P: Protocol> Engine<P> for Reactor<S, P> {
 }
 
 impl WatchedSocket {
+    /// Remembers what was reported, by a selector that keeps it armed or not.
+    #[inline(always)]
+    fn reported(&mut self, report: ReadyEvent, armed: bool) {
+        debug_assert!(self.interest != Interest::NONE, "only what is watched");
+        if report.events == libc::EPOLLIN as u32 && armed {
+            self.readable = true; // Bytes, and nothing else: so it is for most.
+        } else {
+            self.reported_otherwise(Ready::of(report), armed);
+        }
+    }
+
+    #[inline(never)]
+    fn reported_otherwise(&mut self, report: Ready, armed: bool) {
+        self.readable |= report.readable;
+        self.writable |= report.writable;
+        self.hung_up |= report.hung_up;
+        self.armed &= armed;
+        self.watched_as_usual &= armed;
+    }
+
     /// Makes the selector watch for `wanted`, if it does not already. A socket without interest is
     /// not watched: a level-triggered selector would report its hang-up in every iteration.
     fn watch_for(

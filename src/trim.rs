@@ -40,7 +40,6 @@ impl Trim {
     }
 
     /// Returns true if [`run`](Trim::run) must be called.
-    #[inline]
     pub fn is_wanted(&self) -> bool {
         self.wanted
     }

@@ -18,5 +18,5 @@ mod pool;
 mod queue;
 
 pub use chunk::{Chunk, Fit};
-pub use pool::{BufferClass, BufferId, Lease, Pages, Pool, Size};
+pub use pool::{BufferClass, BufferId, Lease, Pages, Pool, Size, Vacant};
 pub use queue::{SEND_MAX, SendQueue};

@@ -2,9 +2,10 @@
 //!
 //! Each buffer is in exactly one place: *idle* here, *lent* to a ring whose kernel picks from what
 //! it was lent, or *leased*: to what receives into it, and then to the chunks that share it.
-//! Dropping the last share makes it idle again. Idle buffers are a stack: the one that was used
-//! last, and is still in the cache, is used next. The mapping is lazy: a buffer that was never used
-//! costs no memory.
+//! Dropping the last share makes it idle again. During a call that receives at once it is *vacant*
+//! instead: what is leased is dropped by code that would need it in memory. Idle buffers are a
+//! stack: the one that was used last, and is still in the cache, is used next. The mapping is lazy:
+//! a buffer that was never used costs no memory.
 //!
 //! One word of each buffer says where it is: the next idle buffer of the stack, the size of one
 //! that is lent, or the number of shares of one that is leased. A share knows its size, so no step
@@ -14,8 +15,10 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::ptr::NonNull;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
+use std::slice;
 
 /// Zeroed, page-aligned memory, mapped lazily and unmapped on drop.
 ///
@@ -105,6 +108,9 @@ pub struct BufferId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Size(pub u8);
 
+/// A pool has no more sizes.
+const SIZES_MAX: usize = 8;
+
 /// The number of a size, for a share: a whole word, so that a copy needs no parts of words, of few
 /// values, so that an enum around a share needs no further word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,10 +127,14 @@ enum SizeNumber {
 }
 
 impl SizeNumber {
-    const ALL: [SizeNumber; 8] = {
+    const ALL: [SizeNumber; SIZES_MAX] = {
         use SizeNumber::*;
         [S0, S1, S2, S3, S4, S5, S6, S7]
     };
+
+    fn of(size: Size) -> SizeNumber {
+        SizeNumber::ALL[usize::from(size.0) % SIZES_MAX]
+    }
 }
 
 impl Size {
@@ -135,7 +145,7 @@ impl Size {
 }
 
 /// So many buffers of so many bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BufferClass {
     /// Bytes in each buffer.
     pub bytes: usize,
@@ -146,12 +156,18 @@ pub struct BufferClass {
 /// Equal-sized buffers, in a few sizes, in one allocation.
 pub struct Pool {
     pages: Pages,
-    classes: Box<[Class]>,
+    /// One for each number of a size, so that none needs a check; those that are not there are
+    /// empty.
+    classes: [Class; SIZES_MAX],
+    /// How many sizes there are.
+    sizes: u8,
     /// One per buffer: [`IDLE`] and the id of the next idle one, [`LENT`] and its size, or how many
     /// shares there are of it.
     states: Box<[Cell<u32>]>,
 }
 
+#[derive(Default)]
+#[repr(align(64))] // A line of the cache, found by a shift.
 struct Class {
     shape: BufferClass,
     /// Where the first of them lies.
@@ -163,6 +179,12 @@ struct Class {
     lent: Cell<usize>,
     /// With fewer unfilled buffers, the size is scarce.
     reserve: Cell<usize>,
+}
+
+impl Class {
+    fn is_scarce(&self) -> bool {
+        self.idle.get() + self.lent.get() < self.reserve.get()
+    }
 }
 
 /// This bit, and the id of the next idle buffer or [`NO_BUFFER`].
@@ -188,33 +210,34 @@ impl Pool {
     /// multiple of 64, or if there are more than [`BYTES_MAX`](Pool::BYTES_MAX) bytes, or 2³⁰
     /// buffers: programmer errors; the command line checks first.
     pub fn new(shapes: &[BufferClass]) -> io::Result<Rc<Pool>> {
-        let mut classes: Vec<Class> = Vec::new();
+        let shapes: Vec<_> = shapes.iter().filter(|shape| shape.count > 0).collect();
+        assert!(shapes.is_sorted_by(|one, next| one.bytes < next.bytes), "sizes grow: {shapes:?}");
+        assert!(!shapes.is_empty(), "a pool has buffers");
+        let mut classes: [Class; SIZES_MAX] = Default::default();
+        assert!(shapes.len() <= classes.len(), "a pool has few sizes");
         let (mut offset, mut first) = (0usize, 0usize);
-        for shape in shapes.iter().filter(|shape| shape.count > 0) {
-            let larger = classes.last().is_none_or(|last| last.shape.bytes < shape.bytes);
-            assert!(larger, "sizes grow: {shapes:?}");
+        for (shape, class) in shapes.iter().zip(&mut classes) {
             assert!(shape.bytes > 0 && shape.bytes % 64 == 0, "buffers start on cache lines");
-            classes.push(Class {
-                shape: *shape,
+            *class = Class {
+                shape: **shape,
                 offset,
                 first: first as u32,
                 top: Cell::new(first as u32),
                 idle: Cell::new(shape.count),
                 lent: Cell::new(0),
                 reserve: Cell::new(shape.count / 4),
-            });
+            };
             offset += shape.bytes * shape.count;
             first += shape.count;
         }
-        assert!(!classes.is_empty(), "a pool has buffers");
-        assert!(classes.len() <= SizeNumber::ALL.len(), "a pool has few sizes");
         assert!(offset <= Pool::BYTES_MAX && first < LENT as usize, "a pool is smaller than 2 GiB");
         // Each buffer lies on the next one of its size.
         let states: Box<[Cell<u32>]> = (1..=first as u32).map(|id| Cell::new(IDLE | id)).collect();
-        for class in &classes {
+        for class in &classes[..shapes.len()] {
             states[class.first as usize + class.shape.count - 1].set(IDLE | NO_BUFFER);
         }
-        Ok(Rc::new(Pool { pages: Pages::map(offset)?, classes: classes.into(), states }))
+        let (pages, sizes) = (Pages::map(offset)?, shapes.len() as u8);
+        Ok(Rc::new(Pool { pages, classes, sizes, states }))
     }
 
     /// A pool as [`new`](Pool::new) makes it, but with no more than `most` buffers of each size:
@@ -232,28 +255,27 @@ impl Pool {
 
     /// How many sizes there are: `Size(0)` to `Size(sizes() - 1)`.
     pub fn sizes(&self) -> usize {
-        self.classes.len()
+        self.sizes.into()
     }
 
     /// The bytes and the count of one size.
     pub fn shape(&self, size: Size) -> BufferClass {
-        self.classes[size.0 as usize].shape
+        self.class(size).shape
     }
 
     /// The largest size that is there, at most `size`.
-    #[inline]
     pub fn clamp(&self, size: Size) -> Size {
-        size.min(Size(self.classes.len() as u8 - 1))
+        size.min(Size(self.sizes - 1))
     }
 
     /// Returns how many buffers of this size are idle.
     pub fn idle(&self, size: Size) -> usize {
-        self.classes[size.0 as usize].idle.get()
+        self.class(size).idle.get()
     }
 
     /// Returns how many buffers of this size are lent to a ring.
     pub fn lent(&self, size: Size) -> usize {
-        self.classes[size.0 as usize].lent.get()
+        self.class(size).lent.get()
     }
 
     /// Buffers of this size that a receive may yet fill: idle, or lent and not handed back.
@@ -269,18 +291,17 @@ impl Pool {
     /// Returns true if few buffers of this size are unfilled: then no connection keeps one beyond
     /// an iteration, so that each finds one to receive into.
     pub fn is_scarce(&self, size: Size) -> bool {
-        self.unfilled(size) < self.classes[size.0 as usize].reserve.get()
+        self.class(size).is_scarce()
     }
 
     /// Returns true if any size is scarce.
-    #[inline]
     pub fn has_scarce(&self) -> bool {
-        self.all_sizes().any(|size| self.is_scarce(size))
+        self.classes().iter().any(Class::is_scarce)
     }
 
     /// Makes a size scarce only once fewer than `reserve` of its buffers are unfilled.
     pub fn set_reserve(&self, size: Size, reserve: usize) {
-        self.classes[size.0 as usize].reserve.set(reserve);
+        self.class(size).reserve.set(reserve);
     }
 
     /// Returns the size of which the most buffers are unfilled.
@@ -295,14 +316,24 @@ impl Pool {
         self.outwards_from(size).find(|&size| self.unfilled(size) > 0).unwrap_or(size)
     }
 
+    fn classes(&self) -> &[Class] {
+        &self.classes[..self.sizes()]
+    }
+
+    /// Returns the class of a size that is there.
+    fn class(&self, size: Size) -> &Class {
+        debug_assert!(size.0 < self.sizes, "a size of this pool");
+        &self.classes[usize::from(size.0) % SIZES_MAX]
+    }
+
     fn all_sizes(&self) -> impl Iterator<Item = Size> {
-        (0..self.classes.len() as u8).map(Size)
+        (0..self.sizes).map(Size)
     }
 
     /// All sizes: this one, the smaller ones downwards, the larger ones upwards.
     fn outwards_from(&self, size: Size) -> impl Iterator<Item = Size> {
         let Size(at) = self.clamp(size);
-        (0..=at).rev().chain(at + 1..self.classes.len() as u8).map(Size)
+        (0..=at).rev().chain(at + 1..self.sizes).map(Size)
     }
 
     /// Returns true if every buffer is idle.
@@ -316,29 +347,34 @@ impl Pool {
     pub fn lease(self: &Rc<Self>, size: Size) -> Option<Lease> {
         let size = self.clamp(size);
         match self.pop(size, 1) {
-            Some(id) => Some(self.leased(id, size)),
+            Some(id) => Some(self.vacant_at(id, size).leased()),
             None => self.lease_another(size),
         }
     }
 
     #[cold]
     fn lease_another(self: &Rc<Self>, size: Size) -> Option<Lease> {
-        self.outwards_from(size).find_map(|size| Some(self.leased(self.pop(size, 1)?, size)))
+        self.outwards_from(size)
+            .find_map(|size| Some(self.vacant_at(self.pop(size, 1)?, size).leased()))
     }
 
-    /// Returns the lease of a buffer whose state is that of one share.
+    /// A buffer of exactly this size, to receive into by one call.
+    #[inline(always)] // As `lease`.
+    pub fn vacant(self: &Rc<Self>, size: Size) -> Option<Vacant<'_>> {
+        Some(self.vacant_at(self.pop(size, 1)?, size))
+    }
+
     #[inline(always)]
-    fn leased(self: &Rc<Self>, id: BufferId, size: Size) -> Lease {
-        let (base, len) = self.location(id, &self.classes[size.0 as usize]);
-        let size = SizeNumber::ALL[size.0 as usize];
-        Lease { share: Share { pool: Rc::clone(self), id, size }, base, len: len as u32 }
+    fn vacant_at(self: &Rc<Self>, id: BufferId, size: Size) -> Vacant<'_> {
+        let (base, len) = self.location(id, self.class(size));
+        Vacant { pool: self, id, size, base, len }
     }
 
     /// Marks an idle buffer of exactly this size as lent to a ring. Returns its id, its first byte
     /// and how many there are.
     pub fn lend(&self, size: Size) -> Option<(BufferId, NonNull<u8>, usize)> {
         let id = self.pop(size, LENT | u32::from(size.0))?;
-        let class = &self.classes[size.0 as usize];
+        let class = self.class(size);
         class.lent.set(class.lent.get() + 1);
         let (base, len) = self.location(id, class);
         Some((id, base, len))
@@ -359,14 +395,14 @@ impl Pool {
         }
         let size = Size((state.get() & !LENT) as u8);
         state.set(1);
-        let class = &self.classes[size.0 as usize];
+        let class = self.class(size);
         class.lent.set(class.lent.get() - 1);
-        Some(self.leased(id, size))
+        Some(self.vacant_at(id, size).leased())
     }
 
     /// Gives the pages of idle buffers back to the kernel, but for those that are used next.
     pub fn trim(&self) {
-        for class in &self.classes {
+        for class in self.classes() {
             let (mut idle, mut id) = (Vec::with_capacity(class.idle.get()), class.top.get());
             while id != NO_BUFFER {
                 idle.push(id);
@@ -380,7 +416,7 @@ impl Pool {
 
     /// Gives the pages of all lent buffers back to the kernel. What they hold is lost.
     pub fn trim_lent(&self) {
-        for class in &self.classes {
+        for class in self.classes() {
             let all = class.first..class.first + class.shape.count as u32;
             let is_lent = |id: &u32| self.states[*id as usize].get() & (IDLE | LENT) == LENT;
             self.discard(class, &all.filter(is_lent).collect::<Vec<_>>());
@@ -396,35 +432,45 @@ impl Pool {
     }
 
     /// Takes the idle buffer of this size that was used last, and gives it this state.
-    #[inline]
+    #[inline(always)] // This and the next two: once for each message.
     fn pop(&self, size: Size, state: u32) -> Option<BufferId> {
-        let class = &self.classes[size.0 as usize];
+        let class = self.class(size);
         let id = class.top.get();
         if id == NO_BUFFER {
             return None;
         }
-        class.top.set(self.states[id as usize].replace(state) & !IDLE);
+        class.top.set(self.state(BufferId(id)).replace(state) & !IDLE);
         class.idle.set(class.idle.get() - 1);
         Some(BufferId(id))
     }
 
+    /// Returns the word of a buffer that was popped.
+    #[inline(always)]
+    fn state(&self, id: BufferId) -> &Cell<u32> {
+        debug_assert!((id.0 as usize) < self.states.len(), "a buffer of this pool");
+        // SAFETY: the stacks have no ids but those that `new` gave to the words; `push` returns
+        // what `pop` took.
+        unsafe { self.states.get_unchecked(id.0 as usize) }
+    }
+
     /// Makes a buffer idle.
-    #[inline]
+    #[inline(always)]
     fn push(&self, id: BufferId, class: &Class) {
-        self.states[id.0 as usize].set(IDLE | class.top.replace(id.0));
+        self.state(id).set(IDLE | class.top.replace(id.0));
         class.idle.set(class.idle.get() + 1);
     }
 
     /// Returns where a buffer of this class lies: its first byte and how many there are. Valid
     /// while the pool lives.
-    #[inline]
+    #[inline(always)]
     fn location(&self, id: BufferId, class: &Class) -> (NonNull<u8>, usize) {
         let BufferClass { bytes, count } = class.shape;
         let at = id.0.wrapping_sub(class.first) as usize;
-        assert!(at < count, "a buffer of this size");
+        debug_assert!(at < count, "a buffer of this size");
         let at = class.offset + at * bytes;
-        // SAFETY: `at` is inside the mapping: the buffer is one of the `count` of its class,
-        // checked above, and `new` laid the classes out one after the other.
+        // SAFETY: `at` is inside the mapping: the buffer is one of the `count` of its class, since
+        // it was popped from the stack of that, to which `new` and `push` add no others; and `new`
+        // laid the classes out one after the other.
         (unsafe { self.pages.base().add(at) }, bytes)
     }
 }
@@ -433,6 +479,40 @@ impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sizes = self.all_sizes();
         f.debug_list().entries(sizes.map(|size| (self.shape(size), self.unfilled(size)))).finish()
+    }
+}
+
+/// A buffer that one call receives into: then it becomes a chunk, or is given back. It has no drop
+/// code, so one that is dropped is never idle again.
+#[must_use]
+#[derive(Debug)]
+pub struct Vacant<'p> {
+    pool: &'p Rc<Pool>,
+    id: BufferId,
+    size: Size,
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Vacant<'_> {
+    /// The bytes to receive into.
+    #[inline(always)]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `Lease::bytes`; and the buffer was idle, so no reference to it exists.
+        unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+
+    /// Makes it idle again: nothing was received.
+    pub fn give_back(self) {
+        self.pool.push(self.id, self.pool.class(self.size));
+    }
+
+    /// Leases it: something was received.
+    #[inline(always)]
+    pub fn leased(self) -> Lease {
+        let Vacant { pool, id, size, base, len } = self;
+        let share = Share { pool: Rc::clone(pool), id, size: SizeNumber::of(size) };
+        Lease { share, base, len: len as u32 }
     }
 }
 
@@ -463,7 +543,6 @@ impl Lease {
     }
 
     /// Returns the number of its bytes.
-    #[inline]
     #[expect(clippy::len_without_is_empty, reason = "there is always at least one byte")]
     pub fn len(&self) -> usize {
         self.len as usize
@@ -474,18 +553,16 @@ impl Lease {
         // SAFETY: the buffer of a lease lies at `base`, is so long and is initialised, since its
         // mapping was zeroed. It is written only through `bytes_mut`, which borrows the lease, or
         // by the kernel while a ring holds the lease and does not read (`ring/uring.rs`).
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len()) }
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len()) }
     }
 
     /// The bytes to write to.
-    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; and no other share of the buffer exists, so no other reference.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len()) }
+        unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.len()) }
     }
 
     /// Gives up the right to write. Returns the share and the first byte, of so many.
-    #[inline]
     pub(super) fn into_share(self) -> (Share, NonNull<u8>) {
         (self.share, self.base)
     }
@@ -493,18 +570,36 @@ impl Lease {
 
 impl Share {
     /// The size of the buffer among the pool's.
-    #[inline]
     pub(super) fn size(&self) -> Size {
         Size(self.size as u8)
     }
 
-    #[inline]
+    pub(super) fn is_smallest(&self) -> bool {
+        self.size == SizeNumber::S0
+    }
+
     fn class(&self) -> &Class {
         &self.pool.classes[self.size as usize]
     }
 
+    /// Drops it, without a call.
+    #[inline(always)]
+    pub(super) fn release(self) {
+        let share = ManuallyDrop::new(self);
+        share.give_back();
+        // SAFETY: the share is not dropped, so its reference to the pool is read for the last time.
+        drop(unsafe { ptr::read(&raw const share.pool) });
+    }
+
+    #[inline(always)]
+    fn give_back(&self) {
+        match self.state().get() {
+            1 => self.pool.push(self.id, self.class()),
+            shares => self.state().set(shares - 1),
+        }
+    }
+
     /// Returns true if the next smaller size holds so many bytes.
-    #[inline]
     pub(super) fn would_fit_smaller(&self, len: usize) -> bool {
         let smaller = (self.size as usize).checked_sub(1);
         smaller.is_some_and(|at| len <= self.pool.classes[at].shape.bytes)
@@ -520,9 +615,8 @@ impl Share {
         self.state().get() == 1
     }
 
-    #[inline]
     fn state(&self) -> &Cell<u32> {
-        &self.pool.states[self.id.0 as usize]
+        self.pool.state(self.id)
     }
 }
 
@@ -534,12 +628,8 @@ impl Clone for Share {
 }
 
 impl Drop for Share {
-    #[inline]
     fn drop(&mut self) {
-        match self.state().get() {
-            1 => self.pool.push(self.id, self.class()),
-            shares => self.state().set(shares - 1),
-        }
+        self.give_back();
     }
 }
 

@@ -49,7 +49,6 @@ pub const SEND_MAX: usize = 512 << 10;
 
 impl SendQueue {
     /// Owes `chunk` after all else; an empty one is nothing.
-    #[inline]
     pub fn push(&mut self, chunk: Chunk) {
         if chunk.is_empty() {
             return;
@@ -100,26 +99,41 @@ impl SendQueue {
         }
     }
 
+    /// Says that `n` bytes were sent, if that is all that is owed. Returns whether it is.
+    #[inline(always)] // Once for each message.
+    pub fn end(&mut self, n: usize) -> bool {
+        let is_all = n == self.bytes && self.rest.is_empty();
+        if is_all {
+            (self.bytes, self.leases) = (0, 0);
+            // Else it is taken.
+            if let Some(chunk) = self.first.take() {
+                chunk.release();
+            }
+        }
+        is_all
+    }
+
     /// Says that the first `n` bytes were sent.
     ///
     /// # Panics
     /// If fewer are owed: a kernel does not send what it was not given.
-    #[inline]
     pub fn advance(&mut self, n: usize) {
-        if self.end_taking() {
-            // Else it is put back first.
-            assert!(n <= self.bytes, "what was taken is sent");
-            self.bytes -= n;
-        } else if n == self.bytes && self.rest.is_empty() {
-            (self.bytes, self.leases) = (0, 0);
-            self.first = None;
-        } else {
+        if !self.end_taken(n) && !self.end(n) {
             self.advance_partly(n);
         }
     }
 
+    /// Says that what is taken, `n` bytes, was sent: else it is put back first. Returns whether
+    /// anything is taken.
+    pub fn end_taken(&mut self, n: usize) -> bool {
+        let was_taken = self.end_taking();
+        if was_taken {
+            self.bytes -= n;
+        }
+        was_taken
+    }
+
     /// Takes the only chunk, for a ring to send and to hold meanwhile.
-    #[inline]
     pub fn take_only(&mut self) -> Option<Chunk> {
         debug_assert!(self.leases < TAKEN, "one send is in flight");
         if !self.rest.is_empty() {
@@ -131,7 +145,6 @@ impl SendQueue {
     }
 
     /// Nothing is taken any more. Returns whether something was.
-    #[inline]
     fn end_taking(&mut self) -> bool {
         let taken = self.leases & (TAKEN | TAKEN_LEASE);
         self.leases = (self.leases & !taken) - (taken >> 31);
@@ -186,7 +199,6 @@ impl SendQueue {
     }
 
     /// The chunks of one vectored send, oldest first.
-    #[inline]
     pub fn vectored(&self) -> impl Iterator<Item = &Chunk> {
         let mut bytes = 0;
         self.iter().take(VECTOR).take_while(move |chunk| {
@@ -205,19 +217,25 @@ impl SendQueue {
     /// of several chunks as so many parts. Returns its result, and how many bytes it was
     /// given. Where one chunk is all, it is one part, and no list is made. Of an empty queue
     /// there is no part.
-    #[inline(always)] // Into the loops: once for each message.
     pub fn offer<T>(&self, most: usize, send: impl FnOnce(&[IoSlice<'_>]) -> T) -> (T, usize) {
-        if let Some(first) = &self.first
-            && (self.rest.is_empty() || first.len() >= most)
-        {
-            let part = IoSlice::new(&first[..first.len().min(most)]);
-            return (send(std::slice::from_ref(&part)), part.len());
+        match self.only_part(most) {
+            Some(part) => (send(&[IoSlice::new(part)]), part.len()),
+            None => self.offer_several(most, send),
         }
-        self.offer_several(most, send)
     }
 
+    /// Returns what is owed, if that is one chunk, and no more than `most` bytes.
+    pub fn only_part(&self, most: usize) -> Option<&[u8]> {
+        self.first.as_deref().filter(|first| self.rest.is_empty() && first.len() <= most)
+    }
+
+    /// [`offer`](SendQueue::offer), unless there is an [`only_part`](SendQueue::only_part).
     #[inline(never)]
-    fn offer_several<T>(&self, most: usize, send: impl FnOnce(&[IoSlice<'_>]) -> T) -> (T, usize) {
+    pub fn offer_several<T>(
+        &self,
+        most: usize,
+        send: impl FnOnce(&[IoSlice<'_>]) -> T,
+    ) -> (T, usize) {
         let mut parts = [IoSlice::new(&[]); VECTOR];
         let (count, bytes) = self.gather(&mut parts, most);
         (send(&parts[..count]), bytes)
@@ -246,25 +264,21 @@ impl SendQueue {
 
     /// Returns true if so much is queued that it may be more than the share of a connection, or
     /// more buffers than `leases`.
-    #[inline]
     pub fn is_long(&self, leases: usize) -> bool {
         self.bytes >= memory::SHARE_MIN || self.leases() > leases
     }
 
     /// Returns the number of bytes.
-    #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// How many chunks are shares of pooled buffers.
-    #[inline]
     pub fn leases(&self) -> usize {
         (self.leases & !(TAKEN | TAKEN_LEASE)) as usize
     }
 
     /// Whether nothing is owed.
-    #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }

@@ -35,6 +35,7 @@ pub fn epoll_ctl(
 ///
 /// # Errors
 /// epoll_wait(2).
+#[inline]
 pub fn epoll_wait(
     epoll: BorrowedFd<'_>,
     events: &mut Vec<libc::epoll_event>,
@@ -160,12 +161,14 @@ pub fn sleep(span: Duration) -> io::Result<()> {
     unless_interrupted(syscall!(nanosleep(&time, std::ptr::null_mut()))).map(drop)
 }
 
+#[inline]
 fn unless_interrupted(answer: io::Result<libc::c_int>) -> io::Result<usize> {
-    match answer {
-        Ok(n) => Ok(n as usize),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-        Err(error) => Err(error),
-    }
+    answer.map(|n| n as usize).or_else(zero_if_interrupted)
+}
+
+#[cold]
+fn zero_if_interrupted(error: io::Error) -> io::Result<usize> {
+    if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) }
 }
 
 /// Rounds a timeout up to whole milliseconds for poll(2) and others; `None` is -1, no limit.

@@ -44,6 +44,7 @@ pub fn waiting(listener: BorrowedFd<'_>, most: usize) -> usize {
 ///
 /// # Errors
 /// `WouldBlock` if nothing is there; else recv(2).
+#[inline]
 pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
     // `buffer` is writable for its length.
     let n = syscall!(recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags))?;

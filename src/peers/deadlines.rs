@@ -143,7 +143,6 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Returns a connection of which the driver has to find what its peer has not acknowledged, and
     /// pass it to [`acknowledged`](Peers::acknowledged). Called until it returns `None`, after the
     /// timers have run.
-    #[inline]
     pub fn next_asked(&mut self) -> Option<ConnId> {
         self.deadlines.asked.pop()
     }

@@ -44,7 +44,6 @@ impl Groups {
     /// Returns true if a connection wants to receive, is not throttled and has not run out of
     /// buffers. A link is received from however long its own queue is: if both ends of it waited
     /// for the other to receive, both would wait forever (kernel-notes §45).
-    #[inline]
     pub(super) fn wants_recv<P: Protocol, D>(&self, peer: &PeerEntry<P, D>) -> bool {
         if peer.rare.has(RareStates::LINK) || peer.rare.has(RareStates::TALKS) {
             return self.member_wants_recv(peer);
@@ -82,7 +81,6 @@ impl Groups {
     }
 
     /// Updates whether a connection is congested. Returns true if it has just ceased to be.
-    #[inline]
     pub(super) fn update_congested<P: Protocol, D>(&mut self, peer: &mut PeerEntry<P, D>) -> bool {
         let congested = peer.rare.has(RareStates::CONGESTED);
         congested != peer.connection.is_congested() && self.change_congested(peer, !congested)
@@ -104,7 +102,6 @@ impl Groups {
 
 impl<P: Protocol, D> Peers<P, D> {
     /// Delivers the messages of a connection, then those of the connections that this evicts.
-    #[inline]
     pub(super) fn deliver_messages(&mut self, from: ConnId, group: ListenerId) {
         if !self.context.messages.is_empty() {
             self.deliver_some(from, group);

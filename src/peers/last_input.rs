@@ -6,6 +6,7 @@
 //! read or the pool is empty, delays no other one: it is drained when it has taken its last input
 //! later.
 
+use super::rare::RareStates;
 use super::{PeerEntry, Peers};
 use crate::keys::ConnId;
 use crate::protocol::Protocol;
@@ -37,12 +38,6 @@ pub(super) struct LastInputs {
     taken: Vec<ConnId>,
 }
 
-impl LastInput {
-    pub(super) fn is_awaited(self) -> bool {
-        matches!(self, LastInput::Awaited { .. } | LastInput::Late { .. })
-    }
-}
-
 impl LastInputs {
     /// A connection is removed.
     pub(super) fn forget(&mut self, last: LastInput) {
@@ -51,6 +46,7 @@ impl LastInputs {
 
     fn take<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
         self.forget(std::mem::replace(&mut peer.last, LastInput::Taken));
+        peer.rare.set(RareStates::LAST_INPUT, false);
         self.taken.push(id);
     }
 
@@ -72,9 +68,8 @@ impl LastInputs {
 
 impl<P: Protocol, D> PeerEntry<P, D> {
     /// Returns true if it receives its last input: what is there, without waiting.
-    #[inline]
     pub fn takes_last_input(&self) -> bool {
-        self.last.is_awaited()
+        self.rare.has(RareStates::LAST_INPUT)
     }
 
     /// Returns true if it has received as much of its last input as it may.
@@ -99,6 +94,7 @@ impl<P: Protocol, D> Peers<P, D> {
             return;
         };
         peer.last = LastInput::Awaited { until: peer.received + LAST_INPUT };
+        peer.rare.set(RareStates::LAST_INPUT, true);
         self.last_inputs.awaited += 1;
         self.ready.mark(id, peer);
     }

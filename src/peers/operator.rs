@@ -21,7 +21,7 @@ const MESSAGE_MIN: usize = 128;
 /// Messages to the operator, of one iteration: as many as may wait.
 #[derive(Debug, Default)]
 pub(super) struct OperatorMessages {
-    messages: Vec<Chunk>,
+    pub(super) messages: Vec<Chunk>,
     bytes: usize,
     /// How many were dropped because too much was waiting.
     lost: u64,

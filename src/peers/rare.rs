@@ -15,18 +15,17 @@ impl RareStates {
     pub(super) const WAITS_FOR_BUFFER: RareStates = RareStates(8);
     /// From waiting for a buffer until bytes arrive: any size will do.
     pub(super) const ANY_SIZE: RareStates = RareStates(16);
+    /// Its [last input](super::last_input) is awaited.
+    pub(super) const LAST_INPUT: RareStates = RareStates(32);
 
-    #[inline]
     pub(super) fn is_none(self) -> bool {
         self.0 == 0
     }
 
-    #[inline]
     pub(super) fn has(self, states: RareStates) -> bool {
         self.0 & states.0 != 0
     }
 
-    #[inline]
     pub(super) fn set(&mut self, states: RareStates, on: bool) {
         self.0 = self.0 & !states.0 | if on { states.0 } else { 0 };
     }

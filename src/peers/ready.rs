@@ -30,7 +30,6 @@ pub struct LightExpected(u8);
 
 impl LightExpected {
     /// Notes that one was resumed.
-    #[inline]
     pub fn resumed(&mut self) {
         self.0 = LIGHT_EXPECTED;
     }
@@ -72,7 +71,6 @@ pub(super) struct ReadyList {
 
 impl ReadyList {
     /// Marks a connection, unless it is marked already.
-    #[inline]
     pub(super) fn mark<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
         if !std::mem::replace(&mut peer.marked, true) {
             self.marked.push(id);
@@ -98,6 +96,7 @@ impl ReadyList {
 
 impl<P: Protocol, D> Peers<P, D> {
     /// Marks a connection because what its driver keeps has changed.
+    #[inline(never)] // Most messages mark none.
     pub fn mark(&mut self, id: ConnId) {
         if let Some(peer) = self.slab.get_mut(id) {
             self.ready.mark(id, peer);
@@ -107,6 +106,19 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Returns true if a connection is marked: the driver must not sleep.
     pub fn has_marked(&self) -> bool {
         !self.ready.marked.is_empty() || !self.ready.heavy.is_empty()
+    }
+
+    /// Returns true if no connection is marked or waits for a buffer, and the operator has no
+    /// messages.
+    pub fn has_no_work(&self) -> bool {
+        let ReadyList { marked, heavy, .. } = &self.ready;
+        let messages = self.to_operator.messages.len();
+        marked.len() | heavy.len() | self.buffers.count | messages == 0
+    }
+
+    /// Returns true if, moreover, no timer is set.
+    pub fn is_calm(&self) -> bool {
+        self.has_no_work() && !self.has_timers()
     }
 
     /// Operations of connections move their bytes in a later call, as those of a ring.
@@ -147,33 +159,37 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Returns the next connection of the pass: the light ones first, then heavy ones, as far as
     /// the budget of the iteration permits.
-    #[inline]
     pub fn next_ready(&mut self) -> Option<Visit<'_, P, D>> {
         while let Some(&id) = self.ready.ready.get(self.ready.next) {
             self.ready.next += 1;
-            let Some(peer) = self.slab.get_mut(id) else { continue };
+            let Some(peer) = self.slab.get(id) else { continue };
             if is_heavy(&peer.connection) {
                 self.ready.heavy.push_back(id);
                 continue;
             }
-            self.ready.light.resumed();
-            peer.marked = false;
             if !peer.is_ordinary() {
-                self.take_rare(id);
+                self.ready.light.resumed();
+                let id = self.take_marked(id);
+                return self.visit(id);
             }
-            return self.visit(id);
+            // The look-up is that of above: nothing was written since.
+            let visit = self.visit(id)?;
+            visit.ready.light.resumed();
+            visit.peer.marked = false;
+            return Some(visit);
         }
         if self.ready.heavy.is_empty() && self.ready.resumed.is_none() {
             return None;
         }
-        self.next_heavy()
+        let id = self.next_heavy()?;
+        self.visit(id)
     }
 
     /// Returns the next heavy connection. It is charged after it was resumed, for what it moved.
     /// What the operations of a ring will move is not known then: it is charged before, for the
     /// most.
     #[cold]
-    fn next_heavy(&mut self) -> Option<Visit<'_, P, D>> {
+    fn next_heavy(&mut self) -> Option<ConnId> {
         let resumed = self.ready.resumed.take();
         if let Some(peer) = resumed.and_then(|id| self.slab.get_mut(id)) {
             self.ready.charge(peer, usize::MAX);
@@ -189,7 +205,7 @@ impl<P: Protocol, D> Peers<P, D> {
                     self.ready.charge(peer, most);
                     self.ready.resumed = Some(id);
                 }
-                return self.take_marked(id);
+                return Some(self.take_marked(id));
             }
         }
         None
@@ -202,20 +218,22 @@ impl<P: Protocol, D> Peers<P, D> {
             let id = *self.ready.ready.get(self.ready.next)?;
             self.ready.next += 1;
             if self.slab.get_mut(id).is_some() {
-                return self.take_marked(id);
+                self.take_marked(id);
+                return self.visit(id);
             }
         }
     }
 
-    #[inline]
-    fn take_marked(&mut self, id: ConnId) -> Option<Visit<'_, P, D>> {
-        let peer = self.slab.get_mut(id)?;
-        debug_assert!(peer.marked, "only marked connections are in the list");
-        peer.marked = false;
-        if !peer.is_ordinary() {
-            self.take_rare(id);
+    #[inline(never)] // It returns an id, since a visit would be returned in memory.
+    fn take_marked(&mut self, id: ConnId) -> ConnId {
+        if let Some(peer) = self.slab.get_mut(id) {
+            debug_assert!(peer.marked, "only marked connections are in the list");
+            peer.marked = false;
+            if !peer.is_ordinary() {
+                self.take_rare(id);
+            }
         }
-        self.visit(id)
+        id
     }
 
     /// Prepares a connection for its driver that is not ordinary.
@@ -231,7 +249,7 @@ impl<P: Protocol, D> Peers<P, D> {
     #[cold]
     pub fn note_cannot_receive(&mut self, id: ConnId) {
         if let Some(peer) = self.slab.get_mut(id)
-            && peer.last.is_awaited()
+            && peer.takes_last_input()
             && !self.groups.wants_recv(peer)
         {
             self.last_inputs.cannot_receive(id, peer);
@@ -257,7 +275,6 @@ impl<P: Protocol, D> Peers<P, D> {
 }
 
 /// Returns true if a connection moves much.
-#[inline]
 pub fn is_heavy<P: Protocol>(connection: &Connection<P>) -> bool {
     connection.recv_size() != Size::SMALLEST || connection.outgoing().bytes() > LIGHT
 }

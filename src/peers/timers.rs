@@ -52,12 +52,17 @@ impl Timers {
 }
 
 impl<P: Protocol, D> Peers<P, D> {
+    /// Returns true if a timer is set, or a connection is watched.
+    pub(super) fn has_timers(&self) -> bool {
+        let Timers { queue, changed } = &self.timers;
+        changed.len() | queue.len() > 0 || !self.deadlines.is_idle()
+    }
+
     /// Runs the timers that have expired: calls protocols, closes connections that lingered, and
     /// looks at those that are watched. The clock is read only if a timer is set, or if a
     /// connection is watched.
     pub fn run_timers(&mut self, clock: impl FnOnce() -> Nanos) {
-        let timers = &self.timers;
-        if timers.changed.is_empty() && timers.queue.is_empty() && self.deadlines.is_idle() {
+        if !self.has_timers() {
             return;
         }
         let now = clock();

@@ -16,7 +16,6 @@ use crate::protocol::{Message, Protocol};
 
 impl<P: Protocol, D> Peers<P, D> {
     /// Looks a connection up.
-    #[inline]
     pub fn visit(&mut self, id: ConnId) -> Option<Visit<'_, P, D>> {
         let Peers { slab, ready, context, groups, counters, .. } = self;
         Some(Visit { id, peer: slab.get_mut(id)?, ready, context, groups, counters })
@@ -26,7 +25,6 @@ impl<P: Protocol, D> Peers<P, D> {
 impl<P: Protocol, D> PeerEntry<P, D> {
     /// Returns true if it wants to receive, to send what is queued, and nothing else, and waits for
     /// no other connection.
-    #[inline]
     pub fn is_ordinary(&self) -> bool {
         self.rare.is_none() && self.connection.is_ordinary()
     }
@@ -34,16 +32,24 @@ impl<P: Protocol, D> PeerEntry<P, D> {
 
 impl<P: Protocol, D> Visit<'_, P, D> {
     /// Delivers bytes that were received.
-    #[inline]
+    #[inline(always)] // So that no visit is written to memory.
     pub fn received(&mut self, chunk: Chunk) {
+        if !self.peer.rare.is_none() {
+            return received_rarely(self.peer, chunk, self.context, self.groups, self.counters);
+        }
+        self.received_ordinarily(chunk);
+    }
+
+    /// Delivers bytes that were received, for a connection in no rare state.
+    #[inline(always)]
+    pub fn received_ordinarily(&mut self, chunk: Chunk) {
+        debug_assert!(self.peer.rare.is_none(), "a rare state needs more");
         let (peer, bytes) = (&mut *self.peer, chunk.len() as u64);
         peer.received += bytes;
-        if !peer.rare.is_none() {
-            return received_rarely(peer, chunk, self.context, self.groups, self.counters);
-        }
+        // Apart: two neighbours are added as a vector, which takes longer.
         self.counters.receives += 1;
-        self.counters.received_bytes += bytes;
         peer.connection.received(chunk, self.context);
+        self.counters.received_bytes += bytes;
         if !self.context.messages.is_empty() {
             note_talker(peer, self.context, self.groups);
         }
@@ -62,31 +68,31 @@ impl<P: Protocol, D> Visit<'_, P, D> {
     }
 
     /// Marks the connection: the driver must resume it.
-    #[inline]
     pub fn mark(&mut self) {
         self.ready.mark(self.id, self.peer);
     }
 
     /// Returns true if it wants to receive and need not wait for another connection.
-    #[inline]
     pub fn wants_recv(&self) -> bool {
         self.groups.wants_recv(self.peer)
     }
 
     /// Returns true if it has waited for a buffer since it last received: any size will do.
-    #[inline]
     pub fn takes_any_size(&self) -> bool {
         self.peer.rare.has(RareStates::ANY_SIZE)
     }
 
     /// Returns true if its protocol can be given input that is held.
-    #[inline]
     pub fn may_resume_input(&self) -> bool {
         self.peer.connection.holds_input() && !self.groups.holds_back(self.peer)
     }
 
+    /// Returns true if it is ordinary still, and its events concern no other connection.
+    pub fn changed_nothing(&self) -> bool {
+        self.peer.is_ordinary() && !self.context.changed && self.context.messages.is_empty()
+    }
+
     /// Returns true if its events concern no other connection.
-    #[inline]
     pub fn is_settled(&self) -> bool {
         let congested = self.peer.rare.has(RareStates::CONGESTED);
         !self.context.changed
@@ -105,6 +111,7 @@ fn received_rarely<P: Protocol, D>(
     groups: &mut Groups,
     counters: &mut Counters,
 ) {
+    peer.received += chunk.len() as u64;
     peer.rare.set(RareStates::ANY_SIZE, false);
     if peer.rare.has(RareStates::LINK) {
         // What another process of this server sends is bounded there.

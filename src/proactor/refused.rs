@@ -39,7 +39,6 @@ impl RefusedSockets {
     }
 
     /// Submits their next operations.
-    #[inline]
     pub(super) fn submit(&mut self, ring: &mut impl Ring) -> io::Result<()> {
         if self.next.is_empty() {
             return Ok(());

@@ -112,22 +112,19 @@ pub struct TooLong;
 impl<'a> Input<'a> {
     /// An input of `chunk` behind what `untaken` holds. With more than `max_input` bytes left
     /// untaken, `leave` returns a violation.
-    #[inline]
     pub fn new(chunk: Chunk, untaken: &'a mut Untaken, max_input: usize) -> Input<'a> {
         if let Some(kept) = &mut untaken.0 {
             kept.asked = false;
         }
-        Input { tail: chunk, untaken, max_input, received: PhantomData }
+        Input::rest(chunk, untaken, max_input)
     }
 
     /// Returns the number of bytes that are there.
-    #[inline]
     pub fn len(&self) -> usize {
         self.head_len() + self.tail.len()
     }
 
     /// Returns whether no byte is there.
-    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -163,7 +160,6 @@ impl<'a> Input<'a> {
     }
 
     /// Takes all bytes that are there.
-    #[inline]
     pub fn take_all(&mut self) -> Received<'a> {
         if self.head_len() == 0 {
             self.forget_search(usize::MAX);
@@ -314,7 +310,6 @@ impl<'a> Input<'a> {
         kept.violation.get_or_insert(reason);
     }
 
-    #[inline]
     fn forget_search(&mut self, taken: usize) {
         if let Some(kept) = &mut self.untaken.0 {
             kept.searched = kept.searched.saturating_sub(taken);
@@ -322,7 +317,6 @@ impl<'a> Input<'a> {
         }
     }
 
-    #[inline]
     fn head_len(&self) -> usize {
         self.untaken.0.as_ref().map_or(0, |kept| kept.head.len() - kept.taken)
     }
@@ -337,20 +331,32 @@ impl<'a> Input<'a> {
 
     // For the connection.
 
+    /// What is left of an input, with what its protocol asked for.
+    pub(crate) fn rest(tail: Chunk, untaken: &'a mut Untaken, max_input: usize) -> Input<'a> {
+        Input { tail, untaken, max_input, received: PhantomData }
+    }
+
+    /// Returns what was not taken of the bytes that arrived last.
+    pub(crate) fn into_tail(self) -> Chunk {
+        self.tail
+    }
+
+    /// Returns whether nothing is left, nor kept, nor to be dropped.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.tail.is_nothing() && !self.has_state()
+    }
+
     /// Returns whether something is kept beside bytes that have just arrived.
-    #[inline]
     pub(crate) fn has_state(&self) -> bool {
         self.untaken.0.is_some()
     }
 
     /// Returns whether the protocol can make use of what is there: it did not ask for more.
-    #[inline]
     pub(crate) fn is_enough(&self) -> bool {
         self.untaken.0.as_ref().is_none_or(|kept| self.len() >= kept.wanted)
     }
 
     /// Returns whether the protocol asked for what is not there.
-    #[inline]
     pub(crate) fn awaits_more(&self) -> bool {
         self.untaken.0.as_ref().is_some_and(|kept| kept.asked)
     }
@@ -412,13 +418,11 @@ impl Untaken {
 }
 
 impl<'a> Received<'a> {
-    #[inline]
     fn new(chunk: Chunk) -> Received<'a> {
         Received { chunk, input: PhantomData }
     }
 
     /// Keeps the bytes beyond the call, without a copy.
-    #[inline]
     pub fn into_chunk(self) -> Chunk {
         self.chunk
     }

@@ -137,7 +137,6 @@ impl<P: Protocol + ?Sized> Protocol for Box<P> {
         (**self).open(out);
     }
 
-    #[inline]
     fn data(&mut self, input: &mut Input<'_>, out: &mut Outbox<'_>) {
         (**self).data(input, out);
     }

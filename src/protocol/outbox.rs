@@ -114,13 +114,11 @@ impl Requests {
     pub const TIMER: u8 = 32;
 
     /// Returns whether nothing was asked for.
-    #[inline]
     pub fn is_empty(&self) -> bool {
         self.flags == 0
     }
 
     /// Returns whether any of these was asked for.
-    #[inline]
     pub fn has(&self, flags: u8) -> bool {
         self.flags & flags != 0
     }
@@ -153,7 +151,6 @@ impl OutboxBuffer {
 impl<'a> Outbox<'a> {
     /// An outbox of a connection: what is sent goes to `queue`, what is for others to `context`,
     /// and what the connection must do to `requests`.
-    #[inline]
     pub fn new(
         queue: &'a mut SendQueue,
         context: &'a mut Context,
@@ -169,7 +166,6 @@ impl<'a> Outbox<'a> {
 
     /// Sends `bytes` to the peer, behind what is already queued. Once
     /// [`finish`](Outbox::finish) was called they are dropped.
-    #[inline]
     pub fn send(&mut self, bytes: impl Payload) {
         if !self.requests.has(Requests::FINISH) {
             self.queue.push(bytes.into_chunk());
@@ -273,7 +269,6 @@ impl<'a> Outbox<'a> {
     }
 
     /// Returns whether `data` must not be called again for what is left.
-    #[inline]
     pub(crate) fn stops_input(&self) -> bool {
         self.requests.has(Requests::FINISH | Requests::PAUSE | Requests::ABORT)
     }
@@ -316,7 +311,6 @@ macro_rules! payloads {
         impl<$($generic)*> sealed::Sealed for $type {}
 
         impl<$($generic)*> Payload for $type {
-            #[inline]
             fn into_chunk(self) -> Chunk {
                 let $bytes = self;
                 $chunk

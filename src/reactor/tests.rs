@@ -95,7 +95,7 @@ fn reports<S: Selector, P>(reactor: &mut Reactor<S, P>) -> Vec<Ready> {
     if reactor.selector.trigger() != Trigger::Edge {
         reactor.selector.wait(&mut reports, Some(Duration::ZERO)).unwrap();
     }
-    reports
+    reports.into_iter().map(Ready::of).collect()
 }
 
 fn listener() -> (OwnedFd, SocketAddr) {
@@ -294,8 +294,8 @@ impl<S: Selector> Selector for Choosy<S> {
         self.selector.remove(fd)
     }
 
-    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        self.selector.wait(ready, timeout)
+    fn wait(&mut self, reports: &mut Vec<ReadyEvent>, timeout: Option<Duration>) -> io::Result<()> {
+        self.selector.wait(reports, timeout)
     }
 
     fn longest_wait(&self) -> Option<Duration> {

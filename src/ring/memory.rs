@@ -38,16 +38,15 @@ pub(super) struct InFlightMemory {
 struct Slot {
     /// The buffer of the one-shot receive in flight.
     recv: Option<Lease>,
-    /// The bytes of the send in flight: `Nothing` if they are in `unconfirmed`.
+    /// The bytes of the send in flight.
     send: SendMemory,
-    /// The position in `unconfirmed` of the last send with `skip_success`, which holds its bytes
-    /// itself: they are looked up only if it completes.
-    unconfirmed: usize,
+    /// The number of the submission of that send, if it has `skip_success`.
+    at: u64,
 }
 
 /// The bytes of a send in flight.
 #[derive(Default)]
-enum SendMemory {
+pub(super) enum SendMemory {
     #[default]
     Nothing,
     One(Chunk),
@@ -55,7 +54,7 @@ enum SendMemory {
 }
 
 /// The arguments of a vectored send, at an address that does not change.
-struct Vector {
+pub(super) struct Vector {
     header: libc::msghdr,
     parts: [libc::iovec; VECTOR],
     chunks: Vec<Chunk>,
@@ -63,27 +62,15 @@ struct Vector {
 
 /// A send with `skip_success`. It never waits: when the enter that submits it returns, it has
 /// either sent all its bytes, or failed or come short, which posts a completion.
+#[derive(Clone, Copy)]
 struct Unconfirmed {
     conn: ConnId,
     len: u32,
     /// The number of the submission.
     at: u64,
-    /// `Nothing` if it has completed.
-    bytes: SendMemory,
 }
 
-/// The bytes of a send that is not submitted yet.
-pub(super) struct SendBytes(SendMemory);
-
-impl SendBytes {
-    /// Those of one chunk.
-    #[inline]
-    pub(super) fn of(chunk: Chunk) -> SendBytes {
-        SendBytes(SendMemory::One(chunk))
-    }
-}
-
-/// Where the bytes of a send lie. Valid while its [`SendBytes`] are held.
+/// Where the bytes of a send lie. Valid while its [`SendMemory`] is held.
 pub(super) enum Bytes {
     /// The bytes are in one buffer.
     One(*const u8, u32),
@@ -103,52 +90,65 @@ impl InFlightMemory {
     }
 
     /// Holds the bytes of a send until it completes.
-    pub(super) fn send(&mut self, conn: ConnId, bytes: SendBytes) {
-        self.slot(conn).send = bytes.0;
+    pub(super) fn send(&mut self, conn: ConnId, bytes: SendMemory) {
+        let slot = self.slot(conn);
+        (slot.send, slot.at) = (bytes, u64::MAX);
     }
 
     /// Holds the bytes of a send with `skip_success`, submission number `at` of `len` bytes, until
     /// its result is known.
-    #[inline]
-    pub(super) fn send_unconfirmed(&mut self, conn: ConnId, bytes: SendBytes, len: u32, at: u64) {
-        let position = self.unconfirmed.len();
-        self.unconfirmed.push(Unconfirmed { conn, len, at, bytes: bytes.0 });
-        self.slot(conn).unconfirmed = position;
+    pub(super) fn send_unconfirmed(&mut self, conn: ConnId, bytes: SendMemory, len: u32, at: u64) {
+        let slot = self.slot(conn);
+        (slot.send, slot.at) = (bytes, at);
+        self.unconfirmed.push(Unconfirmed { conn, len, at });
+    }
+
+    /// Takes the only chunk of a queue, if it has one, and
+    /// [holds](InFlightMemory::send_unconfirmed) it. Returns where it lies. It is moved from one
+    /// place to the other, and nothing may panic between.
+    #[inline(always)] // Once for each message.
+    pub(super) fn send_only(
+        &mut self,
+        conn: ConnId,
+        queue: &mut SendQueue,
+        at: u64,
+    ) -> Option<(*const u8, u32)> {
+        let slot = self.slot(conn);
+        slot.at = at;
+        let chunk = queue.take_only()?;
+        let (base, len) = (chunk.as_ptr(), chunk.len() as u32);
+        let before = std::mem::replace(&mut slot.send, SendMemory::One(chunk));
+        debug_assert!(matches!(before, SendMemory::Nothing), "one send is in flight");
+        std::mem::forget(before); // There is nothing to drop, and the compiler need not ask.
+        self.unconfirmed.push(Unconfirmed { conn, len, at });
+        Some((base, len))
     }
 
     /// Returns the bytes of a send that takes the first chunks of a queue, which must not be empty.
-    #[inline]
-    pub(super) fn take(&mut self, queue: &mut SendQueue) -> (Bytes, SendBytes) {
+    pub(super) fn take(&mut self, queue: &mut SendQueue) -> (Bytes, SendMemory) {
         match queue.take_only() {
             Some(chunk) => {
                 let bytes = Bytes::One(chunk.as_ptr(), chunk.len() as u32);
-                (bytes, SendBytes::of(chunk))
+                (bytes, SendMemory::One(chunk))
             }
             None => self.share(queue),
         }
     }
 
     #[cold]
-    fn share(&mut self, queue: &SendQueue) -> (Bytes, SendBytes) {
+    fn share(&mut self, queue: &SendQueue) -> (Bytes, SendMemory) {
         let mut vector = self.spare.pop().unwrap_or_else(Vector::new);
         vector.fill(queue);
-        (Bytes::Many(&raw const vector.header), SendBytes(SendMemory::Many(vector)))
+        (Bytes::Many(&raw const vector.header), SendMemory::Many(vector))
     }
 
     /// A send has completed.
     pub(super) fn sent(&mut self, conn: ConnId) {
         let slot = self.slot(conn);
-        let position = slot.unconfirmed;
-        if matches!(slot.send, SendMemory::Nothing)
-            && let Some(listed) = self.unconfirmed.get_mut(position)
-            && listed.conn == conn
-        {
-            self.slot(conn).send = std::mem::take(&mut listed.bytes);
-        }
-        if matches!(self.slot(conn).send, SendMemory::Many(_))
-            && let SendMemory::Many(vector) = std::mem::take(&mut self.slot(conn).send)
-        {
-            self.keep(vector);
+        slot.at = u64::MAX; // Its success is not implied.
+        if matches!(slot.send, SendMemory::Many(_)) {
+            let held = std::mem::take(&mut slot.send);
+            self.keep(held);
         }
     }
 
@@ -160,10 +160,14 @@ impl InFlightMemory {
         }
     }
 
-    fn keep(&mut self, mut vector: Box<Vector>) {
-        vector.chunks.clear();
-        if self.spare.len() < SPARE {
-            self.spare.push(vector);
+    /// Frees the shares of a vectored send, and keeps its vector.
+    #[cold]
+    fn keep(&mut self, held: SendMemory) {
+        if let SendMemory::Many(mut vector) = held {
+            vector.chunks.clear();
+            if self.spare.len() < SPARE {
+                self.spare.push(vector);
+            }
         }
     }
 
@@ -176,25 +180,27 @@ impl InFlightMemory {
     /// no completion, and so has sent all its bytes. Called when every completion has been reaped.
     #[inline]
     pub(super) fn next_implied(&mut self, taken: u64) -> Option<(ConnId, usize)> {
-        while let Some(send) = self.unconfirmed.get_mut(self.next) {
-            if send.at >= taken {
+        while let Some(&Unconfirmed { conn, len, at }) = self.unconfirmed.get(self.next) {
+            if at >= taken {
                 return None;
             }
             self.next += 1;
-            let (conn, len) = (send.conn, send.len as usize);
-            match std::mem::take(&mut send.bytes) {
-                SendMemory::One(chunk) => drop(chunk),
-                SendMemory::Many(vector) => self.keep(vector),
-                SendMemory::Nothing => continue, // It has completed.
+            let slot = &mut self.slots[conn.slot() as usize];
+            if slot.at != at {
+                continue; // It has completed.
             }
-            return Some((conn, len));
+            match std::mem::take(&mut slot.send) {
+                SendMemory::One(chunk) => chunk.release(),
+                held => self.keep(held),
+            }
+            return Some((conn, len as usize));
         }
         self.unconfirmed.clear();
         self.next = 0;
         None
     }
 
-    #[inline]
+    #[inline(always)]
     fn slot(&mut self, conn: ConnId) -> &mut Slot {
         let at = conn.slot() as usize;
         if at >= self.slots.len() {
@@ -275,7 +281,7 @@ mod tests {
         let (mut held, conn) = (InFlightMemory::default(), ConnId::new(0, 0));
         let mut queue = owed(&pool, 3);
         let (Bytes::Many(first), bytes) = held.take(&mut queue) else { panic!("three pieces") };
-        let SendMemory::Many(vector) = &bytes.0 else { panic!("held") };
+        let SendMemory::Many(vector) = &bytes else { panic!("held") };
         assert_eq!(vector.header.msg_iovlen, 3);
         for (part, chunk) in vector.parts.iter().zip(queue.iter()) {
             assert_eq!((part.iov_base.cast_const().cast(), part.iov_len), (chunk.as_ptr(), 600));

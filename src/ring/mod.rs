@@ -200,6 +200,11 @@ impl Cqe {
         self.flags & Cqe::MORE != 0
     }
 
+    /// Returns true if it is a receive that brought bytes.
+    pub fn brought_bytes(self) -> bool {
+        self.res > 0 && self.token.is(Kind::Recv)
+    }
+
     /// Returns the id of the buffer that the kernel picked, if it picked one.
     pub fn buffer(self) -> Option<u16> {
         (self.flags & Cqe::BUFFER != 0).then_some((self.flags >> 16) as u16)
@@ -262,6 +267,18 @@ pub trait Ring {
 
     /// Queues an operation; the queue must not be full. Returns what was queued.
     fn push(&mut self, op: Op<'_>) -> Pushed;
+
+    /// Queues the send [`Op::Send`]; the queue must not be full. Returns true if a success posts no
+    /// completion.
+    fn push_send(
+        &mut self,
+        conn: ConnId,
+        socket: Socket,
+        queue: &mut SendQueue,
+        skip_success: bool,
+    ) -> bool {
+        self.push(Op::Send { conn, socket, queue, skip_success }).op.skips_success()
+    }
 
     /// Lends the kernel the idle buffers, submits what is queued, and sleeps as `wait` allows.
     ///
@@ -345,7 +362,6 @@ pub trait Ring {
     ///
     /// # Errors
     /// Those of [`enter`](Ring::enter).
-    #[inline]
     fn submit(&mut self, op: Op<'_>) -> io::Result<Pushed> {
         while self.is_full() {
             self.enter(Wait::No)?;
@@ -364,15 +380,11 @@ pub trait Ring {
         decode(cqe, |cqe| self.take_buffer(cqe))
     }
 
-    /// Returns the connection and the bytes, if this completion is a receive that brought some, and
-    /// whether it stays in flight. Most completions are: it is [`decode`](Ring::decode) without the
-    /// other cases.
-    #[inline]
-    fn received(&mut self, cqe: Cqe) -> Option<(ConnId, Chunk, bool)> {
-        if cqe.res <= 0 || cqe.token.kind() != Some(Kind::Recv) {
-            return None;
-        }
+    /// Returns the bytes that a receive brought, if it is one: most completions are. It is
+    /// [`decode`](Ring::decode) without the other cases.
+    #[inline(always)]
+    fn received(&mut self, cqe: Cqe) -> Chunk {
         let lease = self.take_buffer(cqe).expect("bytes are received into a buffer");
-        Some((cqe.token.conn(), Chunk::received(lease, cqe.res as usize), cqe.more()))
+        Chunk::received(lease, cqe.res as usize)
     }
 }

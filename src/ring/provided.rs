@@ -72,7 +72,6 @@ impl ProvidedRing {
     }
 
     /// Lends idle buffers. Returns how many.
-    #[inline]
     pub(super) fn lend(&mut self, pool: &Pool) -> u32 {
         let out = pool.lent(self.size);
         if out >= self.window { 0 } else { self.lend_more(pool, out) }

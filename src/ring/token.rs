@@ -33,6 +33,11 @@ impl Token {
         Kind::from_number((self.0 >> 56) as u8)
     }
 
+    /// Returns true if the operation is of this kind.
+    pub fn is(self, kind: Kind) -> bool {
+        self.0 >> 56 == kind as u64
+    }
+
     /// Returns the token of an operation of another kind on the same.
     pub fn with(self, kind: Kind) -> Token {
         Token((kind as u64) << 56 | self.0 << 8 >> 8)

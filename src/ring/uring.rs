@@ -35,7 +35,7 @@ use super::memory::InFlightMemory;
 use super::provided::ProvidedRing;
 use super::setup::{set_up, setup_flags};
 use super::{AcceptId, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait, restrict};
-use crate::buffer::{BufferClass, Chunk, Lease, Pool, Size};
+use crate::buffer::{BufferClass, Chunk, Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
 use crate::os;
@@ -207,6 +207,12 @@ impl Uring {
     fn queue(&mut self, entry: squeue::Entry, token: Token, fd: i32, len: u32, flags: u8) -> Sqe {
         let opcode = entry.get_opcode() as u8;
         debug_assert!(restrict::permits(self.kernel, token.kind(), opcode), "{token:?}: {opcode}");
+        self.push_entry(entry, token);
+        Sqe { token, opcode, flags, fd, len }
+    }
+
+    #[inline(always)] // Once for each message.
+    fn push_entry(&mut self, entry: squeue::Entry, token: Token) {
         let entry = entry.user_data(token.0);
         // SAFETY: what the entry points to lives until its completion is reaped: chunks and leases
         // are in `memory`, provided buffers are lent and so unused here, the timespec is read at
@@ -215,7 +221,6 @@ impl Uring {
             .expect("there is space: `is_full` was checked");
         self.in_flight += 1;
         self.queued += 1;
-        Sqe { token, opcode, flags, fd, len }
     }
 
     /// Queues a timeout operation, for kernels whose wait has no timeout of its own.
@@ -328,7 +333,6 @@ impl AsRawFd for Uring {
 }
 
 impl Ring for Uring {
-    #[inline]
     fn is_full(&self) -> bool {
         // Some operations take two entries. The kernel takes entries only during an enter, which
         // says how many.
@@ -339,14 +343,26 @@ impl Ring for Uring {
         self.provided.is_empty() && self.pool.unfilled_in_all() == 0
     }
 
-    #[inline]
     fn push(&mut self, op: Op<'_>) -> Pushed {
-        match op {
-            Op::Send { conn, socket, queue, skip_success } => {
-                self.queue_send(conn, socket, queue, skip_success)
-            }
-            _ => self.queue_op(op),
+        self.queue_op(op)
+    }
+
+    #[inline(always)] // Once for each message.
+    fn push_send(
+        &mut self,
+        conn: ConnId,
+        socket: Socket,
+        queue: &mut SendQueue,
+        skip_success: bool,
+    ) -> bool {
+        if skip_success
+            && self.sends_simply
+            && let Some((base, len)) = self.memory.send_only(conn, queue, self.queued)
+        {
+            self.queue_simple_send(conn, socket, base, len);
+            return true;
         }
+        self.queue_any_send(conn, socket, queue, skip_success).op.skips_success()
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
@@ -390,7 +406,7 @@ impl Ring for Uring {
         let token = Token(entry.user_data());
         let cqe = Cqe { token, res: entry.result(), flags: entry.flags() };
         self.in_flight -= usize::from(!cqe.more());
-        if token.kind() != Some(Kind::Recv) {
+        if !token.is(Kind::Recv) {
             self.release(cqe);
         }
         Some(cqe)
@@ -545,7 +561,6 @@ mod tests {
     use io_uring::types;
 
     use super::*;
-    use crate::buffer::SendQueue;
     use crate::skip;
 
     /// A ring for one connection of this kernel, without what is in `missing`.

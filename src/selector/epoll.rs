@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, Trigger, events};
+use super::{Interest, Key, ReadyEvent, Selector, Trigger, events};
 use crate::os;
 use crate::polling::BusyPoll;
 
@@ -23,7 +23,6 @@ const REPORTS: usize = 256;
 pub struct Epoll {
     fd: OwnedFd,
     trigger: Trigger,
-    reports: Vec<libc::epoll_event>,
     busy_poll: Option<BusyPoll>,
 }
 
@@ -33,8 +32,7 @@ impl Epoll {
     /// # Errors
     /// No descriptor is left.
     pub fn new(trigger: Trigger) -> io::Result<Epoll> {
-        let (fd, reports) = (os::epoll_create()?, Vec::with_capacity(REPORTS));
-        Ok(Epoll { fd, trigger, reports, busy_poll: None })
+        Ok(Epoll { fd: os::epoll_create()?, trigger, busy_poll: None })
     }
 
     /// Polls for at most so long before each sleep.
@@ -45,13 +43,18 @@ impl Epoll {
 
     /// Polls for a while, and then sleeps.
     #[cold]
-    fn spin(&mut self, mut busy_poll: BusyPoll, timeout: Option<Duration>) -> io::Result<()> {
+    fn spin(
+        &mut self,
+        mut busy_poll: BusyPoll,
+        reports: &mut Vec<ReadyEvent>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
         let until = timeout.map(|timeout| os::now() + timeout);
         busy_poll.wait(os::now, until, |sleeps| {
             let left = || until.map(|until| until.since(os::now()));
             let timeout = if sleeps { left() } else { Some(Duration::ZERO) };
-            os::epoll_wait(self.fd.as_fd(), &mut self.reports, timeout)?;
-            Ok(!self.reports.is_empty())
+            os::epoll_wait(self.fd.as_fd(), reports, timeout)?;
+            Ok(!reports.is_empty())
         })?;
         self.busy_poll = Some(busy_poll);
         Ok(())
@@ -87,14 +90,16 @@ impl Selector for Epoll {
         os::epoll_ctl(self.fd.as_fd(), libc::EPOLL_CTL_DEL, fd, event)
     }
 
-    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        match self.busy_poll {
-            Some(busy_poll) if timeout != Some(Duration::ZERO) => self.spin(busy_poll, timeout)?,
-            _ => os::epoll_wait(self.fd.as_fd(), &mut self.reports, timeout)?,
+    #[inline]
+    fn wait(&mut self, reports: &mut Vec<ReadyEvent>, timeout: Option<Duration>) -> io::Result<()> {
+        if reports.capacity() < REPORTS {
+            reports.reserve(REPORTS);
         }
-        let reports = self.reports.iter();
-        ready
-            .extend(reports.map(|report| Ready::of(Key(report.u64), report.events as libc::c_int)));
-        Ok(())
+        match self.busy_poll {
+            Some(busy_poll) if timeout != Some(Duration::ZERO) => {
+                self.spin(busy_poll, reports, timeout)
+            }
+            _ => os::epoll_wait(self.fd.as_fd(), reports, timeout),
+        }
     }
 }

@@ -71,7 +71,10 @@ pub enum Trigger {
     Oneshot,
 }
 
-/// A report: a descriptor may be ready.
+/// A report as epoll(7) makes it, with the key: [`Ready::of`] returns what it means.
+pub type ReadyEvent = libc::epoll_event;
+
+/// The meaning of a report: a descriptor may be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
     /// The key that it was added with.
@@ -122,12 +125,12 @@ pub trait Selector {
     fn remove(&mut self, fd: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Waits until something is ready, a signal comes, or `timeout` has passed (`None`: never), and
-    /// adds what is ready to `ready`. A timeout is rounded up, so that waiting for a moment does
-    /// not become a busy loop just before it. A signal is no error: nothing is ready.
+    /// replaces `reports` by what is ready. A timeout is rounded up: waiting for a moment must not
+    /// become a busy loop just before it. A signal is no error: nothing is ready.
     ///
     /// # Errors
     /// The selector itself is broken.
-    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
+    fn wait(&mut self, reports: &mut Vec<ReadyEvent>, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Returns the longest time that a wait may sleep, if the selector does not learn from the
     /// kernel when a descriptor becomes ready. The caller passes no longer timeout, and a timeout
@@ -141,7 +144,6 @@ pub trait Selector {
     ///
     /// # Errors
     /// The error of `make`.
-    #[inline]
     fn made<T>(
         &mut self,
         _call: Call,
@@ -157,7 +159,6 @@ pub trait Selector {
     ///
     /// # Errors
     /// accept4(2).
-    #[inline]
     fn accept(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let make = || os::accept(fd, libc::SOCK_NONBLOCK);
         self.made(Call::Accept, (key, fd.as_raw_fd()), 0, make, AsRawFd::as_raw_fd)
@@ -167,7 +168,6 @@ pub trait Selector {
     ///
     /// # Errors
     /// recv(2).
-    #[inline]
     fn recv(&mut self, key: Key, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
         let (whose, len) = ((key, fd.as_raw_fd()), buffer.len());
         self.made(Call::Recv, whose, len, || os::recv(fd, buffer, 0), |&n| n as i32)
@@ -177,7 +177,6 @@ pub trait Selector {
     ///
     /// # Errors
     /// send(2), from several buffers sendmsg(2).
-    #[inline]
     fn send(&mut self, key: Key, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let (call, len) = Call::send_of(parts);
         self.made(call, (key, fd.as_raw_fd()), len, || os::send(fd, parts, 0), |&n| n as i32)
@@ -187,14 +186,12 @@ pub trait Selector {
     ///
     /// # Errors
     /// shutdown(2).
-    #[inline]
     fn shutdown(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
         let make = || os::shutdown(fd, Shutdown::Write);
         self.made(Call::Shutdown, (key, fd.as_raw_fd()), 0, make, |()| 0)
     }
 
     /// Closes a descriptor, which is not watched any more.
-    #[inline]
     fn close(&mut self, key: Key, fd: OwnedFd) {
         let whose = (key, fd.as_raw_fd());
         let make = || {
@@ -207,9 +204,9 @@ pub trait Selector {
 }
 
 impl Ready {
-    /// Makes a report of the events that poll(2) or epoll(7) return.
-    #[inline]
-    fn of(key: Key, events: libc::c_int) -> Ready {
+    /// Returns the meaning of a report.
+    pub fn of(report: ReadyEvent) -> Ready {
+        let (key, events) = (Key(report.u64), report.events as libc::c_int);
         let has = |flags: libc::c_short| events & libc::c_int::from(flags) != 0;
         let failed = has(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
         Ready {
@@ -219,6 +216,18 @@ impl Ready {
             hung_up: has(libc::POLLRDHUP) || failed,
         }
     }
+}
+
+/// Makes a report of the events that poll(2) returns.
+fn report(Key(key): Key, events: libc::c_short) -> ReadyEvent {
+    ReadyEvent { events: events as u32, u64: key }
+}
+
+/// Makes a report of a selector that does not know whether the peer has hung up: the read that
+/// finds it is the only sign.
+fn report_of(key: Key, Interest { readable, writable }: Interest) -> ReadyEvent {
+    let read = if readable { libc::POLLIN } else { 0 };
+    report(key, if writable { read | libc::POLLOUT } else { read })
 }
 
 /// Returns the events that poll(2) is asked for; epoll(7) has the same numbers.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, WatchTable, events};
+use super::{Interest, Key, ReadyEvent, Selector, WatchTable, events, report};
 use crate::os;
 
 /// A selector by poll(2).
@@ -55,7 +55,8 @@ impl Selector for Poll {
         Ok(())
     }
 
-    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, reports: &mut Vec<ReadyEvent>, timeout: Option<Duration>) -> io::Result<()> {
+        reports.clear();
         let mut left = os::poll(&mut self.asked, timeout)?;
         for (asked, &key) in self.asked.iter().zip(&self.keys) {
             if left == 0 {
@@ -63,7 +64,7 @@ impl Selector for Poll {
             }
             if asked.revents != 0 {
                 left -= 1;
-                ready.push(Ready::of(key, asked.revents.into()));
+                reports.push(report(key, asked.revents));
             }
         }
         Ok(())

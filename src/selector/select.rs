@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, WatchTable};
+use super::{Interest, Key, ReadyEvent, Selector, WatchTable, report_of};
 use crate::os::{self, FdSet};
 
 /// A selector by select(2).
@@ -60,7 +60,8 @@ impl Selector for Select {
         Ok(())
     }
 
-    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, reports: &mut Vec<ReadyEvent>, timeout: Option<Duration>) -> io::Result<()> {
+        reports.clear();
         let (mut read, mut write) = (self.read.clone(), self.write.clone());
         let below = self.keys.0.last_key_value().map_or(0, |(&fd, _)| fd as usize + 1);
         let mut left = os::select(below, &mut read, &mut write, timeout)?;
@@ -71,8 +72,7 @@ impl Selector for Select {
             let (readable, writable) = (read.has(fd), write.has(fd));
             left -= usize::from(readable) + usize::from(writable);
             if readable || writable {
-                // A hang-up looks like readability; the read that finds it is its only sign.
-                ready.push(Ready { key, readable, writable, hung_up: false });
+                reports.push(report_of(key, Interest { readable, writable }));
             }
         }
         Ok(())

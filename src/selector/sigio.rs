@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, Trigger, WatchTable, events};
+use super::{Interest, Key, ReadyEvent, Selector, Trigger, WatchTable, events, report};
 use crate::os::{self, IoSignals};
 
 /// A selector by signals.
@@ -149,7 +149,8 @@ impl Selector for Sigio {
         if gone.signals { self.signals.detach(fd) } else { Ok(()) }
     }
 
-    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, reports: &mut Vec<ReadyEvent>, timeout: Option<Duration>) -> io::Result<()> {
+        reports.clear();
         let mut found = self.look(timeout)?;
         let signalled = self.asked.last().is_some_and(|signals| signals.revents != 0);
         if found > 0 && signalled {
@@ -159,7 +160,7 @@ impl Selector for Sigio {
         if found > 0 {
             for (asked, fd) in self.asked.iter().zip(&self.suspects) {
                 if asked.revents != 0 {
-                    ready.push(Ready::of(self.watched.0[fd].key, asked.revents.into()));
+                    reports.push(report(self.watched.0[fd].key, asked.revents));
                 }
             }
         }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{Interest, Key, Ready, Selector, WatchTable};
+use super::{Interest, Key, ReadyEvent, Selector, WatchTable, report_of};
 use crate::os;
 
 /// A selector that does not ask the kernel.
@@ -42,19 +42,12 @@ impl Selector for Spin {
         self.watched.remove(fd.as_raw_fd()).map(drop)
     }
 
-    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        let before = ready.len();
+    fn wait(&mut self, reports: &mut Vec<ReadyEvent>, timeout: Option<Duration>) -> io::Result<()> {
         let wanted = self.watched.0.values().filter(|(_, interest)| *interest != Interest::NONE);
-        // The read that finds a hang-up is its only sign.
-        let report = |&(key, Interest { readable, writable }): &(Key, Interest)| Ready {
-            key,
-            readable,
-            writable,
-            hung_up: false,
-        };
-        ready.extend(wanted.map(report));
+        reports.clear();
+        reports.extend(wanted.map(|&(key, interest)| report_of(key, interest)));
         // With nothing to try, only a signal can end the wait.
-        let none = ready.len() == before;
+        let none = reports.is_empty();
         let span = match timeout {
             Some(timeout) if none => timeout,
             Some(timeout) => timeout.min(self.idle_sleep.unwrap_or_default()),

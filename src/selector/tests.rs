@@ -20,9 +20,9 @@ fn pair() -> (UnixStream, UnixStream) {
 
 /// What is ready now.
 fn ready(selector: &mut impl Selector) -> Vec<Ready> {
-    let mut ready = Vec::new();
-    selector.wait(&mut ready, Some(Duration::ZERO)).unwrap();
-    ready
+    let mut reports = Vec::new();
+    selector.wait(&mut reports, Some(Duration::ZERO)).unwrap();
+    reports.into_iter().map(Ready::of).collect()
 }
 
 fn is_readable(selector: &mut impl Selector) -> bool {
@@ -121,7 +121,7 @@ fn a_signal_is_no_error_and_nothing_is_ready(mut selector: impl Selector) {
     enough.store(true, Ordering::Relaxed);
     interrupter.join().unwrap();
     waited.unwrap();
-    assert_eq!(reports, []);
+    assert!(reports.is_empty());
 }
 
 fn the_peers_end_is_not_reported_to_a_writer(mut selector: impl Selector) {
@@ -255,6 +255,7 @@ fn spin_reports_what_is_wished_and_sleeps_only_if_nothing_moved() {
         let timeout = Some(timeout.map_or(longest, |timeout| timeout.min(longest)));
         let (began, mut reports) = (std::time::Instant::now(), Vec::new());
         spin.wait(&mut reports, timeout).unwrap();
+        let reports: Vec<_> = reports.into_iter().map(Ready::of).collect();
         assert!(reports.len() == 1 && reports[0].readable && !reports[0].writable, "{reports:?}");
         began.elapsed()
     };

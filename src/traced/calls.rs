@@ -59,7 +59,6 @@ impl Calls for TracedCalls {
     }
 
     /// Records the begin and the end of the call.
-    #[inline]
     fn made<T>(
         &self,
         (call, may_sleep): (Call, bool),

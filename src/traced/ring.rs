@@ -26,7 +26,6 @@ impl<R: Ring> Ring for Traced<R> {
         self.inner.out_of_buffers(size)
     }
 
-    #[inline]
     fn push(&mut self, op: Op<'_>) -> Pushed {
         let pushed = self.inner.push(op);
         if let Some(preceding) = pushed.preceding {
@@ -62,7 +61,6 @@ impl<R: Ring> Ring for Traced<R> {
         entered
     }
 
-    #[inline]
     fn reap(&mut self) -> Option<Cqe> {
         let cqe = self.inner.reap()?;
         let record = Record::completed(cqe.token.0, cqe.res, cqe.flags, self.position);
@@ -121,7 +119,6 @@ impl<R: Ring> Ring for Traced<R> {
 }
 
 impl<R: Ring> Traced<R> {
-    #[inline]
     fn note_sqe(&mut self, sqe: Sqe) {
         let record = Record::submitted(sqe.token.0, sqe.opcode, sqe.fd, sqe.len, sqe.flags);
         self.queued += 1;

@@ -9,7 +9,7 @@ use proactor_record::{Call, Log, Record, WaitMode};
 
 use super::{Traced, clock, minus_errno};
 use crate::keys::{Key, KeyOwner};
-use crate::selector::{Interest, Ready, Selector, Trigger};
+use crate::selector::{Interest, Ready, ReadyEvent, Selector, Trigger};
 
 impl<S: Selector, L: Log> Selector for Traced<S, L> {
     fn trigger(&self) -> Trigger {
@@ -35,18 +35,17 @@ impl<S: Selector, L: Log> Selector for Traced<S, L> {
         self.change(Call::Unwatch, fd, key, Interest::NONE, |inner| inner.remove(fd))
     }
 
-    fn wait(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, reports: &mut Vec<ReadyEvent>, timeout: Option<Duration>) -> io::Result<()> {
         let nanos = timeout.map_or(0, |span| span.as_nanos() as u64);
         self.log.begin_iteration(clock, Record::wait_begin(WaitMode::of(timeout), nanos));
-        let before = ready.len();
-        let waited = self.inner.wait(ready, timeout);
+        let waited = self.inner.wait(reports, timeout);
         let res = match &waited {
-            Ok(()) => (ready.len() - before) as i32,
+            Ok(()) => reports.len() as i32,
             Err(error) => minus_errno(error),
         };
         self.log.end_iteration(clock, Record::wait_end(Some(res)));
-        for report in &ready[before..] {
-            let Ready { key, readable, writable, hung_up, .. } = *report;
+        for &report in &*reports {
+            let Ready { key, readable, writable, hung_up } = Ready::of(report);
             self.log.note(clock, Record::ready(key.0, readable, writable, hung_up));
         }
         waited

@@ -13,7 +13,7 @@ use super::error::{LoadError, Result};
 use super::streams::{LoadShape, ReplyStreams};
 use super::{ClientEngine, Polled};
 use proactor::os;
-use proactor::selector::{Epoll, Interest, Key, Ready, Selector, Trigger};
+use proactor::selector::{Epoll, Interest, Key, Ready, ReadyEvent, Selector, Trigger};
 
 /// The maximum number of bytes of one send or receive.
 const BUFFER_MAX: usize = 256 << 10;
@@ -22,7 +22,7 @@ const BUFFER_MAX: usize = 256 << 10;
 pub(super) struct EpollEngine {
     selector: Epoll,
     connections: Vec<EpollConnection>,
-    ready: Vec<Ready>,
+    reports: Vec<ReadyEvent>,
     /// Shared by all sends: the pattern is generated again for each of them. Mapped, to begin at a
     /// page: the kernel's copy is about half as fast at offset 16, where `malloc` places large
     /// allocations.
@@ -45,7 +45,7 @@ impl EpollEngine {
         Ok(EpollEngine {
             selector: Epoll::new(Trigger::Edge)?,
             connections: Vec::with_capacity(shape.connections),
-            ready: Vec::with_capacity(1024),
+            reports: Vec::with_capacity(1024),
             outgoing: MmapMut::map_anon(len)?,
             // One byte larger than the largest reply: a short receive has emptied the socket.
             incoming: MmapMut::map_anon(len + 1)?,
@@ -108,13 +108,12 @@ impl ClientEngine for EpollEngine {
     }
 
     fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled> {
-        self.ready.clear();
         self.selector
-            .wait(&mut self.ready, Some(Duration::ZERO))
+            .wait(&mut self.reports, Some(Duration::ZERO))
             .map_err(LoadError::client("poll its epoll instance"))?;
-        let mut polled = Polled { any_event: !self.ready.is_empty(), receives: 0 };
-        for at in 0..self.ready.len() {
-            let ready = self.ready[at];
+        let mut polled = Polled { any_event: !self.reports.is_empty(), receives: 0 };
+        for at in 0..self.reports.len() {
+            let ready = Ready::of(self.reports[at]);
             let conn = ready.key.0 as usize;
             if ready.readable {
                 polled.receives += 1;

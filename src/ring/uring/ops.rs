@@ -8,11 +8,11 @@ use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{opcode, squeue};
 
 use super::Uring;
-use crate::buffer::{Chunk, Lease, SendQueue, Size};
+use crate::buffer::{Lease, SendQueue, Size};
 use crate::keys::ConnId;
 use crate::os;
 use crate::ring::kernel::{Capability, SOCKET_URING_OP_SIOCOUTQ};
-use crate::ring::memory::{Bytes, SendBytes};
+use crate::ring::memory::Bytes;
 use crate::ring::{AcceptId, CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
 
 impl Uring {
@@ -76,7 +76,6 @@ impl Uring {
         Pushed { preceding, op: self.queue(entry, token, fd, 0, 0) }
     }
 
-    #[inline]
     fn queue_recv(&mut self, conn: ConnId, socket: Socket, size: Size, at_once: bool) -> Pushed {
         let (token, fd) = (Token::of(Kind::Recv, conn), socket.0 as RawFd);
         let poll = || self.queue_poll(fd, libc::POLLIN, token.with(Kind::PollRecv));
@@ -98,39 +97,26 @@ impl Uring {
         Pushed { preceding, op: self.queue(self.on_socket(entry), token, fd, len, 0) }
     }
 
-    /// Queues a send. Where the kernel has all that this server can use, and one chunk is all, it
-    /// is the entry of [`queue_simple_send`](Uring::queue_simple_send).
-    #[inline]
-    pub(super) fn queue_send(
+    /// Queues a send of one chunk on a direct descriptor with `skip_success`: the entry that
+    /// [`queue_any_send`](Uring::queue_any_send) queues where the kernel has all that this server
+    /// can use.
+    #[inline(always)] // Once for each message.
+    pub(super) fn queue_simple_send(
         &mut self,
         conn: ConnId,
-        socket: Socket,
-        queue: &mut SendQueue,
-        skip_success: bool,
-    ) -> Pushed {
-        if skip_success
-            && self.sends_simply
-            && let Some(chunk) = queue.take_only()
-        {
-            return self.queue_simple_send(conn, socket, chunk);
-        }
-        self.queue_any_send(conn, socket, queue, skip_success)
-    }
-
-    /// Queues a send of one chunk on a direct descriptor with `skip_success`.
-    #[inline]
-    fn queue_simple_send(&mut self, conn: ConnId, socket: Socket, chunk: Chunk) -> Pushed {
-        let (token, fd) = (Token::of(Kind::Send, conn), socket.0 as RawFd);
-        let (base, len) = (chunk.as_ptr(), chunk.len() as u32);
-        self.memory.send_unconfirmed(conn, SendBytes::of(chunk), len, self.queued);
+        to: Socket,
+        base: *const u8,
+        len: u32,
+    ) {
         let how = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
         let flags = squeue::Flags::SKIP_SUCCESS;
-        let entry = opcode::Send::new(Fixed(socket.0), base, len).flags(how).build().flags(flags);
-        Pushed { preceding: None, op: self.queue(entry, token, fd, len, flags.bits()) }
+        let entry = opcode::Send::new(Fixed(to.0), base, len).flags(how).build().flags(flags);
+        self.push_entry(entry, Token::of(Kind::Send, conn));
     }
 
+    /// Queues a send of the first chunks of a queue.
     #[inline(never)]
-    fn queue_any_send(
+    pub(super) fn queue_any_send(
         &mut self,
         conn: ConnId,
         socket: Socket,
