@@ -72,10 +72,13 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
 impl WatchedSocket {
     /// Returns what the console shows of it.
     fn socket_info(&self) -> SocketInfo {
-        let mut doing = Vec::new();
-        if self.interest != Interest::NONE {
-            doing.push(format!("watched: {:?}", self.interest));
-        }
+        let watched = match (self.interest.readable, self.interest.writable) {
+            (false, false) => None,
+            (true, false) => Some("watched: read"),
+            (false, true) => Some("watched: write"),
+            (true, true) => Some("watched: read|write"),
+        };
+        let mut doing = Vec::from_iter(watched.map(str::to_owned));
         // What is remembered: to be read in the next iteration, or full until it is reported.
         doing.extend(self.readable.then(|| "readable".to_owned()));
         doing.extend((!self.writable).then(|| "full".to_owned()));
