@@ -27,7 +27,7 @@ const LONG_LINES_LEFT: usize = 0;
 
 /// The lines of code of the product, without tests, comments and blank lines: 25,000, and what
 /// limits, the lock-down and `check` add.
-const CODE_LINES_MAX: usize = 31_100;
+const CODE_LINES_MAX: usize = 31_060;
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[
