@@ -309,6 +309,7 @@ mod tests {
                 cpu: span,
                 idle: Duration::ZERO,
                 unread_share: 0.1,
+                ..LoadSlice::default()
             };
             let server_waited = Duration::ZERO;
             let server_idle_cpu_share = 0.0;

@@ -21,7 +21,15 @@ fn sample(participant: usize, rate: f64, busy: f64) -> Sample {
     let wall = Duration::from_millis(40);
     let messages = (rate * wall.as_secs_f64()).round() as u64;
     let bytes = messages * 64;
-    let slice = LoadSlice { messages, bytes, wall, cpu: wall, idle: wall / 2, unread_share: 0.1 };
+    let slice = LoadSlice {
+        messages,
+        bytes,
+        wall,
+        cpu: wall,
+        idle: wall / 2,
+        unread_share: 0.1,
+        ..LoadSlice::default()
+    };
     let server_cpu = wall.mul_f64(busy);
     let server_waited = Duration::ZERO;
     Sample { participant, slice, server_cpu, server_waited, server_idle_cpu_share: 0.0 }

@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 mod byte_stream;
+mod client_time;
 mod engine_epoll;
 mod engine_uring;
 mod error;
@@ -28,7 +29,7 @@ pub mod summary;
 
 pub use byte_stream::Mismatch;
 pub use error::LoadError;
-pub use slice::LoadSlice;
+pub use slice::{GAP_MIN, LoadSlice};
 pub use socket::connect;
 pub use streams::{Example, LoadProtocol, LoadShape};
 
@@ -40,6 +41,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use client_time::ClientTime;
 use engine_epoll::EpollEngine;
 use engine_uring::UringEngine;
 use error::Result;
@@ -208,8 +210,7 @@ impl Load {
         let Load { engine, streams, timeout, .. } = self;
         let LoadShape { connections, size, .. } = streams.shape;
         let (cpu_before, messages_before) = (cpu()?, streams.messages);
-        let mut slice = LoadSlice::default();
-        let (mut receives, mut receiving_polls) = (0, 0);
+        let (mut slice, mut time) = (LoadSlice::default(), ClientTime::default());
         streams.sending = true;
         // The clock is read once per poll.
         let start = os::now();
@@ -220,25 +221,23 @@ impl Load {
         loop {
             let polled = engine.poll(streams)?;
             let before = std::mem::replace(&mut now, os::now());
-            if !polled.any_event {
-                slice.idle += now.since(before);
-            }
-            receives += polled.receives;
-            receiving_polls += usize::from(polled.receives > 0);
             streams.sending = now < end;
             let ended = streams.outstanding == 0;
+            time.add(polled, now.since(before), !ended);
             if !ended && now < next_check {
                 continue;
             }
             slice.messages = streams.messages - messages_before;
             slice.bytes = slice.messages * size as u64;
             slice.wall = now.since(start);
-            slice.unread_share = receives as f64 / (receiving_polls.max(1) * connections) as f64;
+            time.write(&mut slice, connections);
             if ended {
                 streams.sending = false;
                 return Ok(LoadSlice { cpu: cpu()?.saturating_sub(cpu_before), ..slice });
             }
-            streams.check_progress(now, *timeout)?;
+            // The poll began at `before`: what arrived while the client itself paused, it has not
+            // looked for yet.
+            streams.check_progress(before, *timeout)?;
             next_check = now + CHECK_INTERVAL;
             if !watch(&slice) {
                 end = now;

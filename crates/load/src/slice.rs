@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use proactor_report::units::as_nanos;
 
+/// The shortest time without a reply that counts in [`LoadSlice::in_gaps`].
+pub const GAP_MIN: Duration = Duration::from_millis(1);
+
 /// The result of a slice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct LoadSlice {
@@ -19,9 +22,24 @@ pub struct LoadSlice {
     /// CPU time of the client's thread.
     #[serde(rename = "client_cpu_ns", serialize_with = "as_nanos")]
     pub cpu: Duration,
-    /// How long the client polled without finding work.
+    /// How long the client polled without finding work: it waited for the server.
     #[serde(rename = "client_idle_ns", serialize_with = "as_nanos")]
     pub idle: Duration,
+    /// How long the client worked on replies that were there before it looked: they waited for the
+    /// client.
+    #[serde(rename = "client_behind_ns", serialize_with = "as_nanos")]
+    pub behind: Duration,
+    /// How long polls took that found nothing and were too long for a poll: the client was off its
+    /// CPU.
+    #[serde(rename = "client_paused_ns", serialize_with = "as_nanos")]
+    pub paused: Duration,
+    /// The longest time in which no reply came although some were owed, without the pauses of the
+    /// client.
+    #[serde(rename = "longest_gap_ns", serialize_with = "as_nanos")]
+    pub longest_gap: Duration,
+    /// The time in such gaps of [`GAP_MIN`] or more.
+    #[serde(rename = "in_gaps_ns", serialize_with = "as_nanos")]
+    pub in_gaps: Duration,
     /// The share of the connections that had an unread reply when the client polled, averaged over
     /// the polls that found any. Near zero, messages wait for the server; near one, they wait for
     /// the client.
@@ -38,6 +56,17 @@ impl LoadSlice {
     /// bottleneck.
     pub fn busy(&self) -> f64 {
         1.0 - self.idle.as_secs_f64() / self.seconds()
+    }
+
+    /// Returns the share of the time in which the client worked while replies waited for it. Near
+    /// one, with no idle time, the client was the bottleneck.
+    pub fn behind_share(&self) -> f64 {
+        self.behind.as_secs_f64() / self.seconds()
+    }
+
+    /// Returns the share of the time in gaps without a reply.
+    pub fn gap_share(&self) -> f64 {
+        self.in_gaps.as_secs_f64() / self.seconds()
     }
 
     /// Returns the share of the time in which the client ran on a CPU. Below one, other processes

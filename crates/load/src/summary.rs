@@ -1,6 +1,7 @@
 //! The result of `proactor load`, as text and as JSON. Pure functions.
 
 use std::io;
+use std::time::Duration;
 
 use minijinja::{Value, context};
 use serde::Serialize;
@@ -61,7 +62,7 @@ impl LoadSummary {
             service_time: load.latencies().percentiles(),
             connection_messages_min: replies.clone().min().unwrap_or(0),
             connection_messages_max: replies.max().unwrap_or(0),
-            warnings: warnings(&slice, load.fallback.as_ref()),
+            warnings: warnings(&slice, load.latencies().percentile(0.5), load.fallback.as_ref()),
         }
     }
 
@@ -71,12 +72,27 @@ impl LoadSummary {
     }
 }
 
+/// Returns whether the server was silent for long: for ten times as long as it usually takes, and
+/// either for [`SILENCE`] at once or in gaps that are [`SILENCE_SHARE`] of the time.
+fn is_silent(slice: &LoadSlice, p50: Option<Duration>) -> bool {
+    let is_long = slice.longest_gap >= SILENCE || slice.gap_share() >= SILENCE_SHARE;
+    is_long && p50.is_some_and(|p50| slice.longest_gap >= 10 * p50)
+}
+
+/// A gap of this length is called out.
+const SILENCE: Duration = Duration::from_millis(50);
+/// Gaps that take this share of the time are called out.
+const SILENCE_SHARE: f64 = 0.05;
+
 /// Returns what makes the numbers of a run doubtful, with advice.
-fn warnings(slice: &LoadSlice, fallback: Option<&io::Error>) -> Vec<String> {
+fn warnings(slice: &LoadSlice, p50: Option<Duration>, fallback: Option<&io::Error>) -> Vec<String> {
     let values = context! {
         client_busy => slice.busy(),
         cpu_share => slice.cpu_share(),
-        unread_share => slice.unread_share,
+        behind_share => slice.behind_share(),
+        is_silent => is_silent(slice, p50),
+        longest_gap_ns => slice.longest_gap.as_nanos() as u64,
+        gap_share => slice.gap_share(),
         fallback => fallback.map(io::Error::to_string),
     };
     let lines = template::fill(include_str!("warnings.txt"), values);
@@ -85,19 +101,19 @@ fn warnings(slice: &LoadSlice, fallback: Option<&io::Error>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use proactor_report::Latencies;
 
-    fn summary(idle_millis: u64, cpu_millis: u64, unread_share: f64) -> LoadSummary {
+    fn summary(idle_millis: u64, cpu_millis: u64, behind_share: f64) -> LoadSummary {
         let slice = LoadSlice {
             messages: 200_000,
             bytes: 12_800_000,
             wall: Duration::from_secs(2),
             cpu: Duration::from_millis(cpu_millis),
             idle: Duration::from_millis(idle_millis),
-            unread_share,
+            behind: Duration::from_millis(2000).mul_f64(behind_share),
+            unread_share: 0.2,
+            ..LoadSlice::default()
         };
         let mut latencies = Latencies::new();
         for i in 1..=2000 {
@@ -116,7 +132,7 @@ mod tests {
             service_time: latencies.percentiles(),
             connection_messages_min: 3100,
             connection_messages_max: 3150,
-            warnings: warnings(&slice, None),
+            warnings: warnings(&slice, latencies.percentile(0.5), None),
         }
     }
 
@@ -139,7 +155,8 @@ load generator             busy 60 %, on a CPU 100 % of the time; 20 % of the co
         let text = summary(40, 1995, 0.7).text();
         assert!(
             text.contains(
-                "Warning: the load generator was the bottleneck (98 % busy, and 70 % of the"
+                "Warning: the load generator was the bottleneck (98 % busy, and replies waited for it \
+                 70 % of the time"
             ),
             "{text}"
         );
@@ -147,6 +164,25 @@ load generator             busy 60 %, on a CPU 100 % of the time; 20 % of the co
         assert!(text.contains("the load generator was 98 % busy"), "{text}");
         let text = summary(800, 1000, 0.2).text();
         assert!(text.contains("had a CPU for only 50 % of the time"), "{text}");
+    }
+
+    #[test]
+    fn a_silent_server_is_a_warning_and_a_slow_one_is_none() {
+        let millis = Duration::from_millis;
+        let slice = |longest_gap, in_gaps| LoadSlice {
+            wall: millis(1000),
+            longest_gap: millis(longest_gap),
+            in_gaps: millis(in_gaps),
+            ..LoadSlice::default()
+        };
+        let p50 = Some(Duration::from_micros(500));
+        assert!(is_silent(&slice(200, 200), p50), "once for long");
+        assert!(is_silent(&slice(8, 80), p50), "8 ms of every 100");
+        assert!(!is_silent(&slice(8, 16), p50), "rarely");
+        assert!(!is_silent(&slice(60, 900), Some(millis(50))), "each reply takes as long");
+        let expected = "no reply came for 200 ms although some were owed, and 21 % of the time";
+        let lines = warnings(&slice(200, 210), p50, None);
+        assert!(lines.iter().any(|line| line.starts_with(expected)), "{lines:?}");
     }
 
     #[test]
