@@ -51,7 +51,7 @@ fn echoes(c: &mut Criterion) {
                 proactor_models::serve(set_up(Some(model), &options)?, service, || Ok(()))
             });
             let options = LoadOptions {
-                shape: proactor_load::LoadShape { connections, size: 64, depth: 1 },
+                workload: proactor_load::LoadShape { connections, size: 64, depth: 1 }.into(),
                 protocol: proactor_load::LoadProtocol::echo(),
                 seed: 1,
                 engine: EngineChoice::Auto,

@@ -76,9 +76,79 @@ fn load_has_the_shape_of_rust_echo_bench_and_speaks_json() {
     let output = proactor(&arguments);
     let json: serde_json::Value =
         serde_json::from_slice(&output.stdout).expect("it was asked for JSON");
-    assert_eq!(json["schema"], "proactor.load/2");
+    assert_eq!(json["schema"], "proactor.load/3");
     assert_eq!((&json["connections"], &json["size"]), (&2.into(), &32.into()));
     assert_eq!(json["bytes"], json["messages"].as_u64().expect("a count") * 32);
+}
+
+/// Runs a load of three seconds, and stops the server for 200 ms. Returns the result.
+fn load_with_a_stop(arguments: &[&str]) -> serde_json::Value {
+    let (server, address) = Server::start(&["--model", "epoll"]);
+    let pid = server.0.id().to_string();
+    let signal = |name: &str| {
+        let status = Command::new("kill").args([name, &pid]).status();
+        assert!(status.expect("kill(1) is there").success());
+    };
+    let messages = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("it runs");
+        status.split(' ').nth(2).and_then(|n| n.trim().parse::<u64>().ok()).expect("three numbers")
+    };
+    let before = messages();
+    let load = Command::new(PROACTOR)
+        .args(["load", &address, "-t", "3s", "--json", "--timeout", "60s"])
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it was built for this test");
+    // The server runs often only if it serves.
+    while messages() < before + 200 {
+        std::thread::yield_now();
+    }
+    signal("-STOP");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    signal("-CONT");
+    let output = load.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("it was asked for JSON")
+}
+
+fn warns_of_the_stop(json: &serde_json::Value) -> bool {
+    let warnings = json["warnings"].as_array().expect("a list").iter();
+    assert!(json["longest_gap_ns"].as_u64() >= Some(100_000_000), "{json}");
+    warnings.filter_map(|it| it.as_str()).any(|it| it.starts_with("no reply came for "))
+}
+
+#[test]
+fn a_server_that_stops_shows_in_the_percentiles_of_an_open_loop() {
+    let json = load_with_a_stop(&["--rate", "10k", "-c", "8"]);
+    assert_eq!(json["offered"], 30_000, "each planned message counts");
+    // A fifteenth of the messages was planned while the server stood still.
+    let nanos = |times: &str, name: &str| json[times][name].as_u64().expect("many messages");
+    assert!(nanos("latency", "p99_9_ns") > 150_000_000, "{json}");
+    assert!(nanos("offer_lag", "p50_ns") < nanos("latency", "p99_9_ns"), "{json}");
+    assert!(warns_of_the_stop(&json), "{json}");
+}
+
+#[test]
+fn a_server_that_stops_is_hidden_by_the_percentiles_of_a_closed_loop_and_called_out() {
+    let json = load_with_a_stop(&["-c", "8"]);
+    assert!(json["service_time"]["p99_ns"].as_u64() < Some(100_000_000), "{json}");
+    assert!(warns_of_the_stop(&json), "{json}");
+}
+
+#[test]
+fn a_ramp_shows_each_rate_and_what_it_found() {
+    let (_server, address) = Server::start(&["--model", "epoll"]);
+    let ramp = ["load", &address, "-c", "2", "-t", "60ms", "--ramp", "500:1k"];
+    let output = proactor(&ramp);
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(out.starts_with(&format!("ramp to {address}: 500 to 1.00k msg/s")), "{out}");
+    assert!(out.contains("   1            500 ") && out.contains("\nknee: "), "{out}");
+    let output = proactor(&[&ramp[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["schema"], "proactor.load.ramp/1");
+    assert_eq!((&json["steps"][0]["offered"], &json["steps"][0]["pass"]), (&30.into(), &1.into()));
 }
 
 #[test]
@@ -160,6 +230,12 @@ fn wrong_usage_exits_with_status_two() {
         &["load", "nowhere"],
         &["load", "127.0.0.1:1", "--depth", "0"],
         &["load", "127.0.0.1:1", "--duration", "soon"],
+        &["load", "127.0.0.1:1", "--rate", "0"],
+        &["load", "127.0.0.1:1", "--rate", "1000M"],
+        &["load", "127.0.0.1:1", "--rate", "1k", "--ramp", "1k:2k"],
+        &["load", "127.0.0.1:1", "--ramp", "2k:1k"],
+        &["load", "127.0.0.1:1", "--arrivals", "poisson"],
+        &["load", "127.0.0.1:1", "--rate", "1k", "--arrivals", "soon"],
         &["load", "127.0.0.1:1", "--protocol", "chat"],
         &["load", "127.0.0.1:1", "--protocol", "upper", "--size", "64"],
         &["compare", "--protocol", "upper", "--size", "64"],

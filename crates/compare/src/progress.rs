@@ -25,6 +25,7 @@ pub struct Progress<'a> {
 
 /// The current activity with one participant.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::large_enum_variant, reason = "it is passed by reference, once per slice")]
 pub enum Activity {
     /// This many idle connections are about to be opened and measured.
     MeasuringIdle(usize),

@@ -180,7 +180,7 @@ impl<'a> TableRun<'a> {
         let process = ServerProcess::start(command(&spec.model)?)?;
         participant.outcome.about = process.about.clone();
         let options = LoadOptions {
-            shape,
+            workload: shape.into(),
             protocol: plan.protocol.clone(),
             seed: plan.seed ^ at as u64,
             engine: plan.engine,

@@ -8,8 +8,8 @@
 //!                          off its CPU
 //! ```
 //!
-//! A server that sends nothing shows as a gap. A pause of the client is no gap: replies may have
-//! come in it.
+//! A server that sends nothing shows as a gap. A pause of the client belongs to it only if the poll
+//! after the pause found nothing: else a reply may have come at its beginning.
 
 use std::time::Duration;
 
@@ -28,8 +28,10 @@ pub(super) struct ClientTime {
     paused: Duration,
     longest_gap: Duration,
     in_gaps: Duration,
-    /// The time since the last reply, without pauses.
+    /// The time since the last reply, without the pause that follows it.
     gap: Duration,
+    /// The length of the last poll, if the client paused in it.
+    pause: Duration,
     /// Whether the last poll found replies.
     found: bool,
     receives: usize,
@@ -48,10 +50,15 @@ impl ClientTime {
         }
         self.receives += polled.receives;
         self.receiving_polls += usize::from(found);
-        if found || !owed {
-            self.end_gap();
-        } else if polled.any_event || span <= POLL_MAX {
-            self.gap += span;
+        // The poll after a pause shows whether a reply came in it.
+        let pause = std::mem::take(&mut self.pause);
+        match polled {
+            _ if found || !owed => self.end_gap(),
+            Polled { any_event: false, .. } if span > POLL_MAX => {
+                self.gap += pause;
+                self.pause = span;
+            }
+            _ => self.gap += pause + span,
         }
         self.found = found;
     }
@@ -68,13 +75,16 @@ impl ClientTime {
     pub(super) fn write(&self, slice: &mut LoadSlice, connections: usize) {
         let &ClientTime { idle, behind, paused, gap, .. } = self;
         let unended = if gap >= GAP_MIN { gap } else { Duration::ZERO };
+        // A connection may be received from twice in a poll.
+        let unread_share =
+            self.receives as f64 / (self.receiving_polls.max(1) * connections) as f64;
         *slice = LoadSlice {
             idle,
             behind,
             paused,
             longest_gap: self.longest_gap.max(gap),
             in_gaps: self.in_gaps + unended,
-            unread_share: self.receives as f64 / (self.receiving_polls.max(1) * connections) as f64,
+            unread_share: unread_share.min(1.0),
             ..*slice
         };
     }
@@ -130,6 +140,8 @@ mod tests {
         let slice = slice([(REPLY, 2), (NOTHING, 1), (NOTHING, 2_500_000), (REPLY, 2)]);
         assert_eq!((slice.longest_gap, slice.in_gaps), (micros(1), micros(0)));
         assert_eq!((slice.paused, slice.idle), (micros(2_500_000), micros(1)));
+        let slice = self::slice([(NOTHING, 3000), (NOTHING, 2000), (NOTHING, 1), (REPLY, 2)]);
+        assert_eq!(slice.longest_gap, micros(5001), "nothing had come when it looked again");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use memmap2::MmapMut;
 
 use super::error::{LoadError, Result};
-use super::streams::{LoadShape, ReplyStreams};
+use super::streams::ReplyStreams;
 use super::{ClientEngine, Polled};
 use proactor::os;
 use proactor::selector::{Epoll, Interest, Key, Ready, ReadyEvent, Selector, Trigger};
@@ -39,12 +39,12 @@ struct EpollConnection {
 }
 
 impl EpollEngine {
-    /// Opens an engine for a load.
-    pub(super) fn open(shape: LoadShape) -> io::Result<EpollEngine> {
-        let len = shape.window().min(BUFFER_MAX);
+    /// Opens an engine for so many connections, with a buffer of about `buffer` bytes.
+    pub(super) fn open(connections: usize, buffer: usize) -> io::Result<EpollEngine> {
+        let len = buffer.min(BUFFER_MAX);
         Ok(EpollEngine {
             selector: Epoll::new(Trigger::Edge)?,
-            connections: Vec::with_capacity(shape.connections),
+            connections: Vec::with_capacity(connections),
             reports: Vec::with_capacity(1024),
             outgoing: MmapMut::map_anon(len)?,
             // One byte larger than the largest reply: a short receive has emptied the socket.
@@ -89,11 +89,11 @@ impl ClientEngine for EpollEngine {
     fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result {
         let connection = &mut self.connections[conn];
         while connection.writable {
-            let len = streams.outgoing(conn, os::now());
+            let len = streams.outgoing(conn, os::now()).min(self.outgoing.len());
             if len == 0 {
                 break;
             }
-            let bytes = &mut self.outgoing[..len.min(BUFFER_MAX)];
+            let bytes = &mut self.outgoing[..len];
             streams.fill(conn, bytes);
             match connection.socket.write(bytes) {
                 Ok(sent) => {

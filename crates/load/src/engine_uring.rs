@@ -27,7 +27,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use memmap2::{MmapMut, MmapRaw};
 
 use super::error::{LoadError, Result};
-use super::streams::{LoadShape, ReplyStreams};
+use super::streams::ReplyStreams;
 use super::{ClientEngine, Polled};
 use proactor::os;
 use proactor::refusal::{ENTER, REGISTER, Refusal, SETUP};
@@ -75,15 +75,15 @@ const RECEIVE: u64 = 0;
 const SEND: u64 = 1;
 
 impl UringEngine {
-    /// Sets up a ring and its buffers for a load.
+    /// Sets up a ring for so many connections, with buffers of about `buffer` bytes.
     ///
     /// # Errors
     /// The error of the first call that is refused: all three of io_uring are made here, so that
     /// none is found to be refused when the connections are open.
-    pub(super) fn open(shape: LoadShape) -> io::Result<UringEngine> {
+    pub(super) fn open(connections: usize, buffer: usize) -> io::Result<UringEngine> {
         Refusal::remembered()?;
         let refused = |call| move |error| io::Error::from(Refusal::of(call, &error));
-        let entries = (2 * shape.connections).next_power_of_two().clamp(64, 4096) as u32;
+        let entries = (2 * connections).next_power_of_two().clamp(64, 4096) as u32;
         let mut ring = IoUring::builder()
             // Completions are processed in our own enter only: the kernel does not interrupt us.
             .setup_single_issuer()
@@ -99,11 +99,11 @@ impl UringEngine {
                 }
                 _ => refused(SETUP)(error),
             })?;
-        let size = shape.window().next_multiple_of(64).clamp(BUFFER_MIN, BUFFER_MAX);
-        let count = shape.connections.next_power_of_two().min(POOL_MAX / size).clamp(16, 4096);
+        let size = buffer.next_multiple_of(64).clamp(BUFFER_MIN, BUFFER_MAX);
+        let count = connections.next_power_of_two().min(POOL_MAX / size).clamp(16, 4096);
         let provided = ProvidedBuffers::new(count as u16, size)?;
-        let align = if shape.window() < PAGE { 64 } else { PAGE };
-        let stride = shape.window().min(BUFFER_MAX).next_multiple_of(align);
+        let align = if buffer < PAGE { 64 } else { PAGE };
+        let stride = buffer.min(BUFFER_MAX).next_multiple_of(align);
         // SAFETY: the address is that of `count` zeroed entries at a page boundary. Their memory is
         // unmapped after all operations have ended, or never (rule 3).
         unsafe {
@@ -114,9 +114,9 @@ impl UringEngine {
         enter(&mut ring).map_err(refused(ENTER))?;
         Ok(UringEngine {
             ring,
-            connections: Vec::with_capacity(shape.connections),
+            connections: Vec::with_capacity(connections),
             provided: ManuallyDrop::new(provided),
-            outgoing: ManuallyDrop::new(shared_memory(stride * shape.connections)?),
+            outgoing: ManuallyDrop::new(shared_memory(stride * connections)?),
             stride,
             completed: Vec::with_capacity(4 * entries as usize),
             in_flight: 0,

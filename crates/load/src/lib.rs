@@ -1,8 +1,11 @@
 //! The load generator: connections that send messages, wait for the replies, and verify every byte.
 //!
-//! The load is a *closed loop*: a connection sends its next message when a reply has arrived, so a
-//! slow server receives fewer messages. The result is the highest rate of the server. The latencies
-//! are *service times*; they do not show how long a message would have queued at a fixed rate.
+//! A *closed loop* sends the next message of a connection when a reply has arrived, so a slow
+//! server receives fewer messages. The result is the highest rate of the server. The latencies are
+//! *service times*; they do not show how long a message would have queued at a fixed rate.
+//!
+//! An *open loop* sends each message at its planned time, or as soon as possible after it, whatever
+//! the server does. The latencies begin at the planned time.
 //!
 //! ```text
 //!   Load::connect ── run_for ── run_for ── … ── close
@@ -22,16 +25,21 @@ mod client_time;
 mod engine_epoll;
 mod engine_uring;
 mod error;
+pub mod ramp;
+mod send_times;
 mod slice;
 mod socket;
 mod streams;
 pub mod summary;
+mod workload;
 
 pub use byte_stream::Mismatch;
 pub use error::LoadError;
+pub use send_times::{Arrivals, Offer};
 pub use slice::{GAP_MIN, LoadSlice};
 pub use socket::connect;
-pub use streams::{Example, LoadProtocol, LoadShape};
+pub use streams::{Example, LoadProtocol};
+pub use workload::{CONNECTIONS_MAX, DEPTH_MAX, LoadShape, RATE_MAX, SIZE_MAX, Workload};
 
 use std::fmt;
 use std::io;
@@ -49,13 +57,6 @@ use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
 use streams::ReplyStreams;
-
-/// The maximum number of connections: the number of TCP ports.
-pub const CONNECTIONS_MAX: usize = 65_535;
-/// The maximum size of a message in bytes.
-pub const SIZE_MAX: usize = 16 << 20;
-/// The maximum number of outstanding messages of a connection.
-pub const DEPTH_MAX: usize = 4096;
 
 /// The interval at which a run looks for stalled connections and reports its progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -112,9 +113,8 @@ struct Polled {
 /// The options of a run.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The number of connections, and what each of them does. With an example, the size is that of
-    /// its request.
-    pub shape: LoadShape,
+    /// What the client does.
+    pub workload: Workload,
     /// The protocol of the server.
     pub protocol: LoadProtocol,
     /// The seed of the message bytes, of those that are echoed.
@@ -147,12 +147,15 @@ impl Load {
     /// A connection is refused, the requested engine does not work here, or a number of the shape
     /// is zero or above its maximum.
     pub fn connect(address: &Address, options: &LoadOptions) -> Result<Load> {
-        let shape = options.shape;
+        let workload = options.workload;
+        let (connections, buffer) = (workload.shape.connections, workload.buffer_len());
         let client = LoadError::client;
-        check(shape).map_err(client("use these options"))?;
+        workload.check().map_err(client("use these options"))?;
         os::raise_descriptor_limit();
-        let epoll = || EpollEngine::open(shape).map_err(client("open an epoll instance"));
-        let uring = (options.engine != EngineChoice::Epoll).then(|| UringEngine::open(shape));
+        let epoll =
+            || EpollEngine::open(connections, buffer).map_err(client("open an epoll instance"));
+        let uring =
+            (options.engine != EngineChoice::Epoll).then(|| UringEngine::open(connections, buffer));
         let mut fallback = None;
         let (mut engine, engine_name): (Box<dyn ClientEngine>, _) = match uring {
             Some(Ok(engine)) => (Box::new(engine), "uring"),
@@ -164,7 +167,7 @@ impl Load {
                 (Box::new(epoll()?), "epoll")
             }
         };
-        for connection in 0..shape.connections {
+        for connection in 0..connections {
             let connected = connect(address, options.timeout);
             connected.and_then(|socket| engine.add(socket)).map_err(|error| {
                 match error.kind() {
@@ -173,18 +176,34 @@ impl Load {
                 }
             })?;
         }
-        let streams = ReplyStreams::new(shape, options.protocol.clone(), options.seed);
+        let streams = ReplyStreams::new(workload, options.protocol.clone(), options.seed);
         Ok(Load { engine, engine_name, fallback, streams, timeout: options.timeout })
     }
 
-    /// Returns the service times since they were last cleared.
+    /// Returns the latencies since they were last cleared: in a closed loop the service times, in
+    /// an open loop the times from plan to reply.
     pub fn latencies(&self) -> &Latencies {
         &self.streams.latencies
     }
 
-    /// Removes the service times of a warm-up.
+    /// Returns the times from send to reply of an open loop.
+    pub fn service_times(&self) -> &Latencies {
+        &self.streams.open.service_times
+    }
+
+    /// Returns how long after its planned time each message of an open loop was sent.
+    pub fn offer_lags(&self) -> &Latencies {
+        &self.streams.open.offer_lags
+    }
+
+    /// Makes the following slices an open loop of this offer.
+    pub fn set_offer(&mut self, offer: Offer) {
+        self.streams.workload.offer = Some(offer);
+    }
+
+    /// Removes the latencies of a warm-up.
     pub fn clear_latencies(&mut self) {
-        self.streams.latencies.clear();
+        self.streams.clear_times();
     }
 
     /// Returns the number of verified replies of all slices.
@@ -192,7 +211,8 @@ impl Load {
         self.streams.messages
     }
 
-    /// Sends for `span`, then waits for the outstanding replies.
+    /// Sends for `span`, then waits for the outstanding replies. In an open loop, offers that
+    /// cannot be sent by then count as unsent.
     ///
     /// # Errors
     /// The first reply that is wrong, missing or late. The client is unusable after that.
@@ -208,31 +228,40 @@ impl Load {
     pub fn run(&mut self, span: Duration, watch: SliceWatcher<'_>) -> Result<LoadSlice> {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
         let Load { engine, streams, timeout, .. } = self;
-        let LoadShape { connections, size, .. } = streams.shape;
+        let LoadShape { connections, size, .. } = streams.workload.shape;
         let (cpu_before, messages_before) = (cpu()?, streams.messages);
         let (mut slice, mut time) = (LoadSlice::default(), ClientTime::default());
-        streams.sending = true;
         // The clock is read once per poll.
         let start = os::now();
         let (mut now, mut end, mut next_check) = (start, start + span, start + CHECK_INTERVAL);
-        for conn in 0..connections {
-            engine.send(conn, streams)?;
+        streams.begin(start);
+        if streams.workload.offer.is_none() {
+            for conn in 0..connections {
+                engine.send(conn, streams)?;
+            }
         }
         loop {
             let polled = engine.poll(streams)?;
             let before = std::mem::replace(&mut now, os::now());
-            streams.sending = now < end;
-            let ended = streams.outstanding == 0;
-            time.add(polled, now.since(before), !ended);
+            time.add(polled, now.since(before), streams.outstanding > 0);
+            if streams.sending {
+                while let Some(conn) = streams.next_due(now.min(end)) {
+                    engine.send(conn, streams)?;
+                }
+                if now >= end {
+                    streams.stop_sending(now);
+                }
+            }
+            let ended = !streams.sending && streams.outstanding == 0;
             if !ended && now < next_check {
                 continue;
             }
             slice.messages = streams.messages - messages_before;
             slice.bytes = slice.messages * size as u64;
             slice.wall = now.since(start);
+            slice.set_offers(&streams.offers);
             time.write(&mut slice, connections);
             if ended {
-                streams.sending = false;
                 return Ok(LoadSlice { cpu: cpu()?.saturating_sub(cpu_before), ..slice });
             }
             // The poll began at `before`: what arrived while the client itself paused, it has not
@@ -253,11 +282,11 @@ impl Load {
     pub fn close(mut self) -> Result {
         let client = LoadError::client("close its connections");
         self.streams.closed = Some(0);
-        for conn in 0..self.streams.shape.connections {
+        for conn in 0..self.streams.streams.len() {
             self.engine.socket(conn).shutdown(Shutdown::Write).map_err(&client)?;
         }
         let start = os::now();
-        while self.streams.closed < Some(self.streams.shape.connections) {
+        while self.streams.closed < Some(self.streams.streams.len()) {
             if !self.engine.poll(&mut self.streams)?.any_event {
                 std::thread::yield_now();
             }
@@ -274,19 +303,6 @@ impl fmt::Debug for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Load").field("engine", &self.engine_name).finish_non_exhaustive()
     }
-}
-
-fn check(shape: LoadShape) -> io::Result<()> {
-    let limits = [
-        ("connections", shape.connections, CONNECTIONS_MAX),
-        ("bytes per message", shape.size, SIZE_MAX),
-        ("outstanding messages", shape.depth, DEPTH_MAX),
-    ];
-    let Some((what, value, max)) = limits.into_iter().find(|&(_, n, max)| n == 0 || n > max) else {
-        return Ok(());
-    };
-    let text = format!("{value} {what}: must be between 1 and {max}");
-    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 #[cfg(test)]

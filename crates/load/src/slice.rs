@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::streams::Offers;
 use proactor_report::units::as_nanos;
 
 /// The shortest time without a reply that counts in [`LoadSlice::in_gaps`].
@@ -16,6 +17,12 @@ pub struct LoadSlice {
     pub messages: u64,
     /// The bytes of these messages, counted once.
     pub bytes: u64,
+    /// How many messages of an open loop were due.
+    pub offered: u64,
+    /// How many of these were sent more than a millisecond after their planned time.
+    pub late: u64,
+    /// How many of these were never sent, because too many were outstanding.
+    pub unsent: u64,
     /// The time until the last reply had arrived.
     #[serde(rename = "wall_ns", serialize_with = "as_nanos")]
     pub wall: Duration,
@@ -33,8 +40,8 @@ pub struct LoadSlice {
     /// CPU.
     #[serde(rename = "client_paused_ns", serialize_with = "as_nanos")]
     pub paused: Duration,
-    /// The longest time in which no reply came although some were owed, without the pauses of the
-    /// client.
+    /// The longest time in which no reply came although some were owed, without pauses of the
+    /// client in which one may have come.
     #[serde(rename = "longest_gap_ns", serialize_with = "as_nanos")]
     pub longest_gap: Duration,
     /// The time in such gaps of [`GAP_MIN`] or more.
@@ -47,6 +54,15 @@ pub struct LoadSlice {
 }
 
 impl LoadSlice {
+    pub(super) fn set_offers(&mut self, offers: &Offers) {
+        (self.offered, self.late, self.unsent) = (offers.due, offers.late, offers.unsent);
+    }
+
+    /// Returns the share of the offered messages that were answered, so far.
+    pub fn achieved(&self) -> f64 {
+        self.messages as f64 / self.offered.max(1) as f64
+    }
+
     /// Returns the messages per second.
     pub fn rate(&self) -> f64 {
         self.messages as f64 / self.seconds()

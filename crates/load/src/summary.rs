@@ -6,19 +6,19 @@ use std::time::Duration;
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use super::{Load, LoadProtocol, LoadShape, LoadSlice};
+use super::{Load, LoadProtocol, LoadSlice, Workload};
 use proactor_report::histogram::Percentiles;
 use proactor_report::template;
 
 /// The result of a run.
 #[derive(Debug, Clone, Serialize)]
-#[serde(tag = "schema", rename = "proactor.load/2")]
+#[serde(tag = "schema", rename = "proactor.load/3")]
 pub struct LoadSummary {
     /// The address of the server.
     pub address: String,
-    /// The number of connections, and what each of them does.
+    /// What the client did.
     #[serde(flatten)]
-    pub shape: LoadShape,
+    pub workload: Workload,
     /// The protocol of the server.
     #[serde(flatten)]
     pub protocol: LoadProtocol,
@@ -35,7 +35,16 @@ pub struct LoadSummary {
     pub rate: f64,
     /// The share of the time in which the client had work.
     pub client_busy: f64,
-    /// The service times in a closed loop.
+    /// True for an open loop.
+    pub is_open: bool,
+    /// The times from plan to reply, in an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Percentiles>,
+    /// The times from plan to send, in an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offer_lag: Option<Percentiles>,
+    /// The times from send to reply. A percentile with fewer than 100 samples above it is the lower
+    /// end of its interval, one with fewer than 20 is null.
     pub service_time: Percentiles,
     /// The smallest number of replies of a connection.
     pub connection_messages_min: u64,
@@ -48,10 +57,11 @@ pub struct LoadSummary {
 impl LoadSummary {
     /// Makes the result of a finished run.
     pub fn new(load: &Load, address: String, seed: u64, slice: LoadSlice) -> LoadSummary {
+        let is_open = load.streams.workload.offer.is_some();
         let replies = load.streams.streams.iter().map(|stream| stream.replies);
         LoadSummary {
             address,
-            shape: load.streams.shape,
+            workload: load.streams.workload,
             protocol: load.streams.protocol.clone(),
             reply_size: load.streams.reply_size,
             seed,
@@ -59,10 +69,18 @@ impl LoadSummary {
             slice,
             rate: slice.rate(),
             client_busy: slice.busy(),
-            service_time: load.latencies().percentiles(),
+            is_open,
+            latency: is_open.then(|| load.latencies().estimates()),
+            offer_lag: is_open.then(|| load.offer_lags().estimates()),
+            service_time: if is_open { load.service_times() } else { load.latencies() }.estimates(),
             connection_messages_min: replies.clone().min().unwrap_or(0),
             connection_messages_max: replies.max().unwrap_or(0),
-            warnings: warnings(&slice, load.latencies().percentile(0.5), load.fallback.as_ref()),
+            warnings: warnings(
+                &slice,
+                is_open,
+                load.latencies().percentile(0.5),
+                load.fallback.as_ref(),
+            ),
         }
     }
 
@@ -85,12 +103,20 @@ const SILENCE: Duration = Duration::from_millis(50);
 const SILENCE_SHARE: f64 = 0.05;
 
 /// Returns what makes the numbers of a run doubtful, with advice.
-fn warnings(slice: &LoadSlice, p50: Option<Duration>, fallback: Option<&io::Error>) -> Vec<String> {
+fn warnings(
+    slice: &LoadSlice,
+    is_open: bool,
+    p50: Option<Duration>,
+    fallback: Option<&io::Error>,
+) -> Vec<String> {
     let values = context! {
         client_busy => slice.busy(),
         cpu_share => slice.cpu_share(),
         behind_share => slice.behind_share(),
         is_silent => is_silent(slice, p50),
+        is_open,
+        achieved => slice.achieved(),
+        unsent => slice.unsent,
         longest_gap_ns => slice.longest_gap.as_nanos() as u64,
         gap_share => slice.gap_share(),
         fallback => fallback.map(io::Error::to_string),
@@ -102,6 +128,7 @@ fn warnings(slice: &LoadSlice, p50: Option<Duration>, fallback: Option<&io::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LoadShape;
     use proactor_report::Latencies;
 
     fn summary(idle_millis: u64, cpu_millis: u64, behind_share: f64) -> LoadSummary {
@@ -121,7 +148,7 @@ mod tests {
         }
         LoadSummary {
             address: "127.0.0.1:7000".to_owned(),
-            shape: LoadShape { connections: 64, size: 64, depth: 1 },
+            workload: LoadShape { connections: 64, size: 64, depth: 1 }.into(),
             protocol: LoadProtocol::echo(),
             reply_size: 64,
             seed: 7,
@@ -129,10 +156,13 @@ mod tests {
             slice,
             rate: slice.rate(),
             client_busy: slice.busy(),
-            service_time: latencies.percentiles(),
+            is_open: false,
+            latency: None,
+            offer_lag: None,
+            service_time: latencies.estimates(),
             connection_messages_min: 3100,
             connection_messages_max: 3150,
-            warnings: warnings(&slice, latencies.percentile(0.5), None),
+            warnings: warnings(&slice, false, latencies.percentile(0.5), None),
         }
     }
 
@@ -143,7 +173,7 @@ mod tests {
 
 rate                       100k msg/s, 6.40 MB/s each way, for 2.00 s
 replies                    200,000, every byte verified
-service time, closed loop  p50 1.00 ms   p90 1.80 ms   p99 1.98 ms   p99.9 –   max 2.00 ms
+service time, closed loop  p50 1.00 ms   p90 1.80 ms   p99 ≥ 1.97 ms   p99.9 –   max 2.00 ms
 messages per connection    3,100 to 3,150
 load generator             busy 60 %, on a CPU 100 % of the time; 20 % of the connections had an unread reply
 ";
@@ -181,14 +211,14 @@ load generator             busy 60 %, on a CPU 100 % of the time; 20 % of the co
         assert!(!is_silent(&slice(8, 16), p50), "rarely");
         assert!(!is_silent(&slice(60, 900), Some(millis(50))), "each reply takes as long");
         let expected = "no reply came for 200 ms although some were owed, and 21 % of the time";
-        let lines = warnings(&slice(200, 210), p50, None);
+        let lines = warnings(&slice(200, 210), false, p50, None);
         assert!(lines.iter().any(|line| line.starts_with(expected)), "{lines:?}");
     }
 
     #[test]
     fn the_json_names_its_schema_and_units() {
         let json = serde_json::to_value(summary(800, 1995, 0.2)).expect("it is plain data");
-        assert_eq!(json["schema"], "proactor.load/2");
+        assert_eq!(json["schema"], "proactor.load/3");
         assert_eq!(json["wall_ns"], 2_000_000_000u64);
         assert_eq!(json["service_time"]["p99_9_ns"], serde_json::Value::Null);
     }

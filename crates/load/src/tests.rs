@@ -42,7 +42,7 @@ fn echo(mut stream: impl Read + Write, mut change: impl FnMut(u64, &mut Vec<u8>)
 fn options(engine: EngineChoice, connections: usize, size: usize, depth: usize) -> LoadOptions {
     let shape = LoadShape { connections, size, depth };
     LoadOptions {
-        shape,
+        workload: shape.into(),
         protocol: LoadProtocol::echo(),
         seed: 7,
         engine,
@@ -52,8 +52,7 @@ fn options(engine: EngineChoice, connections: usize, size: usize, depth: usize) 
 
 /// The engines to test: both, or epoll alone where io_uring is not available.
 fn engines() -> Vec<EngineChoice> {
-    let shape = LoadShape { connections: 1, size: 1, depth: 1 };
-    match UringEngine::open(shape) {
+    match UringEngine::open(1, 1) {
         Ok(_) => vec![EngineChoice::Epoll, EngineChoice::Uring],
         Err(error) => {
             skip::skip(&format!("no io_uring for the client: {error}"));

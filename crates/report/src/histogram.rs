@@ -53,6 +53,16 @@ impl Latencies {
         enough.then(|| Duration::from_nanos(self.0.value_at_quantile(share)))
     }
 
+    /// Returns an estimate of the percentile for `share` in all that might have been measured:
+    /// `None` if fewer than 20 samples lie above it, and with fewer than [`LOWER_END_BELOW`] the
+    /// lower end of its 95 % interval.
+    fn estimate(&self, share: f64) -> Option<Duration> {
+        let n = self.0.len() as f64;
+        let beyond = n * (1.0 - share) * (1.0 + 1e-9);
+        let below = if beyond < LOWER_END_BELOW { 2.0 * (share * beyond).sqrt() / n } else { 0.0 };
+        (beyond >= 20.0).then(|| Duration::from_nanos(self.0.value_at_quantile(share - below)))
+    }
+
     /// Returns the longest latency, or `None` if there are no samples.
     pub fn max(&self) -> Option<Duration> {
         (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.max()))
@@ -60,7 +70,17 @@ impl Latencies {
 
     /// Returns the percentiles that reports show.
     pub fn percentiles(&self) -> Percentiles {
-        let nanos = |share| self.percentile(share).map(|span| span.as_nanos() as u64);
+        self.percentiles_by(|share| self.percentile(share))
+    }
+
+    /// Returns the percentiles as estimates. Those with too few samples above them are `None`, or
+    /// the lower end of an interval ([`is_lower_end`]).
+    pub fn estimates(&self) -> Percentiles {
+        self.percentiles_by(|share| self.estimate(share))
+    }
+
+    fn percentiles_by(&self, of: impl Fn(f64) -> Option<Duration>) -> Percentiles {
+        let nanos = |share| of(share).map(|span| span.as_nanos() as u64);
         Percentiles {
             samples: self.len(),
             p50_ns: nanos(0.5),
@@ -83,6 +103,14 @@ impl Default for Latencies {
     fn default() -> Latencies {
         Latencies::new()
     }
+}
+
+/// With fewer samples above it than this, an estimate is the lower end of an interval.
+const LOWER_END_BELOW: f64 = 100.0;
+
+/// Returns whether an estimate of the percentile for `share` is the lower end of its interval.
+pub fn is_lower_end(samples: u64, share: f64) -> bool {
+    samples as f64 * (1.0 - share) * (1.0 + 1e-9) < LOWER_END_BELOW
 }
 
 /// Percentiles in nanoseconds. A percentile with too few samples is `None`.
@@ -121,6 +149,18 @@ mod tests {
         assert_eq!(of(9_999).percentile(0.999), None);
         assert!(of(10_000).percentile(0.999).is_some());
         assert_eq!(Latencies::new().max(), None);
+    }
+
+    #[test]
+    fn an_estimate_with_few_samples_above_it_is_a_lower_end_or_nothing() {
+        let p99 = |n| of(n).estimates().p99_ns;
+        assert_eq!(p99(1_999), None);
+        assert!(is_lower_end(2_000, 0.99) && !is_lower_end(10_000, 0.99));
+        // The 20 longest of 2,000 are above p99; the interval begins 2 * sqrt(19.8) samples lower.
+        let low = p99(2_000).expect("20 are above it");
+        assert!((1_968_000..1_974_000).contains(&low), "{low}");
+        let exact = p99(10_000).expect("100 are above it");
+        assert!((9_890_000..9_910_000).contains(&exact), "{exact}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, escape_formatter};
 
+use crate::histogram::is_lower_end;
 use crate::{NOTHING, units};
 
 /// Stands for a `|` of a value until the text is filled, so that it separates no cells: a character
@@ -37,6 +38,7 @@ pub fn fill(template: &str, values: Value) -> String {
     environment.add_filter("span", units::nanos);
     environment
         .add_filter("latency", |nanos: Option<u64>| nanos.map_or(NOTHING.into(), units::nanos));
+    environment.add_filter("estimate", estimate);
     environment.add_filter("percent", units::percent);
     environment.add_filter("count", units::count);
     environment.add_filter("plural", |n: u64, thing: &str| units::plural(n, thing));
@@ -53,6 +55,12 @@ pub fn fill(template: &str, values: Value) -> String {
     environment.add_filter("columns", columns);
     let text = environment.render_str(template, values);
     text.expect("a template that fits its values").replace(BAR, "|")
+}
+
+/// An estimate of the percentile for `share` of so many samples, with `≥` for a lower end.
+fn estimate(nanos: Option<u64>, samples: u64, share: f64) -> String {
+    let sign = if is_lower_end(samples, share) { "≥ " } else { "" };
+    nanos.map_or(NOTHING.into(), |nanos| format!("{sign}{}", units::nanos(nanos)))
 }
 
 /// Aligns cells in columns, left for an `l`, else right. The first line is the heading. If there is
@@ -174,6 +182,8 @@ mod tests {
                     p99.9 {{ p99_9_ns | latency }}";
         let text = fill(text, Value::from_serialize(latencies));
         assert_eq!(text, "p50 1.00 ms p99 1.98 ms p99.9 –");
+        let estimates = |ns: u64| fill("{{ ns | estimate(5000, 0.99) }}", context! { ns });
+        assert_eq!(estimates(1500), "≥ 1.50 µs", "50 are above it");
     }
 
     #[test]

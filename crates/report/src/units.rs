@@ -106,6 +106,22 @@ pub fn parse_positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses a rate that is above zero: a number, which `k` or `M` may follow.
+///
+/// # Errors
+/// The text is not a rate; the message shows the accepted forms.
+pub fn parse_rate(text: &str) -> Result<f64, String> {
+    let (number, factor) = match text.strip_suffix(['k', 'M']) {
+        Some(number) if text.ends_with('k') => (number, 1e3),
+        Some(number) => (number, 1e6),
+        None => (text, 1.0),
+    };
+    let rate = number.parse::<f64>().ok().map(|number| number * factor);
+    rate.filter(|rate| rate.is_finite() && *rate > 0.0).ok_or_else(|| {
+        format!("invalid rate `{text}`: write a number above zero, as 50000, 50k or 1.5M")
+    })
+}
+
 /// Formats a value in the largest unit that it reaches after rounding, so that the result is never
 /// `1000 µs`.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
@@ -126,6 +142,16 @@ fn scaled(value: f64, units: &[(f64, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_above_zero() {
+        assert_eq!(parse_rate("50k"), Ok(50_000.0));
+        assert_eq!(parse_rate("1.5M"), Ok(1_500_000.0));
+        assert_eq!(parse_rate("830"), Ok(830.0));
+        for wrong in ["", "k", "0", "-1", "inf", "NaN", "5 k", "5kk"] {
+            assert!(parse_rate(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn a_rate_has_three_significant_digits() {

@@ -199,7 +199,7 @@ impl CompareArgs {
             models: picked(&self.models).into_iter().chain(peers).collect(),
             peers: self.peers.clone(),
             protocol: self.messages.protocol.clone(),
-            loads: self.connections.iter().map(|&it| self.messages.shape(it)).collect(),
+            loads: self.connections.iter().map(|&it| self.messages.shape(it, 1)).collect(),
             budget: Budget::Rounds(0),
             idle: self.idle,
             // Short enough to type.

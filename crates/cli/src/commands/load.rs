@@ -4,17 +4,23 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{MessageArgs, SEED_MAX, number, output, run_on_cpu, stop_signal};
+use super::{MessageArgs, SEED_MAX, number, output, run_on_cpu, stop_signal, wrong_usage};
 use proactor::address::Address;
+use proactor::os::ShutdownSignal;
+use proactor_load::ramp::{Ramp, RampPlan};
 use proactor_load::summary::LoadSummary;
-use proactor_load::{CONNECTIONS_MAX, EngineChoice, Load, LoadOptions, LoadSlice};
+use proactor_load::{Arrivals, CONNECTIONS_MAX, EngineChoice, Load, LoadOptions, LoadSlice};
+use proactor_load::{Offer, RATE_MAX, Workload};
 use proactor_report::units;
 
 /// Put a server under load, and verify every byte of its replies.
 ///
-/// The load is a closed loop: a connection sends its next message when a reply has arrived, so the
-/// rate is the maximum of the server. The latencies are service times; they do not contain the time
-/// that a message would wait at a fixed rate.
+/// Without --rate the load is a closed loop: a connection sends its next message when a reply has
+/// arrived, so the rate is the maximum of the server. The latencies are service times; they do not
+/// contain the time that a message would wait at a fixed rate, and hide a server that stops.
+///
+/// With --rate it is an open loop: each message is sent at its planned time, or as soon as possible
+/// after it, whatever the server does. The latencies begin at the planned time.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct LoadArgs {
     /// Address of the server: HOST:PORT, [IPV6]:PORT, unix:PATH or unix:@NAME
@@ -25,10 +31,10 @@ pub(super) struct LoadArgs {
     #[arg(long, short = 'a', value_name = "ADDR", conflicts_with = "addr")]
     address: Option<Address>,
 
-    /// Duration of the measurement: 5s, 500ms, 2m
-    #[arg(long, short = 't', value_name = "TIME", default_value = "5s",
-          value_parser = units::parse_positive_duration)]
-    duration: Duration,
+    /// Duration of the measurement, or of each step of --ramp: 500ms, 2m [default: 5s, or 1s for a
+    /// step]
+    #[arg(long, short = 't', value_name = "TIME", value_parser = units::parse_positive_duration)]
+    duration: Option<Duration>,
 
     /// Number of connections
     #[arg(long, short = 'c', visible_alias = "number", value_name = "N", default_value_t = 64,
@@ -37,6 +43,22 @@ pub(super) struct LoadArgs {
 
     #[command(flatten)]
     messages: MessageArgs,
+
+    /// Open loop: send so many messages a second over all connections, at planned times: 50000,
+    /// 50k, 1.5M. Each connection may then have 1024 messages in flight, unless --depth says
+    /// otherwise
+    #[arg(long, short = 'R', value_name = "RATE", value_parser = rate)]
+    rate: Option<f64>,
+
+    /// Open loops of rising rate, from A to B messages a second, until the server does not hold
+    /// one: find the knee, twice
+    #[arg(long, value_name = "A:B", value_parser = ramp, conflicts_with = "rate")]
+    ramp: Option<(f64, f64)>,
+
+    /// Planned times of an open loop: constant, poisson (random, as independent clients send), or
+    /// bursts (ten times as often in the first 10 ms of each 100 ms) [default: constant]
+    #[arg(long, value_name = "KIND", value_parser = arrivals)]
+    arrivals: Option<Arrivals>,
 
     /// I/O engine of the client: uring, epoll, or auto (uring where it works). Both busy-poll, so
     /// that the client uses a whole CPU
@@ -61,6 +83,9 @@ pub(super) struct LoadArgs {
     json: bool,
 }
 
+/// The messages in flight of a connection in an open loop.
+const OPEN_DEPTH: usize = 1024;
+
 impl LoadArgs {
     /// Runs the load, and prints the result on standard output.
     ///
@@ -69,8 +94,15 @@ impl LoadArgs {
     /// returned.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let address = self.addr.as_ref().or(self.address.as_ref()).context("no address")?;
+        let is_open = self.rate.is_some() || self.ramp.is_some();
+        if self.arrivals.is_some() && !is_open {
+            wrong_usage("--arrivals needs an open loop: --rate or --ramp");
+        }
+        let depth = if is_open { OPEN_DEPTH } else { 1 };
+        let arrivals = self.arrivals.unwrap_or_default();
+        let offer = self.rate.map(|rate| Offer { rate, arrivals });
         let options = LoadOptions {
-            shape: self.messages.shape(self.connections),
+            workload: Workload { shape: self.messages.shape(self.connections, depth), offer },
             protocol: self.messages.protocol.clone(),
             seed: self.seed,
             engine: self.engine,
@@ -78,13 +110,29 @@ impl LoadArgs {
         };
         self.cpu.map_or(Ok(()), run_on_cpu)?;
         let stop = stop_signal()?;
-        let mut load = Load::connect(address, &options)?;
-        let live = output::progress("load  {bar:24} {elapsed_precise}  {msg}");
-        live.set_length(self.duration.as_millis() as u64);
-        let slice = load.run(self.duration, &mut |so_far: &LoadSlice| {
+        let load = Load::connect(address, &options)?;
+        match self.ramp {
+            Some((from, to)) => {
+                self.find_knee(load, address, RampPlan { from, to, arrivals }, &stop)
+            }
+            None => self.measure(load, address, &stop),
+        }
+    }
+
+    fn measure(
+        &self,
+        mut load: Load,
+        address: &Address,
+        stop: &ShutdownSignal,
+    ) -> anyhow::Result<()> {
+        let duration = self.duration.unwrap_or(Duration::from_secs(5));
+        let live = output::progress("load  {bar:24} {msg}");
+        live.set_length(duration.as_millis() as u64);
+        let slice = load.run(duration, &mut |so_far: &LoadSlice| {
             live.set_position(so_far.wall.as_millis() as u64);
             let (rate, count) = (units::rate(so_far.rate()), units::count(so_far.messages));
-            live.set_message(format!("{rate} msg/s, {count} replies verified"));
+            let left = duration.saturating_sub(so_far.wall).as_secs_f64();
+            live.set_message(format!("{left:.0} s left  {rate} msg/s, {count} replies verified"));
             stop.take() == 0
         });
         live.finish_and_clear();
@@ -96,5 +144,53 @@ impl LoadArgs {
             true => output::print_json(&summary),
             false => Ok(output::print(&summary.text())?),
         }
+    }
+
+    fn find_knee(
+        &self,
+        mut load: Load,
+        address: &Address,
+        plan: RampPlan,
+        stop: &ShutdownSignal,
+    ) -> anyhow::Result<()> {
+        let step = self.duration.unwrap_or(Duration::from_secs(1));
+        let live = output::progress("ramp  {msg}");
+        let ramp = Ramp::run(&mut load, address.to_string(), plan, step, &mut |steps, now| {
+            let rate = units::rate(now.offered as f64 / now.seconds());
+            let pass = steps.last().map_or(1, |step| step.pass);
+            let n = steps.len() + 1;
+            live.set_message(format!("pass {pass} of 2, step {n}: {rate} msg/s offered"));
+            stop.take() == 0
+        });
+        live.finish_and_clear();
+        let ramp = ramp?;
+        load.close()?;
+        match self.json {
+            true => output::print_json(&ramp),
+            false => Ok(output::print(&ramp.text())?),
+        }
+    }
+}
+
+/// Returns a rate that an open loop can have.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = units::parse_rate(text)?;
+    let most = format!("{} messages a second at most", units::rate(RATE_MAX));
+    (rate <= RATE_MAX).then_some(rate).ok_or(most)
+}
+
+/// Returns the first and the last rate of a ramp.
+fn ramp(text: &str) -> Result<(f64, f64), String> {
+    let (from, to) = text.split_once(':').ok_or("write two rates, as 1k:200k")?;
+    let (from, to) = (rate(from)?, rate(to)?);
+    (from < to).then_some((from, to)).ok_or_else(|| "the second rate must be higher".to_owned())
+}
+
+fn arrivals(text: &str) -> Result<Arrivals, String> {
+    match text {
+        "constant" => Ok(Arrivals::Constant),
+        "poisson" => Ok(Arrivals::Poisson),
+        "bursts" => Ok(Arrivals::Bursts),
+        _ => Err("use constant, poisson or bursts".to_owned()),
     }
 }

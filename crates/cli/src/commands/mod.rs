@@ -208,21 +208,20 @@ struct MessageArgs {
           value_parser = number::<usize>(1, SIZE_MAX as u64))]
     size: Option<usize>,
 
-    /// Messages in flight per connection (pipelining)
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = number::<usize>(1, DEPTH_MAX as u64))]
-    depth: usize,
+    /// Messages in flight per connection (pipelining) [default: 1]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1, DEPTH_MAX as u64))]
+    depth: Option<usize>,
 }
 
 impl MessageArgs {
-    /// Returns the load of so many connections.
-    fn shape(&self, connections: usize) -> LoadShape {
+    /// Returns the load of so many connections; `depth` is the default.
+    fn shape(&self, connections: usize, depth: usize) -> LoadShape {
         let size = match (&self.protocol.example, self.size) {
             (None, size) => size.unwrap_or(64),
             (Some((request, _)), None) => request.len(),
             (Some(_), Some(_)) => wrong_usage("--size is for echo: others send their example"),
         };
-        LoadShape { connections, size, depth: self.depth }
+        LoadShape { connections, size, depth: self.depth.unwrap_or(depth) }
     }
 }
 

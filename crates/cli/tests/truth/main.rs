@@ -22,7 +22,7 @@ use proactor_trace::kernel::{Instance, Tracepoint};
 
 use oracle::{Evidence, Mutation};
 use support::{Random, io_uring_refused, skip};
-use workload::Workload;
+use workload::TruthLoad;
 
 /// What is asked of the kernel.
 const POINTS: [Tracepoint; 5] = [
@@ -66,10 +66,10 @@ fn has_tracepoints() -> bool {
 }
 
 /// A workload with plenty of everything.
-fn plenty(kernel: Kernel) -> Workload {
+fn plenty(kernel: Kernel) -> TruthLoad {
     let buffers =
         vec![BufferClass { bytes: 2048, count: 1024 }, BufferClass { bytes: 32 << 10, count: 128 }];
-    Workload {
+    TruthLoad {
         kernel,
         buffers,
         completions: None,
@@ -79,7 +79,7 @@ fn plenty(kernel: Kernel) -> Workload {
 }
 
 /// Plays it beside the kernel's tracepoints, and holds the two against each other.
-fn proven(workload: &Workload, least: usize) -> Evidence {
+fn proven(workload: &TruthLoad, least: usize) -> Evidence {
     let _alone = alone();
     let evidence = workload.play(&POINTS);
     evidence.verdict().unwrap_or_else(|why| panic!("{why}\n{workload:?}"));
@@ -144,7 +144,7 @@ fn with_one_shot_operations_the_trace_is_what_the_kernel_says() {
     if has_tracepoints() {
         for version in ["5.6", "5.18"] {
             let lowered = kernel.lowered_to(version.parse().unwrap()).unwrap();
-            proven(&Workload { rounds: 200, ..plenty(lowered) }, 12_000);
+            proven(&TruthLoad { rounds: 200, ..plenty(lowered) }, 12_000);
         }
     }
 }
@@ -155,7 +155,7 @@ fn when_the_queue_overflows_the_trace_is_what_the_kernel_says() {
     if has_tracepoints() {
         let flagless = kernel.without(Capability::DeferTaskrun).without(Capability::CoopTaskrun);
         for kernel in [kernel, flagless] {
-            let evidence = proven(&Workload { completions: Some(16), ..plenty(kernel) }, ENOUGH);
+            let evidence = proven(&TruthLoad { completions: Some(16), ..plenty(kernel) }, ENOUGH);
             let outside = evidence.overflows();
             assert!(outside > 100, "completions waited outside the queue after {outside} enters");
         }
@@ -165,7 +165,7 @@ fn when_the_queue_overflows_the_trace_is_what_the_kernel_says() {
 #[test]
 fn without_a_buffer_left_the_trace_is_what_the_kernel_says_and_every_mutation_is_seen() {
     let Some(kernel) = kernel() else { return };
-    let tiny = Workload {
+    let tiny = TruthLoad {
         buffers: vec![BufferClass { bytes: 2048, count: 4 }],
         rounds: 60,
         short_connections: 40,
@@ -215,7 +215,7 @@ fn fdinfo_counts_match_the_trace_in_every_tier() {
     let _alone = alone();
     for ceiling in ["5.6", "5.18", "5.19", "6.0", "9.0"] {
         let lowered = kernel.lowered_to(ceiling.parse().unwrap()).unwrap();
-        let workload = Workload { rounds: 30, short_connections: 20, ..plenty(lowered) };
+        let workload = TruthLoad { rounds: 30, short_connections: 20, ..plenty(lowered) };
         let evidence = workload.play(&[]);
         evidence.verdict().unwrap_or_else(|why| panic!("up to {ceiling}: {why}"));
         assert!(evidence.reaped().count() > 1900);

@@ -28,7 +28,7 @@ use crate::support::{Address, Client, TIMEOUT};
 
 /// A server, and how much is asked of it.
 #[derive(Debug, Clone)]
-pub(crate) struct Workload {
+pub(crate) struct TruthLoad {
     /// What it may use.
     pub(crate) kernel: Kernel,
     /// The buffers of the server.
@@ -41,7 +41,7 @@ pub(crate) struct Workload {
     pub(crate) short_connections: usize,
 }
 
-impl Workload {
+impl TruthLoad {
     /// Plays it. `points` are asked of the kernel, if any.
     pub(crate) fn play(&self, points: &[Tracepoint]) -> Evidence {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
