@@ -137,6 +137,49 @@ fn a_server_that_stops_is_hidden_by_the_percentiles_of_a_closed_loop_and_called_
 }
 
 #[test]
+fn every_workload_runs_over_tcp_and_unix_sockets() {
+    let folder = tempfile::tempdir().expect("a directory");
+    for (workload, protocol, model, words) in [
+        ("echo", "echo", "epoll", " msg/s, "),
+        ("churn", "echo", "poll", " connections/s, "),
+        ("upload", "discard", "epoll", "all read by the server"),
+        ("download", "chargen", "epoll", " in, for "),
+        ("fanout", "chat", "epoll", " deliveries/s, "),
+        ("fanout", "chat", "thread", " deliveries/s, "),
+    ] {
+        let path = folder.path().join(format!("{workload}-{model}"));
+        let unix = format!("unix:{}", path.display());
+        let (_server, tcp) =
+            Server::start(&["--listen", &unix, "--model", model, "--protocol", protocol]);
+        for address in [&tcp, &unix] {
+            for engine in ["epoll", "auto"] {
+                let load = ["load", address, "-t", "50ms", "-c", "3", "--engine", engine];
+                let output = proactor(&[&load[..], &["-w", workload]].concat());
+                let out = text(&output.stdout);
+                assert!(output.status.success(), "{workload}: {}", text(&output.stderr));
+                assert!(out.contains(words) && out.contains(address.as_str()), "{out}");
+                assert!(!out.contains("  0, every byte") && !out.contains(" 0, all"), "{out}");
+            }
+        }
+    }
+}
+
+#[test]
+fn idle_connections_and_mixed_sizes_are_named() {
+    let (_server, address) = Server::start(&["--model", "epoll"]);
+    let load = ["load", &address, "-t", "50ms", "-c", "2", "--idle", "20", "--size", "10..500"];
+    let output = proactor(&load);
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let words = "10 to 500 B messages, depth 1, beside 20 idle connections, closed loop";
+    assert!(out.contains(words), "{out}");
+    let output = proactor(&[&load[..], &["-w", "churn", "--rate", "100", "--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&json["workload"], &json["size_max"]), (&"churn".into(), &500.into()));
+    assert_eq!((&json["offered"], &json["idle_connections"]), (&5.into(), &20.into()));
+}
+
+#[test]
 fn a_ramp_shows_each_rate_and_what_it_found() {
     let (_server, address) = Server::start(&["--model", "epoll"]);
     let ramp = ["load", &address, "-c", "2", "-t", "60ms", "--ramp", "500:1k"];
@@ -231,6 +274,16 @@ fn wrong_usage_exits_with_status_two() {
         &["load", "127.0.0.1:1", "--depth", "0"],
         &["load", "127.0.0.1:1", "--duration", "soon"],
         &["load", "127.0.0.1:1", "--rate", "0"],
+        &["load", "127.0.0.1:1", "--size", "64..64"],
+        &["load", "127.0.0.1:1", "-w", "gossip"],
+        &["load", "127.0.0.1:1", "-w", "churn", "--depth", "2"],
+        &["load", "127.0.0.1:1", "-w", "upload", "--rate", "1k"],
+        &["load", "127.0.0.1:1", "-w", "download", "--size", "64"],
+        &["load", "127.0.0.1:1", "-w", "fanout", "-c", "1"],
+        &["load", "127.0.0.1:1", "-w", "fanout", "--ramp", "1k:2k"],
+        &["load", "127.0.0.1:1", "-w", "fanout", "--protocol", "upper"],
+        &["load", "127.0.0.1:1", "-w", "upload", "--idle", "5"],
+        &["compare", "--size", "64..128"],
         &["load", "127.0.0.1:1", "--rate", "1000M"],
         &["load", "127.0.0.1:1", "--rate", "1k", "--ramp", "1k:2k"],
         &["load", "127.0.0.1:1", "--ramp", "2k:1k"],

@@ -47,12 +47,32 @@ pub(super) enum ByteStream {
     Random(u64),
     /// This message again and again. It is not empty.
     Repeated(Arc<[u8]>),
+    /// Numbered lines of text: the label, which may be empty, then `size` bytes with a newline at
+    /// the end. The text of line *n* is a number of 16 digits, mixed of *n* and the key, again and
+    /// again.
+    Lines { label: Arc<[u8]>, key: u64, size: usize },
+}
+
+/// The rotating pattern of RFC 864: lines of 72 printable characters, each of which begins one
+/// character later than the one before, until the first comes again.
+pub(super) fn chargen() -> Arc<[u8]> {
+    let printable: Vec<u8> = (b' '..=b'~').collect();
+    let line = |first| {
+        let text = printable.iter().cycle().skip(first).take(72);
+        text.chain(b"\r\n").copied().collect::<Vec<u8>>()
+    };
+    (0..printable.len()).flat_map(line).collect()
 }
 
 impl ByteStream {
     /// Returns the pseudo-random stream of a connection.
     pub(super) fn random(seed: u64, connection: usize) -> ByteStream {
         ByteStream::Random(mix(mix(seed) ^ connection as u64))
+    }
+
+    /// Returns the lines that a member of a chat sends, or with a label those that others receive.
+    pub(super) fn lines(label: &[u8], seed: u64, size: usize) -> ByteStream {
+        ByteStream::Lines { label: label.into(), key: mix(seed), size }
     }
 
     /// Writes the bytes from offset `at` on.
@@ -98,9 +118,31 @@ impl ByteStream {
                 }
                 &block.as_flattened()[begin..end]
             }
+            ByteStream::Lines { label, key, size } => {
+                let period = (label.len() + size) as u64;
+                let (line, at) = (offset / period, (offset % period) as usize);
+                match at.checked_sub(label.len()) {
+                    None => &label[at..],
+                    Some(at) if at == size - 1 => b"\n",
+                    Some(at) => line_text(block, mix(key ^ line), at, (size - 1 - at).min(len)),
+                }
+            }
         };
         &rest[..len.min(rest.len())]
     }
+}
+
+/// Returns up to `len` bytes of the text of a line from offset `at` on: hexadecimal digits.
+fn line_text(block: &mut BlockBytes, number: u64, at: usize, len: usize) -> &[u8] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |n: usize| DIGITS[(number >> (4 * (15 - n))) as usize % 16];
+    let halves: [[u8; WORD]; 2] = [0, 1].map(|half| std::array::from_fn(|n| digit(8 * half + n)));
+    let begin = at % DIGITS.len();
+    let end = BLOCK.min(begin + len);
+    for (n, word) in block[..end.div_ceil(WORD)].iter_mut().enumerate() {
+        *word = halves[n % 2];
+    }
+    &block.as_flattened()[begin..end]
 }
 
 /// The 64-bit mixing function of splitmix64.
@@ -144,6 +186,36 @@ mod tests {
                 assert_eq!(check(&stream, start as u64, &cut), Ok(()));
             }
         }
+    }
+
+    #[test]
+    fn lines_are_numbered_text_and_the_same_for_every_split() {
+        for (label, size) in [(&b""[..], 2), (b"[7] ", 40), (b"[7] ", 1000)] {
+            let stream = ByteStream::lines(label, 7, size);
+            let period = label.len() + size;
+            let all = part(&stream, 0, 3 * period + 64);
+            for line in all[..3 * period].chunks(period) {
+                assert!(line.starts_with(label) && line.ends_with(b"\n"), "{line:?}");
+                let text = &line[label.len()..period - 1];
+                assert!(text.iter().all(u8::is_ascii_hexdigit), "{text:?}");
+            }
+            assert!(size < 17 || all[..period] != all[period..2 * period], "lines differ");
+            for start in 0..period {
+                for len in [1, 7, 64, period] {
+                    let cut = part(&stream, start as u64, len);
+                    assert_eq!(cut, all[start..start + len], "{len} bytes at {start}");
+                    assert_eq!(check(&stream, start as u64, &cut), Ok(()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_generated_characters_rotate() {
+        let pattern = chargen();
+        assert_eq!(pattern.len(), 95 * 74);
+        assert!(pattern.starts_with(b" !\"#$%&'()*+,-./0123456789"));
+        assert!(pattern[74..].starts_with(b"!\"#$") && pattern.ends_with(b"def\r\n"));
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl UringEngine {
             match cqe.result() {
                 0 => {
                     connection.ended = true;
-                    streams.ended(conn)?;
+                    streams.ended(conn, os::now())?;
                 }
                 len @ 1.. => {
                     let id = cqueue::buffer_select(cqe.flags());
@@ -201,11 +201,16 @@ impl UringEngine {
 }
 
 impl ClientEngine for UringEngine {
-    fn add(&mut self, socket: TcpStream) -> io::Result<()> {
-        let conn = self.connections.len();
+    fn open(&mut self, conn: usize, socket: TcpStream) -> io::Result<()> {
         assert!(conn < self.connections.capacity(), "the engine was opened for fewer connections");
         let connection = UringConnection { socket, sending: false, receiving: false, ended: false };
-        self.connections.push(connection);
+        match self.connections.get_mut(conn) {
+            Some(ended) => {
+                assert!(!ended.sending && !ended.receiving, "its operations have ended");
+                *ended = connection;
+            }
+            None => self.connections.push(connection),
+        }
         self.arm(conn)
     }
 
@@ -245,6 +250,10 @@ impl ClientEngine for UringEngine {
             self.send(conn, streams)?;
         }
         Ok(polled)
+    }
+
+    fn is_sending(&self, conn: usize) -> bool {
+        self.connections.get(conn).is_some_and(|connection| connection.sending)
     }
 
     fn socket(&self, conn: usize) -> &TcpStream {

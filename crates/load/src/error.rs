@@ -85,6 +85,20 @@ pub enum LoadError {
         /// How long the connection waited.
         timeout: Duration,
     },
+    /// A connection in one direction did not move, or was not closed, for too long.
+    #[error(
+        "connection {connection} has stalled: after {bytes} bytes nothing moved and the server did \
+         not close it for {}",
+        units::span(*timeout)
+    )]
+    NotMoving {
+        /// The number of the connection.
+        connection: usize,
+        /// How many bytes were sent and received.
+        bytes: u64,
+        /// How long the connection waited.
+        timeout: Duration,
+    },
     /// The client itself failed.
     #[error("the load generator cannot {what}: {error}")]
     Client {

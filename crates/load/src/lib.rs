@@ -25,21 +25,25 @@ mod client_time;
 mod engine_epoll;
 mod engine_uring;
 mod error;
+mod opening;
+mod protocol;
 pub mod ramp;
 mod send_times;
 mod slice;
 mod socket;
+mod stream;
 mod streams;
 pub mod summary;
 mod workload;
 
 pub use byte_stream::Mismatch;
 pub use error::LoadError;
+pub use protocol::{Example, LoadProtocol};
 pub use send_times::{Arrivals, Offer};
 pub use slice::{GAP_MIN, LoadSlice};
 pub use socket::connect;
-pub use streams::{Example, LoadProtocol};
-pub use workload::{CONNECTIONS_MAX, DEPTH_MAX, LoadShape, RATE_MAX, SIZE_MAX, Workload};
+pub use workload::{CONNECTIONS_MAX, DEPTH_MAX, RATE_MAX, SIZE_MAX};
+pub use workload::{LoadShape, Pattern, Workload};
 
 use std::fmt;
 use std::io;
@@ -53,10 +57,11 @@ use client_time::ClientTime;
 use engine_epoll::EpollEngine;
 use engine_uring::UringEngine;
 use error::Result;
+use opening::IdleConnections;
 use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
-use streams::ReplyStreams;
+use streams::{Action, ReplyStreams};
 
 /// The interval at which a run looks for stalled connections and reports its progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -89,14 +94,18 @@ impl FromStr for EngineChoice {
 
 /// Moves the bytes of the streams. An engine neither sleeps nor allocates per message.
 trait ClientEngine {
-    /// Takes a connected socket. The connections are numbered in the order of these calls.
-    fn add(&mut self, socket: TcpStream) -> io::Result<()>;
+    /// Takes the connected socket of `conn`: the next number, or one whose socket has ended and is
+    /// closed now.
+    fn open(&mut self, conn: usize, socket: TcpStream) -> io::Result<()>;
 
     /// Sends what `conn` may send now, unless a send of it is in progress.
     fn send(&mut self, conn: usize, streams: &mut ReplyStreams) -> Result;
 
     /// Sends and receives what is possible without waiting.
     fn poll(&mut self, streams: &mut ReplyStreams) -> Result<Polled>;
+
+    /// Returns whether a send of `conn` is in progress, so that its socket must be left alone.
+    fn is_sending(&self, conn: usize) -> bool;
 
     /// Returns the socket of a connection.
     fn socket(&self, conn: usize) -> &TcpStream;
@@ -137,6 +146,10 @@ pub struct Load {
     /// Why [`EngineChoice::Auto`] did not use io_uring, if it did not.
     pub fallback: Option<io::Error>,
     streams: ReplyStreams,
+    /// The actions in progress: empty, to keep its memory.
+    acting: Vec<Action>,
+    idle: IdleConnections,
+    address: Address,
     timeout: Duration,
 }
 
@@ -167,17 +180,20 @@ impl Load {
                 (Box::new(epoll()?), "epoll")
             }
         };
-        for connection in 0..connections {
-            let connected = connect(address, options.timeout);
-            connected.and_then(|socket| engine.add(socket)).map_err(|error| {
-                match error.kind() {
-                    io::ErrorKind::AddrNotAvailable => client("open all connections")(error),
-                    _ => LoadError::Connect { address: address.clone(), connection, error },
-                }
-            })?;
+        let (sockets, label) = opening::open_all(address, options)?;
+        for (conn, socket) in sockets.into_iter().enumerate() {
+            engine.open(conn, socket).map_err(client("use its sockets"))?;
         }
-        let streams = ReplyStreams::new(workload, options.protocol.clone(), options.seed);
-        Ok(Load { engine, engine_name, fallback, streams, timeout: options.timeout })
+        Ok(Load {
+            engine,
+            engine_name,
+            fallback,
+            streams: ReplyStreams::new(workload, options.protocol.clone(), options.seed, &label),
+            acting: Vec::with_capacity(2 * connections),
+            idle: IdleConnections::open(address, options)?,
+            address: address.clone(),
+            timeout: options.timeout,
+        })
     }
 
     /// Returns the latencies since they were last cleared: in a closed loop the service times, in
@@ -227,37 +243,38 @@ impl Load {
     /// As [`Load::run_for`].
     pub fn run(&mut self, span: Duration, watch: SliceWatcher<'_>) -> Result<LoadSlice> {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
-        let Load { engine, streams, timeout, .. } = self;
-        let LoadShape { connections, size, .. } = streams.workload.shape;
-        let (cpu_before, messages_before) = (cpu()?, streams.messages);
+        let LoadShape { connections, size, .. } = self.streams.workload.shape;
+        let (cpu_before, bytes_before) = (cpu()?, self.streams.bytes);
+        let messages_before = self.streams.messages;
         let (mut slice, mut time) = (LoadSlice::default(), ClientTime::default());
         // The clock is read once per poll.
         let start = os::now();
         let (mut now, mut end, mut next_check) = (start, start + span, start + CHECK_INTERVAL);
-        streams.begin(start);
-        if streams.workload.offer.is_none() {
-            for conn in 0..connections {
-                engine.send(conn, streams)?;
-            }
-        }
+        self.streams.begin(start);
         loop {
-            let polled = engine.poll(streams)?;
-            let before = std::mem::replace(&mut now, os::now());
-            time.add(polled, now.since(before), streams.outstanding > 0);
-            if streams.sending {
-                while let Some(conn) = streams.next_due(now.min(end)) {
-                    engine.send(conn, streams)?;
-                }
-                if now >= end {
-                    streams.stop_sending(now);
-                }
+            let acted = self.act()?;
+            let Load { engine, streams, timeout, .. } = self;
+            if streams.sending && now >= end {
+                streams.stop_sending(now);
             }
-            let ended = !streams.sending && streams.outstanding == 0;
+            let mut polled = engine.poll(streams)?;
+            polled.any_event |= acted;
+            let before = std::mem::replace(&mut now, os::now());
+            // What a server reads, it does not answer.
+            let is_owed = !streams.is_settled() && streams.workload.pattern != Pattern::Upload;
+            time.add(polled, now.since(before), is_owed);
+            if streams.sending {
+                streams.plan_until(now.min(end));
+            }
+            let ended = !streams.sending && streams.is_settled();
             if !ended && now < next_check {
                 continue;
             }
-            slice.messages = streams.messages - messages_before;
-            slice.bytes = slice.messages * size as u64;
+            slice.bytes = streams.bytes - bytes_before;
+            slice.messages = match streams.workload.pattern.is_one_way() {
+                true => slice.bytes / size as u64,
+                false => streams.messages - messages_before,
+            };
             slice.wall = now.since(start);
             slice.set_offers(&streams.offers);
             time.write(&mut slice, connections);
@@ -274,6 +291,37 @@ impl Load {
         }
     }
 
+    /// Does what is due with connections, and returns whether anything was. What a send in progress
+    /// prevents stays due.
+    fn act(&mut self) -> Result<bool> {
+        let Load { engine, streams, acting, address, timeout, .. } = self;
+        let mut acted = false;
+        std::mem::swap(&mut streams.actions, acting);
+        for action in acting.drain(..) {
+            match action {
+                Action::Open(conn) | Action::End(conn) if engine.is_sending(conn) => {
+                    streams.actions.push(action);
+                    continue;
+                }
+                Action::Send(conn) => engine.send(conn, streams)?,
+                Action::End(conn) => match engine.socket(conn).shutdown(Shutdown::Write) {
+                    // The server has closed it already.
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                    ended => ended.map_err(|error| streams.broken(conn, error))?,
+                },
+                Action::Open(conn) if streams.begin_open(conn, os::now()) => {
+                    let socket = opening::open(address, conn, *timeout)?;
+                    let opened = engine.open(conn, socket);
+                    opened.map_err(LoadError::client("use its sockets"))?;
+                    engine.send(conn, streams)?;
+                }
+                Action::Open(_) => continue,
+            }
+            acted = true;
+        }
+        Ok(acted)
+    }
+
     /// Shuts down the client's direction of every connection, and waits until the server closes
     /// them without sending another byte.
     ///
@@ -281,8 +329,7 @@ impl Load {
     /// The server sends a byte, or does not close within the timeout.
     pub fn close(mut self) -> Result {
         let client = LoadError::client("close its connections");
-        self.streams.closed = Some(0);
-        for conn in 0..self.streams.streams.len() {
+        for conn in self.streams.close() {
             self.engine.socket(conn).shutdown(Shutdown::Write).map_err(&client)?;
         }
         let start = os::now();
@@ -295,7 +342,7 @@ impl Load {
                 return Err(client(io::Error::new(io::ErrorKind::TimedOut, what)));
             }
         }
-        Ok(())
+        self.idle.close(self.timeout).map_err(client)
     }
 }
 

@@ -3,58 +3,33 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::byte_stream::{BlockBytes, ByteStream, UNUSED};
+use super::byte_stream::{BlockBytes, UNUSED};
 use super::error::{LoadError, Result};
+use super::protocol::LoadProtocol;
 use super::send_times::SendTimes;
-use super::workload::{LoadShape, Workload};
+use super::stream::{Planned, ReplyStream, StreamPhase};
+use super::workload::{LoadShape, Pattern, Workload};
 use proactor::clock::Nanos;
 use proactor_report::Latencies;
 
 /// An offer that is sent later than this after its planned time is late.
 const LATE: Duration = Duration::from_millis(1);
 
-/// A request and its reply, each time the same; neither is empty.
-pub type Example = (Arc<[u8]>, Arc<[u8]>);
-
-/// The protocol of a server, and what is sent to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LoadProtocol {
-    /// The name of the protocol.
-    #[serde(rename = "protocol")]
-    pub name: String,
-    /// What is sent and must be received for it, message after message; `None` for pseudo-random
-    /// bytes that the server echoes.
-    #[serde(skip)]
-    pub example: Option<Example>,
-}
-
-impl LoadProtocol {
-    /// Returns echo, with pseudo-random bytes.
-    pub fn echo() -> LoadProtocol {
-        LoadProtocol { name: "echo".to_owned(), example: None }
-    }
-}
-
 /// The streams of all connections.
 ///
-/// Invariant of a stream: `sent` and `received` never exceed the bytes of the queued messages and
-/// their replies, and the received bytes equal those of `replies_with` from offset 0. (An engine
-/// may learn that bytes were received before it learns that they were sent.) A message is *queued*
-/// when it may be sent; its service time begins then, and ends when the last byte of its reply has
-/// been received. In a closed loop it is queued as soon as its connection has fewer than `depth`
-/// outstanding messages. In an open loop it is *due* at its planned time, and queued then unless
-/// its connection has as many as that; its latency begins at the planned time.
+/// A message is *queued* when it may be sent; its service time begins then, and ends when the last
+/// byte of its reply has been received. In a closed loop it is queued as soon as its connection has
+/// fewer than `depth` outstanding messages. In an open loop it is *due* at its planned time, and
+/// queued then unless its connection has as many as that; its latency begins at the planned time.
+///
+/// With [`Pattern::Churn`] a message is a connection, from before it is opened until the server has
+/// closed it. With [`Pattern::Fanout`] it is a line at one of the connections that receive it.
 #[derive(Debug)]
 pub(super) struct ReplyStreams {
     pub(super) workload: Workload,
     pub(super) protocol: LoadProtocol,
-    /// The bytes of a reply.
-    pub(super) reply_size: usize,
     pub(super) streams: Vec<ReplyStream>,
     seed: u64,
     block: BlockBytes,
@@ -64,14 +39,34 @@ pub(super) struct ReplyStreams {
     pub(super) closed: Option<usize>,
     /// Bytes of replies to queued messages that are not yet received, over all connections.
     pub(super) outstanding: u64,
-    /// The number of verified replies.
+    /// Connections that must end before the slice does.
+    ending: usize,
+    /// The number of verified replies, and the bytes of their messages.
     pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// What is due with connections, other than sending and receiving.
+    pub(super) actions: Vec<Action>,
+    /// Of each line that is not received by all, how many have not received it.
+    lines: VecDeque<usize>,
+    /// The number of lines that were sent.
+    all_lines: u64,
     /// When the next message of each connection is due, in an open loop.
     plan: BinaryHeap<Reverse<(Nanos, usize)>>,
     pub(super) offers: Offers,
     /// From the planned time of each message to its reply.
     pub(super) latencies: Latencies,
     pub(super) open: OpenTimes,
+}
+
+/// What is due with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// It must be opened.
+    Open(usize),
+    /// The client ends its direction.
+    End(usize),
+    /// It may send, although nothing of it has arrived.
+    Send(usize),
 }
 
 /// The offers of an open loop, in one slice.
@@ -94,65 +89,31 @@ pub(super) struct OpenTimes {
     pub(super) service_times: Latencies,
 }
 
-/// The stream of one connection. `replies` are messages, the other counters are bytes.
-#[derive(Debug)]
-pub(super) struct ReplyStream {
-    sends: ByteStream,
-    replies_with: ByteStream,
-    sent: u64,
-    received: u64,
-    pub(super) replies: u64,
-    /// The messages without a whole reply.
-    waiting: VecDeque<QueuedMessage>,
-    /// When bytes last arrived, or when the stream last became outstanding.
-    last_progress: Nanos,
-    planned: Option<Planned>,
-}
-
-/// A message without a whole reply.
-#[derive(Debug, Clone, Copy)]
-struct QueuedMessage {
-    planned: Nanos,
-    queued: Nanos,
-}
-
-/// The plan of one connection in an open loop.
-#[derive(Debug)]
-struct Planned {
-    /// The first time that is not yet due.
-    next: SendTimes,
-    /// The first time whose message is not queued: `due` times earlier.
-    unqueued: SendTimes,
-    due: u64,
-}
-
 impl ReplyStreams {
-    pub(super) fn new(workload: Workload, protocol: LoadProtocol, seed: u64) -> ReplyStreams {
-        let repeated = |message: &Arc<[u8]>| ByteStream::Repeated(message.clone());
-        let random = |connection| ByteStream::random(seed, connection);
-        let example = protocol.example.as_ref();
-        let LoadShape { connections, size, depth } = workload.shape;
-        let stream = |connection| ReplyStream {
-            sends: example.map_or_else(|| random(connection), |(request, _)| repeated(request)),
-            replies_with: example.map_or_else(|| random(connection), |(_, reply)| repeated(reply)),
-            sent: 0,
-            received: 0,
-            replies: 0,
-            waiting: VecDeque::with_capacity(depth),
-            last_progress: Nanos(0),
-            planned: None,
-        };
+    /// Makes the streams of a load; `label` stands in front of the lines of a chat.
+    pub(super) fn new(
+        workload: Workload,
+        protocol: LoadProtocol,
+        seed: u64,
+        label: &[u8],
+    ) -> ReplyStreams {
+        let LoadShape { connections, depth, .. } = workload.shape;
+        let stream = |connection| ReplyStream::new(&workload, &protocol, seed, connection, label);
         ReplyStreams {
-            workload,
-            reply_size: example.map_or(size, |(_, reply)| reply.len()),
             streams: (0..connections).map(stream).collect(),
+            workload,
             protocol,
             seed,
             block: UNUSED,
             sending: false,
             closed: None,
             outstanding: 0,
+            ending: 0,
             messages: 0,
+            bytes: 0,
+            actions: Vec::with_capacity(2 * connections),
+            lines: VecDeque::with_capacity(depth),
+            all_lines: 0,
             plan: BinaryHeap::with_capacity(connections),
             offers: Offers::default(),
             latencies: Latencies::new(),
@@ -160,68 +121,130 @@ impl ReplyStreams {
         }
     }
 
-    /// Begins a slice. An open loop makes a new plan.
+    /// Begins a slice: says what is due with each connection that sends. An open loop makes a new
+    /// plan instead.
     pub(super) fn begin(&mut self, start: Nanos) {
         (self.sending, self.offers) = (true, Offers::default());
-        let Some(offer) = self.workload.offer else { return };
+        let pattern = self.workload.pattern;
+        let senders = if pattern == Pattern::Fanout { 1 } else { self.streams.len() };
+        let action = if pattern.reconnects() { Action::Open } else { Action::Send };
+        let Some(offer) = self.workload.offer else {
+            return self.actions.extend((0..senders).map(action));
+        };
         self.plan.clear();
-        let connections = self.streams.len();
-        for (conn, stream) in self.streams.iter_mut().enumerate() {
+        for (conn, stream) in self.streams[..senders].iter_mut().enumerate() {
             // Each slice has its own random intervals.
             let seed = self.seed ^ start.0;
-            let next = SendTimes::new(offer, start, conn, connections, seed);
+            let next = SendTimes::new(offer, start, conn, senders, seed);
             self.plan.push(Reverse((next.next(), conn)));
             stream.planned = Some(Planned { unqueued: next.clone(), next, due: 0 });
         }
     }
 
-    /// Returns a connection whose next message has become due before `limit`.
-    pub(super) fn next_due(&mut self, limit: Nanos) -> Option<usize> {
-        let Reverse((time, conn)) = *self.plan.peek()?;
-        if time >= limit {
-            return None;
+    /// Makes messages due whose planned time is before `limit`, and says what is due then.
+    pub(super) fn plan_until(&mut self, limit: Nanos) {
+        while let Some(mut first) = self.plan.peek_mut() {
+            let Reverse((time, conn)) = *first;
+            let Some(planned) = self.streams[conn].planned.as_mut().filter(|_| time < limit) else {
+                return;
+            };
+            planned.due += 1;
+            planned.next.take();
+            *first = Reverse((planned.next.next(), conn));
+            drop(first);
+            self.offers.due += 1;
+            let is_closed = self.streams[conn].phase == StreamPhase::Closed;
+            match self.workload.pattern.reconnects() {
+                false => self.actions.push(Action::Send(conn)),
+                true if is_closed => self.actions.push(Action::Open(conn)),
+                true => {}
+            }
         }
-        let planned = self.streams[conn].planned.as_mut()?;
-        planned.due += 1;
-        self.offers.due += 1;
-        planned.next.take();
-        *self.plan.peek_mut()? = Reverse((planned.next.next(), conn));
-        Some(conn)
     }
 
     /// Ends the sending of a slice. What is due and not queued is never sent: its latency is at
     /// least the time until now.
     pub(super) fn stop_sending(&mut self, now: Nanos) {
         self.sending = false;
-        for planned in self.streams.iter_mut().filter_map(|stream| stream.planned.as_mut()) {
-            for _ in 0..std::mem::take(&mut planned.due) {
-                self.offers.unsent += 1;
-                self.latencies.record(now.since(planned.unqueued.take()));
+        for (conn, stream) in self.streams.iter_mut().enumerate() {
+            if let Some(planned) = &mut stream.planned {
+                for _ in 0..std::mem::take(&mut planned.due) {
+                    self.offers.unsent += 1;
+                    self.latencies.record(now.since(planned.unqueued.take()));
+                }
+            }
+            if self.workload.pattern.is_one_way() && stream.phase == StreamPhase::Open {
+                stream.phase = StreamPhase::Ending;
+                self.actions.push(Action::End(conn));
             }
         }
+    }
+
+    /// Returns whether nothing is outstanding, so that a slice may end.
+    pub(super) fn is_settled(&self) -> bool {
+        self.outstanding == 0 && self.ending == 0
+    }
+
+    /// Begins to open a connection. Returns false if that is no longer due.
+    pub(super) fn begin_open(&mut self, conn: usize, now: Nanos) -> bool {
+        let stream = &mut self.streams[conn];
+        let is_due = stream.planned.as_ref().is_none_or(|planned| planned.due > 0);
+        if !self.sending || !is_due || stream.phase != StreamPhase::Closed {
+            return false;
+        }
+        (stream.phase, stream.opening, stream.last_progress) = (StreamPhase::Open, Some(now), now);
+        if self.workload.pattern == Pattern::Download {
+            (stream.received, stream.owed) = (0, 0);
+        }
+        self.ending += 1;
+        true
     }
 
     /// Queues the messages that `conn` may send now, and returns how many of its bytes are queued
     /// and unsent.
     pub(super) fn outgoing(&mut self, conn: usize, now: Nanos) -> usize {
-        let LoadShape { size, depth, .. } = self.workload.shape;
-        let stream = &mut self.streams[conn];
-        if self.sending {
-            if stream.waiting.is_empty() {
-                stream.last_progress = now;
+        let pattern = self.workload.pattern;
+        match pattern {
+            Pattern::Download => return 0,
+            Pattern::Upload if self.sending => return self.workload.shape.size,
+            Pattern::Upload => return 0,
+            Pattern::Fanout if conn > 0 => return 0,
+            _ => {}
+        }
+        while self.sending && self.has_capacity(conn) {
+            let stream = &mut self.streams[conn];
+            let Some(planned) = stream.next_planned(now) else { break };
+            stream.opening = None;
+            if stream.planned.is_some() {
+                let lag = now.since(planned);
+                self.open.offer_lags.record(lag);
+                self.offers.late += u64::from(lag > LATE);
             }
-            while stream.waiting.len() < depth {
-                let Some(planned) = stream.next_queued(now) else { break };
-                if stream.planned.is_some() {
-                    let lag = now.since(planned);
-                    self.open.offer_lags.record(lag);
-                    self.offers.late += u64::from(lag > LATE);
-                }
-                stream.waiting.push_back(QueuedMessage { planned, queued: now });
-                self.outstanding += self.reply_size as u64;
+            let (request, reply) = stream.next_sizes();
+            stream.queued += request as u64;
+            let receivers =
+                if pattern == Pattern::Fanout { 1..self.streams.len() } else { conn..conn + 1 };
+            self.outstanding += (reply * receivers.len()) as u64;
+            if pattern == Pattern::Fanout {
+                self.lines.push_back(receivers.len());
+                self.all_lines += 1;
+            }
+            for stream in &mut self.streams[receivers] {
+                stream.expect(reply, planned, now);
             }
         }
-        (stream.queued() * size as u64 - stream.sent) as usize
+        let stream = &self.streams[conn];
+        (stream.queued - stream.sent) as usize
+    }
+
+    /// Returns whether a connection may queue another message.
+    fn has_capacity(&self, conn: usize) -> bool {
+        let (stream, depth) = (&self.streams[conn], self.workload.shape.depth);
+        match self.workload.pattern {
+            Pattern::Churn => stream.opening.is_some(),
+            Pattern::Fanout => self.lines.len() < depth,
+            _ => stream.waiting.len() < depth,
+        }
     }
 
     /// Writes the next bytes of `conn`, up to the length of `out`.
@@ -233,51 +256,116 @@ impl ReplyStreams {
     /// Records that bytes were sent.
     pub(super) fn sent(&mut self, conn: usize, bytes: usize) {
         self.streams[conn].sent += bytes as u64;
+        if self.workload.pattern == Pattern::Upload {
+            self.bytes += bytes as u64;
+        }
     }
 
-    /// Verifies and records received bytes.
+    /// Verifies and records received bytes. The announcements of a chat are dropped.
     ///
     /// # Errors
     /// A byte differs from the expected one, or none was expected.
     pub(super) fn received(&mut self, conn: usize, bytes: &[u8], now: Nanos) -> Result {
-        let size = self.reply_size as u64;
+        if self.workload.pattern != Pattern::Fanout {
+            return self.received_part(conn, bytes, now);
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if let Some(part) = self.streams[conn].next_line_part(&mut rest) {
+                self.received_part(conn, part, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn received_part(&mut self, conn: usize, bytes: &[u8], now: Nanos) -> Result {
+        let pattern = self.workload.pattern;
         let stream = &mut self.streams[conn];
-        let outstanding = stream.outstanding(self.reply_size) as usize;
+        let outstanding = match pattern {
+            Pattern::Download => bytes.len(),
+            _ => stream.outstanding() as usize,
+        };
         let expected = &bytes[..outstanding.min(bytes.len())];
         let checked = stream.replies_with.check(&mut self.block, stream.received, expected);
         checked.map_err(|at| LoadError::Wrong { connection: conn, at })?;
         // A wrong byte, if there is one, is the better error.
         if let surplus @ 1.. = bytes.len() - expected.len() {
-            let offset = stream.queued() * size;
+            let offset = stream.owed;
             return Err(LoadError::Surplus { connection: conn, offset, surplus });
         }
         stream.received += bytes.len() as u64;
         stream.last_progress = now;
+        if pattern == Pattern::Download {
+            stream.owed = stream.received;
+            self.bytes += bytes.len() as u64;
+            return Ok(());
+        }
         self.outstanding -= bytes.len() as u64;
-        while stream.received >= (stream.replies + 1) * size {
-            let message = stream.waiting.pop_front().expect("a reply has its message");
-            self.latencies.record(now.since(message.planned));
-            if stream.planned.is_some() {
-                self.open.service_times.record(now.since(message.queued));
+        if pattern == Pattern::Churn {
+            if stream.outstanding() == 0 {
+                stream.phase = StreamPhase::Ending;
+                self.actions.push(Action::End(conn));
             }
-            stream.replies += 1;
-            self.messages += 1;
+            return Ok(());
+        }
+        while self.streams[conn].has_reply() {
+            self.finish_message(conn, now);
         }
         Ok(())
+    }
+
+    /// Records that the first message of a connection is over.
+    fn finish_message(&mut self, conn: usize, now: Nanos) {
+        let stream = &mut self.streams[conn];
+        let message = stream.waiting.pop_front().expect("a reply has its message");
+        self.latencies.record(now.since(message.planned));
+        if self.workload.offer.is_some() {
+            self.open.service_times.record(now.since(message.queued));
+        }
+        stream.replies += 1;
+        self.messages += 1;
+        self.bytes += match self.protocol.example {
+            Some(_) => self.workload.shape.size as u64,
+            None => message.end - std::mem::replace(&mut stream.finished, message.end),
+        };
+        if self.workload.pattern == Pattern::Fanout {
+            let received = stream.replies - (self.all_lines - self.lines.len() as u64) - 1;
+            self.lines[received as usize] -= 1;
+            while self.lines.front() == Some(&0) {
+                self.lines.pop_front();
+                self.actions.push(Action::Send(0));
+            }
+        }
     }
 
     /// Records that the server closed its side.
     ///
     /// # Errors
     /// The connection was still in use.
-    pub(super) fn ended(&mut self, conn: usize) -> Result {
-        let stream = &self.streams[conn];
-        let (offset, outstanding) = (stream.received, stream.outstanding(self.reply_size));
+    pub(super) fn ended(&mut self, conn: usize, now: Nanos) -> Result {
+        let stream = &mut self.streams[conn];
+        let (offset, outstanding) = (stream.received, stream.outstanding());
         match &mut self.closed {
             Some(closed) if outstanding == 0 => *closed += 1,
+            None if stream.phase == StreamPhase::Ending => {
+                stream.phase = StreamPhase::Closed;
+                self.ending -= 1;
+                if self.workload.pattern == Pattern::Churn {
+                    self.finish_message(conn, now);
+                    self.actions.push(Action::Open(conn));
+                }
+            }
             _ => return Err(LoadError::Ended { connection: conn, offset, outstanding }),
         }
         Ok(())
+    }
+
+    /// Begins the end of all connections: the server is expected to close them.
+    pub(super) fn close(&mut self) -> impl Iterator<Item = usize> {
+        let is_closed = |stream: &&ReplyStream| stream.phase == StreamPhase::Closed;
+        self.closed = Some(self.streams.iter().filter(is_closed).count());
+        let streams = self.streams.iter().enumerate();
+        streams.filter(move |(_, stream)| !is_closed(stream)).map(|(conn, _)| conn)
     }
 
     #[cold]
@@ -293,39 +381,29 @@ impl ReplyStreams {
         }
     }
 
-    /// Looks for a connection that has waited for bytes longer than `timeout`.
+    /// Looks for a connection that has waited for bytes longer than `timeout`, or that must end and
+    /// on which nothing has moved for as long.
     ///
     /// # Errors
     /// The first such connection.
-    pub(super) fn check_progress(&self, now: Nanos, timeout: Duration) -> Result {
-        for (connection, stream) in self.streams.iter().enumerate() {
-            let outstanding = stream.outstanding(self.reply_size);
-            if outstanding > 0 && now.since(stream.last_progress) >= timeout {
+    pub(super) fn check_progress(&mut self, now: Nanos, timeout: Duration) -> Result {
+        let reconnects = self.workload.pattern.reconnects();
+        for (connection, stream) in self.streams.iter_mut().enumerate() {
+            let moved = stream.sent + stream.received;
+            if reconnects && std::mem::replace(&mut stream.seen, moved) != moved {
+                stream.last_progress = now;
+            }
+            let outstanding = stream.outstanding();
+            let is_late = now.since(stream.last_progress) >= timeout;
+            if is_late && outstanding > 0 {
                 let offset = stream.received;
                 return Err(LoadError::Stalled { connection, offset, outstanding, timeout });
             }
+            if is_late && reconnects && stream.phase != StreamPhase::Closed {
+                return Err(LoadError::NotMoving { connection, bytes: moved, timeout });
+            }
         }
         Ok(())
-    }
-}
-
-impl ReplyStream {
-    /// Returns the planned time of the message to queue now: now itself in a closed loop, and in an
-    /// open loop `None` unless one is due.
-    fn next_queued(&mut self, now: Nanos) -> Option<Nanos> {
-        let Some(planned) = &mut self.planned else { return Some(now) };
-        planned.due = planned.due.checked_sub(1)?;
-        Some(planned.unqueued.take())
-    }
-
-    /// Returns how many messages were ever queued.
-    fn queued(&self) -> u64 {
-        self.replies + self.waiting.len() as u64
-    }
-
-    /// Returns how many bytes of replies are outstanding.
-    fn outstanding(&self, reply_size: usize) -> u64 {
-        self.queued() * reply_size as u64 - self.received
     }
 }
 
@@ -350,7 +428,7 @@ mod tests {
     }
 
     fn sending() -> ReplyStreams {
-        let mut streams = ReplyStreams::new(SHAPE.into(), LoadProtocol::echo(), 7);
+        let mut streams = ReplyStreams::new(SHAPE.into(), LoadProtocol::echo(), 7, b"");
         streams.begin(at(0));
         streams
     }
@@ -413,14 +491,14 @@ mod tests {
     fn the_server_may_close_only_after_the_client() {
         let mut streams = sending();
         let sent = send_all(&mut streams, 0, at(1));
-        let error = streams.ended(0).expect_err("thirty bytes are outstanding");
+        let error = streams.ended(0, at(3)).expect_err("thirty bytes are outstanding");
         assert!(matches!(error, LoadError::Ended { outstanding: 30, .. }), "{error}");
         streams.received(0, &sent, at(2)).expect("its bytes");
-        let error = streams.ended(0).expect_err("the client is not closing").to_string();
+        let error = streams.ended(0, at(3)).expect_err("the client is not closing").to_string();
         assert_eq!(error, "the server closed connection 0 after 30 bytes of replies");
-        streams.closed = Some(0);
-        streams.ended(0).expect("the client is closing");
-        streams.ended(1).expect("the client is closing");
+        assert!(streams.close().eq([0, 1]));
+        streams.ended(0, at(3)).expect("the client is closing");
+        streams.ended(1, at(3)).expect("the client is closing");
         assert_eq!(streams.closed, Some(SHAPE.connections));
     }
 
@@ -440,15 +518,17 @@ mod tests {
     /// An open loop with a message every 100 µs, alternately on the two connections.
     fn open() -> ReplyStreams {
         let offer = Some(Offer { rate: 10_000.0, arrivals: Arrivals::Constant });
-        let workload = Workload { shape: SHAPE, offer };
-        let mut streams = ReplyStreams::new(workload, LoadProtocol::echo(), 7);
+        let workload = Workload { offer, ..SHAPE.into() };
+        let mut streams = ReplyStreams::new(workload, LoadProtocol::echo(), 7, b"");
         streams.begin(at(0));
         streams
     }
 
     /// Queues all that is due at a time.
     fn offer(streams: &mut ReplyStreams, now: Nanos) {
-        while let Some(conn) = streams.next_due(now) {
+        streams.plan_until(now);
+        for action in std::mem::take(&mut streams.actions) {
+            let Action::Send(conn) = action else { panic!("{action:?}") };
             streams.outgoing(conn, now);
         }
     }
@@ -485,10 +565,12 @@ mod tests {
     #[test]
     fn nothing_is_due_before_its_time() {
         let mut streams = open();
-        assert_eq!(streams.next_due(at(0)), None);
-        assert_eq!(streams.next_due(at(1)), Some(0));
-        assert_eq!(streams.next_due(at(100)), None);
+        streams.plan_until(at(0));
+        assert_eq!(streams.actions, []);
+        streams.plan_until(at(100));
+        assert_eq!(streams.actions, [Action::Send(0)]);
         assert_eq!(streams.outgoing(1, at(100)), 0);
-        assert_eq!(streams.next_due(at(101)), Some(1));
+        streams.plan_until(at(101));
+        assert_eq!(streams.actions, [Action::Send(0), Action::Send(1)]);
     }
 }

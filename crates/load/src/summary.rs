@@ -6,7 +6,7 @@ use std::time::Duration;
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use super::{Load, LoadProtocol, LoadSlice, Workload};
+use super::{Load, LoadProtocol, LoadSlice, Pattern, Workload};
 use proactor_report::histogram::Percentiles;
 use proactor_report::template;
 
@@ -35,6 +35,8 @@ pub struct LoadSummary {
     pub rate: f64,
     /// The share of the time in which the client had work.
     pub client_busy: f64,
+    /// True if latencies were measured: not if bytes went in one direction.
+    pub is_timed: bool,
     /// True for an open loop.
     pub is_open: bool,
     /// The times from plan to reply, in an open loop.
@@ -58,17 +60,20 @@ impl LoadSummary {
     /// Makes the result of a finished run.
     pub fn new(load: &Load, address: String, seed: u64, slice: LoadSlice) -> LoadSummary {
         let is_open = load.streams.workload.offer.is_some();
-        let replies = load.streams.streams.iter().map(|stream| stream.replies);
+        // The first connection of a chat receives nothing of itself.
+        let first = usize::from(load.streams.workload.pattern == Pattern::Fanout);
+        let replies = load.streams.streams[first..].iter().map(|stream| stream.replies);
         LoadSummary {
             address,
             workload: load.streams.workload,
             protocol: load.streams.protocol.clone(),
-            reply_size: load.streams.reply_size,
+            reply_size: load.streams.streams.last().map_or(0, |stream| stream.reply),
             seed,
             engine: load.engine_name,
             slice,
             rate: slice.rate(),
             client_busy: slice.busy(),
+            is_timed: !load.streams.workload.pattern.is_one_way(),
             is_open,
             latency: is_open.then(|| load.latencies().estimates()),
             offer_lag: is_open.then(|| load.offer_lags().estimates()),
@@ -156,6 +161,7 @@ mod tests {
             slice,
             rate: slice.rate(),
             client_busy: slice.busy(),
+            is_timed: true,
             is_open: false,
             latency: None,
             offer_lag: None,

@@ -93,6 +93,219 @@ fn every_load_is_echoed_and_verified_slice_by_slice() {
     }
 }
 
+/// A chat: the bytes of each connection go to all others, with the label of line starts.
+/// `change` may add to what a connection receives of each line.
+fn chat(change: impl Fn(usize, &mut Vec<u8>) + Clone + Send + 'static) -> Address {
+    use std::io::{BufRead, BufReader};
+    use std::sync::{Arc, Mutex};
+    let members: Arc<Mutex<Vec<Option<TcpStream>>>> = Arc::default();
+    server(move |stream, _| {
+        let send = |members: &[Option<TcpStream>], but: usize, line: &[u8]| {
+            let others = members.iter().enumerate().filter(|(at, _)| *at != but);
+            for (at, mut member) in others.filter_map(|(at, it)| Some((at, it.as_ref()?))) {
+                let mut line = line.to_vec();
+                change(at, &mut line);
+                let _ = member.write_all(&line);
+            }
+        };
+        let me = {
+            let mut members = members.lock().expect("no thread panics");
+            let me = members.len();
+            members.push(Some(stream.try_clone().expect("a descriptor is left")));
+            send(&members, me, format!("* {me} joined\n").as_bytes());
+            me
+        };
+        for line in BufReader::new(&stream).split(b'\n').map_while(Result::ok) {
+            let line = [format!("[{me}] ").as_bytes(), &line, b"\n"].concat();
+            send(&members.lock().expect("no thread panics"), me, &line);
+        }
+        let left = members.lock().expect("no thread panics")[me].take();
+        let _ = left.expect("it left once").shutdown(Shutdown::Both);
+    })
+}
+
+fn with(pattern: Pattern, options: LoadOptions) -> LoadOptions {
+    LoadOptions { workload: Workload { pattern, ..options.workload }, ..options }
+}
+
+#[test]
+fn short_connections_are_counted_when_the_server_has_closed_them() {
+    for engine in engines() {
+        let address = server(|stream, _| echo(stream, |_, _| {}));
+        let options = with(Pattern::Churn, options(engine, 3, 64, 1));
+        let mut load = Load::connect(&address, &options).expect("valid options");
+        let slices = [0, 1].map(|_| load.run_for(SLICE).expect("a correct server"));
+        assert!(slices.iter().all(|slice| slice.messages >= 3), "{slices:?}");
+        assert_eq!(slices[1].bytes, slices[1].messages * 64);
+        assert_eq!(load.latencies().len(), load.messages());
+        load.close().expect("all are closed already");
+    }
+}
+
+#[test]
+fn a_server_that_keeps_short_connections_open_has_stalled() {
+    for engine in engines() {
+        let address = server(|mut stream, _| {
+            let mut message = [0; 64];
+            stream.read_exact(&mut message).expect("a message");
+            stream.write_all(&message).expect("the client receives");
+            thread::park();
+        });
+        let timeout = Duration::from_millis(200);
+        let options = LoadOptions { timeout, ..with(Pattern::Churn, options(engine, 2, 64, 1)) };
+        match error(&address, &options) {
+            LoadError::NotMoving { bytes: 128, .. } => {}
+            other => panic!("{engine:?}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn an_upload_ends_when_the_server_has_read_everything() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    for engine in engines() {
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&read);
+        let address = server(move |mut stream, _| {
+            let mut buffer = [0; 8192];
+            while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                counted.fetch_add(len as u64, Ordering::SeqCst);
+            }
+        });
+        let options = with(Pattern::Upload, options(engine, 2, 10_000, 1));
+        let mut load = Load::connect(&address, &options).expect("valid options");
+        let slices = [0, 1].map(|_| load.run_for(SLICE).expect("it reads all"));
+        assert!(slices[1].bytes > 0 && slices[1].messages == slices[1].bytes / 10_000);
+        assert_eq!(read.load(Ordering::SeqCst), slices[0].bytes + slices[1].bytes);
+        assert!(load.latencies().is_empty() && slices[0].longest_gap.is_zero());
+    }
+}
+
+#[test]
+fn a_download_is_verified_and_a_changed_byte_is_found() {
+    for engine in engines() {
+        let generate = |changed: Option<usize>| {
+            server(move |mut stream, _| {
+                let mut pattern = byte_stream::chargen().to_vec();
+                stream.set_nonblocking(true).expect("a socket");
+                for n in 0.. {
+                    if let Some(at) = changed.filter(|_| n == 3) {
+                        pattern[at] ^= 1;
+                    }
+                    let mut rest = &pattern[..];
+                    while !rest.is_empty() {
+                        match stream.write(rest) {
+                            Ok(len) => rest = &rest[len..],
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            Err(_) => return,
+                        }
+                    }
+                    if matches!(stream.read(&mut [0]), Ok(0)) {
+                        return;
+                    }
+                }
+            })
+        };
+        let options = with(Pattern::Download, options(engine, 2, 1000, 1));
+        let mut load = Load::connect(&generate(None), &options).expect("valid options");
+        for _ in 0..2 {
+            let slice = load.run_for(SLICE).expect("a correct server");
+            assert!(slice.bytes > 0 && slice.messages == slice.bytes / 1000, "{slice:?}");
+        }
+        match error(&generate(Some(17)), &options) {
+            LoadError::Wrong { at: Mismatch { offset, .. }, .. } => assert_eq!(offset, 21_107),
+            other => panic!("{engine:?}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn every_line_is_verified_at_every_member_of_a_chat() {
+    for engine in engines() {
+        for (size, depth) in [(2, 1), (64, 4)] {
+            let options = with(Pattern::Fanout, options(engine, 4, size, depth));
+            let mut load = Load::connect(&chat(|_, _| {}), &options).expect("they join");
+            let slices = [0, 1].map(|_| load.run_for(SLICE).expect("a correct server"));
+            assert!(slices.iter().all(|slice| slice.messages >= 3 && slice.messages % 3 == 0));
+            assert_eq!(load.latencies().len(), load.messages());
+            load.close().expect("they leave");
+        }
+    }
+}
+
+#[test]
+fn a_line_that_a_member_receives_twice_or_not_is_found() {
+    for engine in engines() {
+        let options = with(Pattern::Fanout, options(engine, 4, 64, 2));
+        let options = LoadOptions { timeout: Duration::from_millis(300), ..options };
+        let is_spoken =
+            |line: &[u8]| line.starts_with(b"[") && !line.windows(6).any(|it| it == b"hello ");
+        let twice = chat(move |member, line| {
+            if member == 1 && is_spoken(line) {
+                line.extend_from_within(..);
+            }
+        });
+        match error(&twice, &options) {
+            LoadError::Wrong { connection, .. } | LoadError::Surplus { connection, .. } => {
+                assert!((1..4).contains(&connection), "a member that listens");
+            }
+            other => panic!("{engine:?}: {other}"),
+        }
+        let never = chat(move |member, line| {
+            if member == 1 && is_spoken(line) {
+                line.clear();
+            }
+        });
+        let error = error(&never, &options);
+        assert!(matches!(error, LoadError::Stalled { .. }), "{engine:?}: {error}");
+    }
+}
+
+#[test]
+fn a_server_that_is_no_chat_is_named() {
+    let address = server(|stream, _| echo(stream, |_, _| {}));
+    let options = with(Pattern::Fanout, options(EngineChoice::Epoll, 2, 64, 1));
+    let options = LoadOptions { timeout: Duration::from_millis(200), ..options };
+    let error = Load::connect(&address, &options).expect_err("no line comes").to_string();
+    assert!(error.starts_with("the load generator cannot join the chat: "), "{error}");
+}
+
+#[test]
+fn sizes_are_mixed_and_idle_connections_stay_open() {
+    for engine in engines() {
+        let address = server(|stream, _| echo(stream, |_, _| {}));
+        let options = options(engine, 2, 10, 3);
+        let workload = Workload { size_max: Some(5000), idle_connections: 5, ..options.workload };
+        let mut load = Load::connect(&address, &LoadOptions { workload, ..options })
+            .expect("the idle ones are answered");
+        let slice = load.run_for(SLICE).expect("a correct server");
+        let mean = slice.bytes as f64 / slice.messages as f64;
+        assert!((10.0..5000.0).contains(&mean), "{mean}");
+        assert_ne!(slice.bytes % slice.messages, 0, "sizes differ");
+        load.close().expect("the idle ones are still open");
+    }
+}
+
+#[test]
+fn an_idle_connection_that_the_server_closed_is_an_error() {
+    let address = server(|stream, number| {
+        if number == 2 {
+            let mut message = [0; 64];
+            (&stream).read_exact(&mut message).expect("a message");
+            // Another byte than the client expects, and the end.
+            (&stream).write_all(&[&message[..], b"!"].concat()).expect("the client receives");
+        } else {
+            echo(stream, |_, _| {});
+        }
+    });
+    let options = options(EngineChoice::Epoll, 2, 64, 1);
+    let workload = Workload { idle_connections: 1, ..options.workload };
+    let load = Load::connect(&address, &LoadOptions { workload, ..options }).expect("answered");
+    let error = load.close().expect_err("it is not idle").to_string();
+    assert!(error.contains("sent bytes to an idle connection"), "{error}");
+}
+
 #[test]
 fn a_unix_socket_is_an_address_too() {
     for engine in engines() {

@@ -10,7 +10,7 @@ use proactor::os::ShutdownSignal;
 use proactor_load::ramp::{Ramp, RampPlan};
 use proactor_load::summary::LoadSummary;
 use proactor_load::{Arrivals, CONNECTIONS_MAX, EngineChoice, Load, LoadOptions, LoadSlice};
-use proactor_load::{Offer, RATE_MAX, Workload};
+use proactor_load::{LoadProtocol, Offer, Pattern, RATE_MAX, Workload};
 use proactor_report::units;
 
 /// Put a server under load, and verify every byte of its replies.
@@ -36,6 +36,13 @@ pub(super) struct LoadArgs {
     #[arg(long, short = 't', value_name = "TIME", value_parser = units::parse_positive_duration)]
     duration: Option<Duration>,
 
+    /// What each connection does: echo, churn (connect, one message, close, again), upload (send
+    /// to a server of `discard`), download (receive from one of `chargen`), or fanout (the first
+    /// sends lines to a `chat`, all others receive them)
+    #[arg(long, short = 'w', value_name = "WORKLOAD", default_value = "echo",
+          value_parser = pattern)]
+    workload: Pattern,
+
     /// Number of connections
     #[arg(long, short = 'c', visible_alias = "number", value_name = "N", default_value_t = 64,
           value_parser = number::<usize>(1, CONNECTIONS_MAX as u64))]
@@ -59,6 +66,11 @@ pub(super) struct LoadArgs {
     /// bursts (ten times as often in the first 10 ms of each 100 ms) [default: constant]
     #[arg(long, value_name = "KIND", value_parser = arrivals)]
     arrivals: Option<Arrivals>,
+
+    /// Open so many more connections, which are idle after their first message
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = number::<usize>(0, CONNECTIONS_MAX as u64))]
+    idle: usize,
 
     /// I/O engine of the client: uring, epoll, or auto (uring where it works). Both busy-poll, so
     /// that the client uses a whole CPU
@@ -94,16 +106,11 @@ impl LoadArgs {
     /// returned.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let address = self.addr.as_ref().or(self.address.as_ref()).context("no address")?;
-        let is_open = self.rate.is_some() || self.ramp.is_some();
-        if self.arrivals.is_some() && !is_open {
-            wrong_usage("--arrivals needs an open loop: --rate or --ramp");
-        }
-        let depth = if is_open { OPEN_DEPTH } else { 1 };
+        self.check();
         let arrivals = self.arrivals.unwrap_or_default();
-        let offer = self.rate.map(|rate| Offer { rate, arrivals });
         let options = LoadOptions {
-            workload: Workload { shape: self.messages.shape(self.connections, depth), offer },
-            protocol: self.messages.protocol.clone(),
+            workload: self.workload(arrivals),
+            protocol: self.protocol(),
             seed: self.seed,
             engine: self.engine,
             timeout: self.timeout,
@@ -117,6 +124,54 @@ impl LoadArgs {
             }
             None => self.measure(load, address, &stop),
         }
+    }
+
+    fn is_open(&self) -> bool {
+        self.rate.is_some() || self.ramp.is_some()
+    }
+
+    /// Refuses options that do not go together.
+    fn check(&self) {
+        use Pattern::{Churn, Download, Echo, Fanout};
+        let (pattern, messages) = (self.workload, &self.messages);
+        let has_range = messages.size.is_some_and(|(_, most)| most.is_some());
+        let is = |patterns: &[Pattern]| patterns.contains(&pattern);
+        let wrong = [
+            (self.arrivals.is_some() && !self.is_open(), "--arrivals needs --rate or --ramp"),
+            (self.is_open() && pattern.is_one_way(), "bytes in one direction have no --rate"),
+            (self.ramp.is_some() && is(&[Fanout]), "--ramp is for echo and churn"),
+            (
+                messages.protocol.name != "echo" && !is(&[Echo, Churn]),
+                "--protocol is for echo and churn",
+            ),
+            (messages.depth.is_some() && !is(&[Echo, Fanout]), "--depth is for echo and fanout"),
+            (has_range && !is(&[Echo, Churn]), "a range of sizes is for echo and churn"),
+            (messages.size.is_some() && is(&[Download]), "--size: the server has its own"),
+            (self.idle > 0 && !is(&[Echo, Churn]), "--idle is for echo and churn"),
+            (is(&[Fanout]) && self.connections < 2, "fanout needs --connections 2 or more"),
+        ];
+        if let Some((_, text)) = wrong.iter().find(|(is_wrong, _)| *is_wrong) {
+            wrong_usage(text);
+        }
+    }
+
+    fn workload(&self, arrivals: Arrivals) -> Workload {
+        let depth = if self.is_open() { OPEN_DEPTH } else { 1 };
+        Workload {
+            idle_connections: self.idle,
+            offer: self.rate.map(|rate| Offer { rate, arrivals }),
+            ..self.messages.workload(self.workload, self.connections, depth)
+        }
+    }
+
+    fn protocol(&self) -> LoadProtocol {
+        let name = match self.workload {
+            Pattern::Echo | Pattern::Churn => return self.messages.protocol.clone(),
+            Pattern::Upload => "discard",
+            Pattern::Download => "chargen",
+            Pattern::Fanout => "chat",
+        };
+        LoadProtocol { name: name.to_owned(), example: None }
     }
 
     fn measure(
@@ -184,6 +239,17 @@ fn ramp(text: &str) -> Result<(f64, f64), String> {
     let (from, to) = text.split_once(':').ok_or("write two rates, as 1k:200k")?;
     let (from, to) = (rate(from)?, rate(to)?);
     (from < to).then_some((from, to)).ok_or_else(|| "the second rate must be higher".to_owned())
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    match text {
+        "echo" => Ok(Pattern::Echo),
+        "churn" => Ok(Pattern::Churn),
+        "upload" => Ok(Pattern::Upload),
+        "download" => Ok(Pattern::Download),
+        "fanout" => Ok(Pattern::Fanout),
+        _ => Err("use echo, churn, upload, download or fanout".to_owned()),
+    }
 }
 
 fn arrivals(text: &str) -> Result<Arrivals, String> {

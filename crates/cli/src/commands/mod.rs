@@ -34,7 +34,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use number::number;
 use proactor::os::{self, ShutdownSignal};
-use proactor_load::{DEPTH_MAX, LoadProtocol, LoadShape, SIZE_MAX};
+use proactor_load::{DEPTH_MAX, LoadProtocol, LoadShape, Pattern, SIZE_MAX, Workload};
 use stderr::note;
 
 /// An io_uring TCP server, and the tools to load, compare and inspect it.
@@ -203,10 +203,10 @@ struct MessageArgs {
     #[arg(long, value_name = "PROTOCOL", default_value = "echo", value_parser = load_protocol)]
     protocol: LoadProtocol,
 
-    /// Bytes per message of echo [default: 64]
-    #[arg(long, short = 'l', visible_alias = "length", value_name = "BYTES",
-          value_parser = number::<usize>(1, SIZE_MAX as u64))]
-    size: Option<usize>,
+    /// Bytes per message of echo, or for `load` a range as 64..16384, from which each size is drawn
+    /// [default: 64]
+    #[arg(long, short = 'l', visible_alias = "length", value_name = "BYTES", value_parser = sizes)]
+    size: Option<(usize, Option<usize>)>,
 
     /// Messages in flight per connection (pipelining) [default: 1]
     #[arg(long, value_name = "N", value_parser = number::<usize>(1, DEPTH_MAX as u64))]
@@ -216,13 +216,36 @@ struct MessageArgs {
 impl MessageArgs {
     /// Returns the load of so many connections; `depth` is the default.
     fn shape(&self, connections: usize, depth: usize) -> LoadShape {
-        let size = match (&self.protocol.example, self.size) {
-            (None, size) => size.unwrap_or(64),
-            (Some((request, _)), None) => request.len(),
+        if let Some((_, Some(_))) = self.size {
+            wrong_usage("--size: write one number; a range is for `load`");
+        }
+        self.workload(Pattern::Echo, connections, depth).shape
+    }
+
+    /// Returns a workload in a closed loop.
+    fn workload(&self, pattern: Pattern, connections: usize, depth: usize) -> Workload {
+        /// The bytes of a send where bytes go in one direction.
+        const ONE_WAY: usize = 64 << 10;
+        let default = if pattern.is_one_way() { ONE_WAY } else { 64 };
+        let (size, size_max) = match (&self.protocol.example, self.size) {
+            (None, size) => size.unwrap_or((default, None)),
+            (Some((request, _)), None) => (request.len(), None),
             (Some(_), Some(_)) => wrong_usage("--size is for echo: others send their example"),
         };
-        LoadShape { connections, size, depth: self.depth.unwrap_or(depth) }
+        let shape = LoadShape { connections, size, depth: self.depth.unwrap_or(depth) };
+        Workload { pattern, size_max, ..shape.into() }
     }
+}
+
+/// Returns one size, or the smallest and the largest of a range.
+fn sizes(text: &str) -> Result<(usize, Option<usize>), String> {
+    let size = number::<usize>(1, SIZE_MAX as u64);
+    let Some((least, most)) = text.split_once("..") else { return Ok((size(text)?, None)) };
+    let (least, most) = (size(least)?, size(most)?);
+    if least < most {
+        return Ok((least, Some(most)));
+    }
+    Err("the second size must be larger".to_owned())
 }
 
 /// Runs this thread, and the threads it will create, on one CPU of those that it may use. The
