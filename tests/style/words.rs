@@ -84,7 +84,8 @@ const PEOPLE: &[&str] = &[
     "decide who",
     "who since when",
 ];
-const APART: &[&str] = &["not told", "tell apart", "tells apart", "told apart", "tell them apart"];
+const APART: &[&str] =
+    &["not told", "noisy to tell", "tell apart", "tells apart", "told apart", "tell them apart"];
 const LIVES: &[&str] =
     &["life cycle", "lives as long", "lives until", "lives on", "pool lives", "thread lives"];
 const QUIET: &[&str] = &["quiet release", "alias quiet"];

@@ -171,7 +171,7 @@ fn a_load_raises_its_limit_of_descriptors() {
 
 #[test]
 fn a_comparison_raises_its_limit_of_descriptors_and_that_of_its_servers() {
-    let args = ["compare", "--models", "poll", "-c", "100", "--rounds", "1", "--idle", "0"];
+    let args = ["compare", "--models", "poll", "-c", "100", "--blocks", "1", "--idle", "0"];
     let exit = Launch::new(PROACTOR, &args).raisable_descriptors(64, 1024).run();
     assert_eq!(exit.code(), Some(0), "{exit:?}");
     assert!(!exit.stdout.concat().contains("not measured"), "{exit:?}");
@@ -187,8 +187,8 @@ fn a_cpu_that_the_parent_excludes_is_not_used() {
         (PROACTOR, &["serve", "--listen", "127.0.0.1:0", "--cpu", other]),
         (REACTOR, &["--listen", "127.0.0.1:0", "--cpu", other]),
         (PROACTOR, &["load", "127.0.0.1:1", "--cpu", other]),
-        (PROACTOR, &["compare", "--rounds", "1", "--server-cpu", other]),
-        (PROACTOR, &["compare", "--rounds", "1", "--client-cpu", other]),
+        (PROACTOR, &["compare", "--blocks", "1", "--server-cpu", other]),
+        (PROACTOR, &["compare", "--blocks", "1", "--client-cpu", other]),
     ];
     for (program, args) in cases {
         let exit = match Launch::new(program, args).on_cpu(mine).try_start() {

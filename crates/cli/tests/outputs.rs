@@ -508,8 +508,8 @@ fn a_message_that_is_not_taken_changes_no_command() {
         &["load", &absent],
         &["load", &server, "-c", "1", "--duration", "50ms"],
         &["compare", "--server-cpu", "65535"],
-        &["compare", "--models", "epoll", "--rounds", "0"],
-        &["compare", "--models", "poll", "--baseline", "poll", "--rounds", "1", "--idle", "0"],
+        &["compare", "--models", "epoll", "--blocks", "0"],
+        &["compare", "--models", "poll", "--baseline", "poll", "--blocks", "1", "--idle", "0"],
         &["explain", "--models", "epoll,-epoll"],
         &["models", "--fnord"],
         &["trace"],
@@ -548,7 +548,7 @@ fn a_load_and_a_connection_end_by_a_signal_while_their_output_is_not_read() {
         &["load", &address, "-c", "1", "--duration", "50ms"],
         &["load", &address, "-c", "1", "--duration", "50ms", "--json"],
         &["connect", &address, "--parts", "hello"],
-        &["compare", "--models", "poll", "--baseline", "poll", "--rounds", "1", "--idle", "0"],
+        &["compare", "--models", "poll", "--baseline", "poll", "--blocks", "1", "--idle", "0"],
     ];
     for args in commands {
         for wrong in EACH.into_iter().filter(|wrong| wrong.waits()) {
@@ -573,7 +573,7 @@ fn dash_is_standard_output_and_no_recording() {
     let outputs: [&[&str]; 4] = [
         &["explain", "--models", "epoll", "--runs", "1", "--html=-"],
         &["explain", "--models", "epoll", "--runs", "1", "--svg", "-"],
-        &["compare", "--models", "poll", "--baseline", "poll", "--rounds", "1", "--json", "-"],
+        &["compare", "--models", "poll", "--baseline", "poll", "--blocks", "1", "--json", "-"],
         &["trace", "export", trace, "--format", "html", "-o", "-"],
     ];
     for args in outputs {
@@ -623,7 +623,7 @@ fn a_terminal_without_escape_sequences_gets_none() {
     let commands: [&[&str]; 7] = [
         &["explain", "--models", "epoll", "--runs", "20"],
         &["load", &address, "-c", "1", "--duration", "200ms"],
-        &["compare", "--models", "poll", "--baseline", "poll", "--rounds", "1", "--idle", "0"],
+        &["compare", "--models", "poll", "--baseline", "poll", "--blocks", "1", "--idle", "0"],
         &["models"],
         &["trace", "doctor", &files.trace],
         &["trace", "show", &files.none],

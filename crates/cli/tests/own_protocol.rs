@@ -42,7 +42,7 @@ fn an_own_protocol_is_compared_by_its_example() {
     if !program.exists() {
         return skip("the example own_protocol is not built: `cargo test` without a filter does");
     }
-    let args = ["compare", "--protocol", "shout", "--models", "poll", "-c", "2", "--rounds", "1"];
+    let args = ["compare", "--protocol", "shout", "--models", "poll", "-c", "2", "--blocks", "1"];
     let output = Command::new(program).args(args).output().expect("it was built");
     let (out, error) = (String::from_utf8_lossy(&output.stdout), output.stderr);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&error));

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::plan::TASKS_MAX;
 use proactor::model::Ability;
 use proactor::os::procfs;
 use proactor::{Model, os};
@@ -18,6 +19,12 @@ const RESERVED_TASKS: u64 = 64;
 pub(crate) fn shortage(model: &str, connections: usize, open: usize) -> Option<String> {
     let model = proactor_models::find(model);
     let of_model = model.and_then(|model| model_limit(model, connections));
+    let of_model = of_model.or_else(|| {
+        let is_of_tasks = model.is_some_and(|model| [THREAD, PROCESS].contains(&model));
+        (is_of_tasks && connections > TASKS_MAX).then(|| {
+            format!("not measured above {TASKS_MAX} connections, each with a task of the kernel")
+        })
+    });
     of_model.or_else(|| too_few_descriptors(connections, open)).or_else(|| {
         let kinds = [(THREAD, "threads"), (PROCESS, "processes")];
         let (_, kind) = kinds.into_iter().find(|(kind, _)| Some(*kind) == model)?;

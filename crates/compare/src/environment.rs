@@ -66,35 +66,6 @@ impl Environment {
     }
 }
 
-/// The CPU time that the host took from this virtual machine, and the total, in ticks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Steal {
-    stolen: u64,
-    all: u64,
-}
-
-impl Steal {
-    /// Reads the current values. Returns `None` if the kernel does not report them.
-    pub fn read() -> Option<Steal> {
-        Steal::parse(&fs::read_to_string("/proc/stat").ok()?)
-    }
-
-    /// Returns the share since `earlier`, or `None` if no time has passed.
-    pub fn since(self, earlier: Steal) -> Option<f64> {
-        let all = self.all.checked_sub(earlier.all).filter(|&all| all > 0)?;
-        Some(self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64)
-    }
-
-    /// Parses the line `cpu  user nice system idle iowait irq softirq steal …`. The fields after
-    /// `steal` are already included in `user` and `nice`.
-    fn parse(stat: &str) -> Option<Steal> {
-        let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-        let ticks: Vec<u64> = line.split_whitespace().map_while(|tick| tick.parse().ok()).collect();
-        let stolen = *ticks.get(7)?;
-        Some(Steal { stolen, all: ticks[..8].iter().sum() })
-    }
-}
-
 fn cpu_name(cpuinfo: &str) -> Option<String> {
     // x86 has `model name`; some other architectures have `Processor`, most have neither.
     field(cpuinfo, "model name").or_else(|| field(cpuinfo, "Processor")).map(str::to_owned)
@@ -130,17 +101,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steal_is_the_share_of_the_host_in_all_ticks() {
-        let at = |text| Steal::parse(text).expect("a line of cpu");
-        let before = at("cpu  100 0 50 800 10 0 5 35 7 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n");
-        let after = at("cpu  150 0 80 810 10 0 5 45 9 0\n");
-        assert_eq!(after.since(before), Some(0.1));
-        assert_eq!(before.since(before), None);
-        assert_eq!(Steal::parse("cpu  1 2 3"), None, "old kernels have fewer fields");
-        assert_eq!(Steal::parse("intr 1 2 3"), None);
-    }
-
-    #[test]
     fn the_cpu_and_its_hypervisor_are_in_cpuinfo() {
         let cpuinfo = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu hypervisor tsc\n";
         assert_eq!(cpu_name(cpuinfo).as_deref(), Some("AMD EPYC"));
@@ -170,7 +130,7 @@ mod tests {
         let good = Environment { cpus: 8, ..Environment::default() };
         assert!(good.warnings().is_empty());
         let bad = Environment {
-            cpus: 1,
+            cpus: 2,
             governor: Some("powersave".to_owned()),
             cpu_pressure: Some(0.125),
             cpu_quota: Some(0.5),

@@ -8,6 +8,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -18,6 +19,10 @@ use crate::progress::{Activity, Monitor};
 use crate::server_process::{ServerError, ServerProcess, StartCommand};
 use proactor::address::Address;
 use proactor_load::{Example, LoadShape};
+
+/// Estimates: the time to start a server, and to open a connection that exchanges a message.
+const PER_SERVER: Duration = Duration::from_millis(80);
+const PER_CONNECTION: Duration = Duration::from_micros(150);
 
 /// The message of each connection to an echo server.
 const MESSAGE: [u8; 64] = [b'.'; 64];
@@ -43,6 +48,12 @@ pub struct IdleRow {
     /// The cost of one connection, including that of the server's children; absent if there is a
     /// reason.
     pub cost: Option<Footprint>,
+}
+
+/// Estimates the time that this takes.
+pub(crate) fn cost(plan: &ComparisonPlan) -> Duration {
+    let rows = plan.participants().len() - 1;
+    (PER_SERVER + PER_CONNECTION * plan.idle as u32) * if plan.idle > 0 { rows as u32 } else { 0 }
 }
 
 /// Measures the cost of an idle connection for each model of a plan, until `monitor` is

@@ -1,29 +1,33 @@
 //! Compares I/O models under the same load, and states what the measurement shows.
 //!
 //! ```text
-//!   plan ── capacity ── server_process × n ── sampling ── summary ── render
-//!   models  what        a process per model,  slices,     medians,   a table and
-//!   loads   cannot      with N verified       pairs       intervals, sentences,
-//!           run here    connections                       verdicts   or JSON
+//!   plan ── capacity ── trial ── block × n ── summary ── render
+//!   models  what        which    fresh        ratios,    a table and
+//!   loads   cannot      models   servers,     intervals, sentences,
+//!           run here    can      slices       verdicts   or JSON
 //! ```
 //!
-//! A `table_run` measures one load, phase by phase; the `schedule` gives each phase its time;
-//! `idle` measures the cost of an idle connection. A model that fails is a row with its reason, and
-//! the other models go on. Only a failure of the baseline ends the comparison.
+//! A `table_run` measures one load: a trial, from which the number of blocks follows, and then the
+//! blocks (`block`); `disturbance` decides whether one counts. `idle` measures the cost of an idle
+//! connection. A model that fails is a row with its reason, and the other models go on. Only a
+//! failure of the baseline ends the comparison.
 //!
 //! [`run`] measures and returns a [`Comparison`] with every slice. The text and the JSON are made
 //! of that value alone ([`render::text`]).
 #![deny(unsafe_code)]
 
+pub mod block;
 mod capacity;
+mod connected_server;
+mod disturbance;
 pub mod environment;
 pub mod idle;
+pub mod percentile;
 pub mod plan;
 mod process_tree;
 pub mod progress;
 pub mod render;
 pub mod results;
-pub mod sampling;
 mod schedule;
 pub mod server_process;
 mod stats_line;
@@ -42,7 +46,9 @@ use results::Comparison;
 use schedule::Schedule;
 use server_process::StartCommand;
 pub use stats_line::{STATS_SCHEMA, ServerStats};
+use std::time::Duration;
 use table_run::TableRun;
+use verdict::Judge;
 
 /// Makes a comparison. `watch` receives the progress; if it returns false, the measurement ends and
 /// the result is what was measured until then.
@@ -57,40 +63,51 @@ pub fn run(
     let environment = Environment::read();
     os::pin_to_cpu(plan.client_cpu)
         .with_context(|| format!("cannot pin the client to CPU {}", plan.client_cpu))?;
-    let runs: Vec<TableRun<'_>> =
-        plan.loads.iter().map(|&load| TableRun::new(plan, load, command)).collect();
-    let impossible: Option<Vec<&str>> = runs.iter().map(TableRun::baseline_reason).collect();
-    if let Some(reason) = impossible.iter().flatten().next() {
+    let origin = os::now();
+    let tables = 0..plan.loads.len();
+    let mut runs: Vec<TableRun<'_>> =
+        tables.map(|number| TableRun::new(plan, number, command, origin)).collect();
+    if let Some(reason) = runs.iter().find_map(TableRun::baseline_reason) {
         anyhow::bail!("the baseline, {}, cannot run: {reason}", plan.baseline);
     }
-    let phases = runs.iter().flat_map(TableRun::phases);
     let mut monitor = Monitor {
         watch,
-        schedule: Schedule::new(plan.budget, phases, os::now()),
+        schedule: Schedule::new(Duration::from_secs(plan.extent.seconds)),
         table: (0, runs.len()),
+        block: (0, 0),
         interrupted: false,
         engine: "none",
         warnings: environment.warnings(),
     };
+    for (number, run) in runs.iter_mut().enumerate() {
+        monitor.table.0 = number;
+        run.try_out(&mut monitor)?;
+    }
+    let each: Duration = runs.iter().map(TableRun::cost).sum();
+    let idle_cost = idle::cost(plan);
+    let blocks = plan.extent.blocks(os::now().since(origin) + idle_cost, each);
+    monitor.schedule = Schedule::new(each * blocks + idle_cost);
+    let rows: usize = runs.iter().map(TableRun::rows).sum();
+    let judge = Judge { rules: plan.rules, intervals: rows * METRICS };
     let mut tables = Vec::new();
     for (number, run) in runs.into_iter().enumerate() {
-        if !monitor.interrupted {
-            monitor.table.0 = number;
-            tables.push(run.measure(&mut monitor)?);
+        monitor.table.0 = number;
+        if !monitor.interrupted || tables.is_empty() {
+            tables.push(run.measure(blocks, &judge, &mut monitor)?);
         }
     }
     let idle =
         (plan.idle > 0 && !monitor.interrupted).then(|| idle::measure(plan, command, &mut monitor));
     let Monitor { engine, mut warnings, interrupted, .. } = monitor;
-    if interrupted {
-        warnings.push("interrupted: the results are what was measured until then.".to_owned());
-    }
     for table in &tables {
         warnings.extend(summary::warnings(table, engine));
     }
-    let plan = plan.clone();
-    Ok(Comparison { environment, plan, engine, tables, idle, warnings })
+    let (plan, intervals) = (plan.clone(), judge.intervals);
+    Ok(Comparison { environment, plan, engine, intervals, tables, idle, interrupted, warnings })
 }
+
+/// Each row has two ratios: CPU time per message, and the rate.
+const METRICS: usize = 2;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::sampling::slices_per_round;
 use proactor_load::{EngineChoice, LoadProtocol, LoadShape};
 
 /// The default baseline: level-triggered epoll.
@@ -20,42 +19,93 @@ pub const MODELS: &str = "uring,epoll,epoll-et,poll,select";
 /// The index of the control among the participants. The baseline is the first participant.
 pub const CONTROL: usize = 1;
 
-/// From this number of connections on, only two servers are open at a time. With more servers, the
-/// measured rate of the baseline was 10 to 15 % too high: the baseline has every second slice, so
-/// its connections stay in the cache and those of the others do not.
-pub const PAIRS_FROM: usize = 1000;
+/// From this number of connections on, a block has only one model and a baseline of its own: the
+/// connections of all of them would not fit into the ports and the caches of a machine.
+pub const CROWD_FROM: usize = 1000;
 
-/// The length of a slice. A slice is short so that the two sides of a ratio are measured within a
+/// A model with a process or a thread for each connection is not measured with more than this: a
+/// block would take longer than all other models together.
+pub const TASKS_MAX: usize = 1000;
+
+/// The shortest slice. A slice is short so that the two sides of a ratio are measured within a
 /// moment of each other: slow drift, as on shared machines, then affects both.
 pub const SLICE: Duration = Duration::from_millis(40);
 
-/// The number of slices at the start of each server that do not count.
-pub const WARM_UP: usize = 3;
+/// A slice has at least this many messages of each connection, on average: it begins and ends
+/// without outstanding messages, which is not the steady state.
+pub const MESSAGES_MIN: usize = 20;
+
+/// How long each server is driven before its first slice. That does not count.
+pub const LEAD_IN: Duration = Duration::from_millis(40);
 
 /// How long a connection may wait for bytes.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The extent of a measurement.
+/// The extent of a measurement. The number of blocks is fixed before the first of them: to go on
+/// until a difference is shown would find one too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Budget {
-    /// The number of rounds per table.
-    Rounds(u32),
-    /// The seconds for all tables together, including start, connecting and warm-up.
-    Seconds(u64),
+pub struct Extent {
+    /// The rounds of a block.
+    pub rounds: u32,
+    /// The least number of blocks of a table, whatever time they take.
+    pub least: u32,
+    /// The largest number of blocks of a table.
+    pub most: u32,
+    /// The seconds for all tables together, with all that belongs to them.
+    pub seconds: u64,
 }
 
-/// The number of rounds that the default time allows. A verdict needs at least
-/// [`VALUES_MIN`](proactor_report::stats::VALUES_MIN).
-const ROUNDS_AIMED: f64 = 10.0;
-/// The range of the default time.
-const SECONDS: std::ops::RangeInclusive<u64> = 25..=100;
-/// Estimates: the time of a message, by which a slice grows for each connection because it ends
-/// with all replies, and the time to open a connection.
-const PER_MESSAGE: Duration = Duration::from_micros(10);
-const PER_CONNECTION: Duration = Duration::from_micros(100);
-/// Estimate: the time to start a server.
-const PER_SERVER: Duration = Duration::from_millis(80);
+impl Extent {
+    /// What verdicts need, within a minute where that is possible.
+    pub const DEFAULT: Extent = Extent { rounds: 3, least: BLOCKS_MIN, most: 20, seconds: 55 };
+    /// Narrow intervals, within a quarter of an hour.
+    pub const FULL: Extent = Extent { rounds: 5, least: BLOCKS_MIN, most: 60, seconds: 660 };
+
+    /// Returns this extent with a number of blocks.
+    pub fn of_blocks(self, blocks: u32) -> Extent {
+        Extent { least: blocks, most: blocks, ..self }
+    }
+
+    /// Returns this extent with a time, and no other limit.
+    pub fn of_seconds(self, seconds: u64) -> Extent {
+        Extent { least: 1, most: u32::MAX, seconds, ..self }
+    }
+
+    /// Returns the number of blocks, if one of each table together takes `each`, and `spent` is
+    /// needed for other things.
+    pub(crate) fn blocks(self, spent: Duration, each: Duration) -> u32 {
+        let left = Duration::from_secs(self.seconds).saturating_sub(spent);
+        let fit = left.as_secs_f64() / each.as_secs_f64().max(1e-9);
+        (fit as u32).clamp(self.least, self.most)
+    }
+}
+
+/// The least number of valid blocks that a verdict needs: with fewer, the intervals miss the true
+/// ratio more often than they say (by simulation, from the slices of real runs).
+pub const BLOCKS_MIN: u32 = 12;
+/// The same at 99 % confidence.
+pub const BLOCKS_MIN_99: u32 = 15;
+
+/// The rules of the verdicts, fixed before the measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Rules {
+    /// The probability that all intervals of the run together enclose their true ratios.
+    pub confidence: f64,
+    /// The share by which CPU time per message may differ and still be *within*.
+    pub cpu_margin: f64,
+    /// The share by which a rate may differ and still be *within*.
+    pub rate_margin: f64,
+}
+
+impl Rules {
+    /// Half of the width that *within* would need is attainable within a minute.
+    pub const DEFAULT: Rules = Rules { confidence: 0.95, cpu_margin: 0.02, rate_margin: 0.05 };
+
+    /// Returns the least number of valid blocks that a verdict needs.
+    pub fn blocks_min(&self) -> u32 {
+        if self.confidence >= 0.99 { BLOCKS_MIN_99 } else { BLOCKS_MIN }
+    }
+}
 
 /// The plan of a comparison.
 #[derive(Debug, Clone, Serialize)]
@@ -72,7 +122,10 @@ pub struct ComparisonPlan {
     /// The loads, with a table for each.
     pub loads: Vec<LoadShape>,
     /// The extent of the measurement.
-    pub budget: Budget,
+    pub extent: Extent,
+    /// The rules of the verdicts.
+    #[serde(flatten)]
+    pub rules: Rules,
     /// The number of idle connections whose cost is measured; with 0 that is skipped.
     pub idle: usize,
     /// The seed of the order of the participants and of the message bytes.
@@ -168,40 +221,15 @@ impl ComparisonPlan {
         participants
     }
 
-    /// Divides participants into phases. The servers of a phase are open at the same time, together
-    /// with the baseline.
-    pub fn phases(&self, load: LoadShape, participants: &[usize]) -> Vec<Vec<usize>> {
-        if load.connections >= PAIRS_FROM {
-            participants.iter().map(|&participant| vec![participant]).collect()
+    /// Divides participants into the groups whose servers are open at the same time, each with the
+    /// baseline. A block of a table has one part for each of them.
+    pub(crate) fn groups(load: LoadShape, others: &[usize]) -> Vec<Vec<usize>> {
+        if load.connections >= CROWD_FROM {
+            others.iter().map(|&other| vec![0, other]).collect()
         } else {
-            vec![participants.to_vec()]
+            vec![[&[0], others].concat()]
         }
     }
-
-    /// Returns the default budget: about the time that verdicts need, within `SECONDS`.
-    pub fn default_budget(&self) -> Budget {
-        let others: Vec<usize> = (1..self.participants().len()).collect();
-        let phases = self.loads.iter().flat_map(|&load| {
-            self.phases(load, &others).into_iter().map(move |phase| cost(load, &phase))
-        });
-        let all: Duration = phases.sum();
-        Budget::Seconds(all.as_secs().clamp(*SECONDS.start(), *SECONDS.end()))
-    }
-}
-
-/// Estimates the time of a phase: the start of its servers, and [`ROUNDS_AIMED`] rounds.
-pub(crate) fn cost(load: LoadShape, phase: &[usize]) -> Duration {
-    let slice = slice(load);
-    let set_up = PER_SERVER + PER_CONNECTION * load.connections as u32 + slice * WARM_UP as u32;
-    // The noise floor, which the control measures, limits the verdicts about all other models.
-    let rounds = if phase == [CONTROL] { 2.0 * ROUNDS_AIMED } else { ROUNDS_AIMED };
-    // The baseline is started only once per table, which takes little time.
-    set_up * phase.len() as u32 + (slice * slices_per_round(phase.len()) as u32).mul_f64(rounds)
-}
-
-/// Estimates the length of a slice.
-fn slice(load: LoadShape) -> Duration {
-    SLICE + PER_MESSAGE * load.connections as u32
 }
 
 #[cfg(test)]
@@ -215,7 +243,8 @@ mod tests {
             peers: Vec::new(),
             protocol: LoadProtocol::echo(),
             loads: Vec::new(),
-            budget: Budget::Rounds(6),
+            extent: Extent::DEFAULT,
+            rules: Rules::DEFAULT,
             idle: 0,
             seed: 7,
             engine: EngineChoice::Auto,
@@ -251,26 +280,22 @@ mod tests {
 
     #[test]
     fn a_thousand_connections_are_compared_in_pairs() {
-        let shape = |connections| LoadShape { connections, size: 64, depth: 1 };
-        let plan = plan(&["uring", "poll"]);
-        assert_eq!(plan.phases(shape(999), &[1, 2, 3]), [vec![1, 2, 3]]);
-        assert_eq!(plan.phases(shape(1000), &[1, 2, 3]), [vec![1], vec![2], vec![3]]);
+        let groups = |connections, others: &[usize]| {
+            ComparisonPlan::groups(LoadShape { connections, size: 64, depth: 1 }, others)
+        };
+        assert_eq!(groups(999, &[1, 2, 3]), [vec![0, 1, 2, 3]]);
+        assert_eq!(groups(1000, &[1, 2, 3]), [vec![0, 1], vec![0, 2], vec![0, 3]]);
     }
 
     #[test]
-    fn the_default_time_grows_with_the_plan_and_stays_under_two_minutes() {
-        let seconds = |models: &[&str], loads: &[usize]| {
-            let shape = |&connections| LoadShape { connections, size: 64, depth: 1 };
-            let plan = ComparisonPlan { loads: loads.iter().map(shape).collect(), ..plan(models) };
-            match plan.default_budget() {
-                Budget::Seconds(seconds) => seconds,
-                Budget::Rounds(_) => panic!("the default is a time"),
-            }
-        };
-        let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];
-        assert_eq!(seconds(&["uring"], &[64]), 25);
-        assert!(seconds(&all, &[1, 100, 1000]) > 40);
-        assert!((90..=100).contains(&seconds(&all, &[1, 100, 1000, 4000])));
-        assert_eq!(seconds(&all, &[1000, 4000, 10_000]), 100);
+    fn the_number_of_blocks_is_what_fits_within_its_limits() {
+        let seconds = Duration::from_secs_f64;
+        let blocks = |extent: Extent, each| extent.blocks(seconds(3.0), seconds(each));
+        assert_eq!(blocks(Extent::DEFAULT, 1.5), 20, "no more than a default needs");
+        assert_eq!(blocks(Extent::DEFAULT, 3.2), 16, "52 s are left");
+        assert_eq!(blocks(Extent::DEFAULT, 30.0), 12, "what a verdict needs takes its time");
+        assert_eq!(blocks(Extent::DEFAULT.of_seconds(10), 2.0), 3);
+        assert_eq!(blocks(Extent::DEFAULT.of_seconds(1), 2.0), 1);
+        assert_eq!(blocks(Extent::FULL.of_blocks(7), 100.0), 7);
     }
 }

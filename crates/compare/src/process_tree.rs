@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -97,6 +98,19 @@ impl ProcessTree {
         Some(sum)
     }
 
+    /// Returns the context switches of all threads, voluntary and not.
+    pub(crate) fn switches(&self) -> Option<u64> {
+        let mut sum = 0;
+        for pid in &self.pids {
+            for task in fs::read_dir(format!("/proc/{}/task", pid.folder)).ok()?.flatten() {
+                let status = fs::read_to_string(task.path().join("status")).ok()?;
+                sum += procfs::number(&status, "voluntary_ctxt_switches:")?;
+                sum += procfs::number(&status, "nonvoluntary_ctxt_switches:")?;
+            }
+        }
+        Some(sum)
+    }
+
     /// Returns the memory and the kernel objects of all processes.
     ///
     /// # Errors
@@ -119,10 +133,14 @@ impl ProcessTree {
 }
 
 /// CPU time in ticks, by the mode of the CPU.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct CpuTicks {
-    pub(crate) user: u64,
-    pub(crate) system: u64,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CpuTicks {
+    /// The ticks in user mode.
+    #[serde(rename = "user_ticks")]
+    pub user: u64,
+    /// The ticks in the kernel.
+    #[serde(rename = "system_ticks")]
+    pub system: u64,
 }
 
 impl CpuTicks {
@@ -130,11 +148,25 @@ impl CpuTicks {
     /// to about a tenth, and one near 0 or 1 more exactly.
     const MIN: u64 = 100;
 
-    /// Returns the share of user mode in the time since an earlier reading, if that is long enough.
-    pub(crate) fn user_share_since(self, earlier: CpuTicks) -> Option<f64> {
-        let user = self.user.saturating_sub(earlier.user);
-        let all = user + self.system.saturating_sub(earlier.system);
-        (all >= CpuTicks::MIN).then(|| user as f64 / all as f64)
+    /// Returns the ticks since an earlier reading.
+    pub(crate) fn since(self, earlier: CpuTicks) -> CpuTicks {
+        CpuTicks {
+            user: self.user.saturating_sub(earlier.user),
+            system: self.system.saturating_sub(earlier.system),
+        }
+    }
+
+    /// Returns the share of user mode, if there are enough ticks.
+    pub(crate) fn user_share(self) -> Option<f64> {
+        let all = self.user + self.system;
+        (all >= CpuTicks::MIN).then(|| self.user as f64 / all as f64)
+    }
+}
+
+impl AddAssign for CpuTicks {
+    fn add_assign(&mut self, other: CpuTicks) {
+        self.user += other.user;
+        self.system += other.system;
     }
 }
 
@@ -282,8 +314,12 @@ mod tests {
         assert_eq!(ticks, CpuTicks { user: 250, system: 50 });
         assert_eq!(parse_ticks("7 (a) S 1"), None);
         let earlier = CpuTicks { user: 150, system: 50 };
-        assert_eq!(ticks.user_share_since(earlier), Some(1.0));
-        assert_eq!(ticks.user_share_since(CpuTicks { user: 151, system: 50 }), None, "too short");
+        assert_eq!(ticks.since(earlier).user_share(), Some(1.0));
+        let short = ticks.since(CpuTicks { user: 151, system: 50 });
+        assert_eq!(short.user_share(), None, "too short");
+        let mut sum = earlier;
+        sum += CpuTicks { user: 100, system: 0 };
+        assert_eq!(sum, ticks);
     }
 
     #[test]
@@ -335,6 +371,14 @@ mod tests {
         assert!(three.memory > 0.0 && three.page_tables > one.page_tables, "{three:?} {one:?}");
         assert!(three.descriptors >= 9.0, "{three:?}");
         assert_eq!(three.growth(three, 1), Footprint::default());
+    }
+
+    #[test]
+    fn the_switches_of_all_threads_are_counted() {
+        let own = ProcessTree::of(std::process::id()).expect("it runs");
+        let before = own.switches().expect("a number of this process");
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(own.switches().expect("a number of this process") > before);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::block::Sample;
 use crate::plan::ParticipantSpec;
-use crate::sampling::SampleProgress;
 use crate::schedule::Schedule;
 use proactor::os;
 use proactor_load::LoadShape;
@@ -13,6 +13,9 @@ use proactor_load::LoadShape;
 pub struct Progress<'a> {
     /// The number of the current table, from 0, and the number of tables.
     pub table: (usize, usize),
+    /// The number of the current block of the table, from 0, and the number of blocks; 0 blocks
+    /// during the trial, which does not count.
+    pub block: (usize, usize),
     /// The load of the table.
     pub load: LoadShape,
     /// The participant that is measured.
@@ -29,16 +32,10 @@ pub struct Progress<'a> {
 pub enum Activity {
     /// This many idle connections are about to be opened and measured.
     MeasuringIdle(usize),
-    /// The server is about to be started.
+    /// The server is about to be started, connected to, and driven for the lead-in.
     Starting,
-    /// The connections are about to be opened.
-    Connecting,
-    /// The server is about to be driven for a slice that does not count.
-    WarmingUp,
     /// A slice has ended.
-    Sampled(SampleProgress),
-    /// The server is about to be stopped.
-    Stopping,
+    Sampled(Sample),
 }
 
 /// Receives the progress. The comparison is interrupted if it returns false.
@@ -50,6 +47,8 @@ pub(crate) struct Monitor<'a> {
     pub(crate) schedule: Schedule,
     /// The number of the current table, from 0, and the number of tables.
     pub(crate) table: (usize, usize),
+    /// The number of the current block, from 0, and the number of blocks.
+    pub(crate) block: (usize, usize),
     pub(crate) interrupted: bool,
     /// The name of the client's engine.
     pub(crate) engine: &'static str,
@@ -65,7 +64,8 @@ impl Monitor<'_> {
         activity: Activity,
     ) -> bool {
         let left = self.schedule.left(os::now());
-        let progress = Progress { table: self.table, load, participant, activity, left };
+        let (table, block) = (self.table, self.block);
+        let progress = Progress { table, block, load, participant, activity, left };
         self.interrupted |= !(self.watch)(&progress);
         !self.interrupted
     }

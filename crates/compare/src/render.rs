@@ -2,14 +2,29 @@
 
 use minijinja::{Value, context};
 
-use crate::plan::{PAIRS_FROM, SLICE};
-use crate::results::{Comparison, ResultTable};
+use crate::plan::CROWD_FROM;
+use crate::results::{Comparison, Measured, ResultTable};
+use crate::verdict::MetricWords;
 use proactor_report::template;
 
 /// Returns a comparison as tables and sentences for people.
 pub fn text(comparison: &Comparison) -> String {
-    let rounds: Vec<_> = comparison.tables.iter().map(ResultTable::rounds_range).collect();
-    let more = context! { rounds, slice_ms => SLICE.as_millis() as u64, pairs_from => PAIRS_FROM };
-    let values = context! { ..more, ..Value::from_serialize(comparison) };
+    let rules = &comparison.plan.rules;
+    let say = |measured: &Measured| {
+        let blocks_min = rules.blocks_min();
+        let of = |words: MetricWords, ratio| Some(words.say(Option::as_ref(ratio)?, blocks_min));
+        let cpu = of(MetricWords::cpu(rules), &measured.cpu_ratio)?;
+        Some([cpu, of(MetricWords::rate(rules), &measured.rate_ratio)?])
+    };
+    let of_table = |table: &ResultTable| {
+        let rows = table.participants.iter();
+        let words: Vec<_> = rows.map(|row| say(row.measured.as_ref()?)).collect();
+        let (blocks, void) = table.block_counts();
+        let slice_ms = table.slice.as_millis() as u64;
+        context! { words, blocks, void, slice_ms, misses => table.control_misses() }
+    };
+    let more: Vec<Value> = comparison.tables.iter().map(of_table).collect();
+    let values = context! { more, crowd_from => CROWD_FROM };
+    let values = context! { ..values, ..Value::from_serialize(comparison) };
     template::fill(include_str!("render.txt"), values)
 }

@@ -1,19 +1,22 @@
 //! The results of a comparison. They are serialized as they are.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
+use crate::block::MeasuredBlock;
 use crate::environment::Environment;
 use crate::idle::IdleCosts;
+use crate::percentile::Percentile;
 use crate::plan::{ComparisonPlan, ParticipantSpec};
-use crate::sampling::Round;
 use crate::stats_line::ServerStats;
-use crate::verdict::{Ratio, Verdict};
+use crate::verdict::Ratio;
 use proactor_load::LoadShape;
-use proactor_report::histogram::Percentiles;
+use proactor_report::units::as_nanos;
 
 /// The result of a comparison.
 #[derive(Debug, Serialize)]
-#[serde(tag = "schema", rename = "proactor.compare/3")]
+#[serde(tag = "schema", rename = "proactor.compare/4")]
 pub struct Comparison {
     /// The machine of the measurement.
     pub environment: Environment,
@@ -21,12 +24,25 @@ pub struct Comparison {
     pub plan: ComparisonPlan,
     /// The I/O engine of the client: `uring` or `epoll`.
     pub engine: &'static str,
+    /// The number of intervals that hold together with the confidence of the plan.
+    pub intervals: usize,
     /// One table for each load.
     pub tables: Vec<ResultTable>,
     /// The cost of idle connections, if it was measured.
     pub idle: Option<IdleCosts>,
+    /// True if the measurement was ended before its time.
+    pub interrupted: bool,
     /// What makes the numbers doubtful, with advice.
     pub warnings: Vec<String>,
+}
+
+impl Comparison {
+    /// Returns true if there is no number of any model.
+    pub fn is_empty(&self) -> bool {
+        let rows = self.tables.iter().flat_map(|table| &table.participants[1..]);
+        rows.into_iter().all(|row| row.measured.is_none())
+            && self.idle.as_ref().is_none_or(|idle| idle.rows.iter().all(|row| row.cost.is_none()))
+    }
 }
 
 /// The results of all participants under one load.
@@ -35,16 +51,16 @@ pub struct ResultTable {
     /// The load on each participant.
     #[serde(flatten)]
     pub load: LoadShape,
+    /// The length of a slice.
+    #[serde(rename = "slice_ns", serialize_with = "as_nanos")]
+    pub slice: Duration,
     /// The participants. `participant` in a slice is an index into this list.
     pub participants: Vec<Outcome>,
-    /// All rounds with all slices, without the warm-up.
-    pub rounds: Vec<Round>,
-    /// The smallest relative difference between rates that can be found here.
-    pub rate_noise_floor: Option<f64>,
-    /// The smallest relative difference between CPU times per message that can be found here.
-    pub cpu_noise_floor: Option<f64>,
-    /// True if the host took so much CPU time that no verdict is valid.
-    pub is_disturbed: bool,
+    /// All blocks with all slices, void ones too.
+    pub blocks: Vec<MeasuredBlock>,
+    /// By how much the speed of the machine changed: the 90th percentile of the CPU time per
+    /// message of the baseline over the blocks, divided by the 10th.
+    pub speed_change: Option<f64>,
 }
 
 /// The result of one participant.
@@ -57,15 +73,10 @@ pub struct Outcome {
     pub reason: Option<String>,
     /// The server's description of itself when it started.
     pub about: String,
-    /// The server's counters at its end.
+    /// What the servers of all blocks reported at their end, with the sums of their counters.
     pub stats: Option<ServerStats>,
-    /// The messages from the server's start to its end, including the warm-up, as `stats`.
+    /// The messages of all servers from start to end, including the lead-in, as `stats`.
     pub messages: u64,
-    /// The share of the server's CPU time in user mode, if the measurement was long enough to know
-    /// it: the kernel samples it at the ticks of its clock.
-    pub user_share: Option<f64>,
-    /// The service times in a closed loop.
-    pub service_time: Option<Percentiles>,
     /// The numbers; absent if there is a reason.
     pub measured: Option<Measured>,
 }
@@ -75,35 +86,70 @@ impl Outcome {
     pub fn new(spec: ParticipantSpec) -> Outcome {
         Outcome { spec, ..Outcome::default() }
     }
+
+    /// Adds what a server reported at its end.
+    pub(crate) fn add_stats(&mut self, stats: Option<ServerStats>) {
+        match (&mut self.stats, stats) {
+            (Some(sum), Some(stats)) => sum.counters += stats.counters,
+            (sum, stats) => *sum = stats,
+        }
+    }
 }
 
-/// The numbers of one participant. Rates, times and shares are medians over the slices.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The numbers of one participant: of the valid blocks, or of all if none is valid.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Measured {
-    /// The number of slices.
-    pub slices: usize,
-    /// The messages per second.
+    /// The number of blocks.
+    pub blocks: usize,
+    /// The messages per second: all messages over all time.
     pub rate: f64,
-    /// Server CPU per message in microseconds.
+    /// Server CPU per message in microseconds: the median over the blocks.
     pub cpu_us: f64,
-    /// The rate relative to the baseline; `None` for the baseline.
-    pub rate_ratio: Option<Ratio>,
+    /// The part of `cpu_us` in user mode, if there was enough CPU time to know it.
+    pub cpu_user_us: Option<f64>,
     /// CPU per message relative to the baseline; `None` for the baseline.
     pub cpu_ratio: Option<Ratio>,
-    /// The verdict about the rate; `None` for the baseline and its control.
-    pub rate_verdict: Option<Verdict>,
-    /// The verdict about CPU per message; `None` for the baseline and its control.
-    pub cpu_verdict: Option<Verdict>,
-    /// The share of a slice in which the server ran on a CPU.
+    /// The rate relative to the baseline; `None` for the baseline.
+    pub rate_ratio: Option<Ratio>,
+    /// True if the CPU time comes in bursts that the median of the rounds leaves out.
+    pub cost_in_bursts: bool,
+    /// The share of a slice in which the server ran on a CPU: the median.
     pub server_busy: f64,
     /// The share of a slice in which the server was runnable but another process had its CPU.
     pub server_waiting: f64,
-    /// The share of a slice in which the client had work.
-    pub client_busy: f64,
-    /// True if the client did not keep the server busy: then `rate` is a lower bound.
+    /// The share of the client's CPU time in which it waited for the server.
+    pub client_waiting: f64,
+    /// The share of the connections with an unread reply when the client found any: near zero,
+    /// messages wait for the server, and near one for the client.
+    pub unread_share: f64,
+    /// True if messages waited for the client, which never waited for the server: then `rate` is a
+    /// lower bound.
     pub is_client_bound: bool,
+    /// The longest time in a block in which the server sent nothing although it owed everything:
+    /// the median over the blocks.
+    #[serde(rename = "longest_wait_ns", serialize_with = "as_nanos")]
+    pub longest_wait: Duration,
     /// True if the server uses CPU time while it is idle, which is included in `cpu_us`.
     pub is_spinning: bool,
-    /// System calls of the server per message, from its start to its end.
-    pub calls_per_message: Option<f64>,
+    /// Context switches of the server per message.
+    pub switches_per_message: Option<f64>,
+    /// What the servers counted of themselves, from their start to their end.
+    pub counted: Option<CountsPerMessage>,
+    /// The median of the service times in a closed loop.
+    pub p50: Option<Percentile>,
+    /// The 99th percentile of these times.
+    pub p99: Option<Percentile>,
+}
+
+/// Some counters of a server, per message.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CountsPerMessage {
+    /// System calls of its threads.
+    pub calls: f64,
+    /// Iterations of the loop: each waits at most once.
+    pub iterations: f64,
+    /// Operations submitted to a ring.
+    pub submitted: f64,
+    /// Completions of a ring, or reports of readiness.
+    pub completed: f64,
 }

@@ -1,155 +1,239 @@
-//! From slices to results: medians, ratios, verdicts and warnings. Pure functions.
+//! From blocks to results: ratios, verdicts and warnings. Pure functions.
+
+use std::time::Duration;
 
 use minijinja::context;
 
-use crate::plan::{CONTROL, Role};
-use crate::results::{Measured, Outcome, ResultTable};
-use crate::sampling::{Pair, Round, Sample};
-use crate::verdict::{self, Ratio, Verdict};
+use crate::block::{MeasuredBlock, Sample};
+use crate::connected_server::SPINNING;
+use crate::percentile;
+use crate::plan::CONTROL;
+use crate::process_tree::CpuTicks;
+use crate::results::{CountsPerMessage, Measured, Outcome, ResultTable};
+use crate::verdict::{Judge, Ratio, Verdict};
 use proactor_load::LoadShape;
-use proactor_report::stats::{self, VALUES_MIN};
+use proactor_report::stats;
 use proactor_report::template;
 use proactor_report::units::plural;
 
-/// A server that uses more of a CPU than this while it is idle is spinning.
-pub(crate) const SPINNING: f64 = 0.05;
-/// A server that was runnable for less of its median slice than this waited for the client.
-const SATURATED: f64 = 0.90;
+/// A client that waited for less of its CPU time than this, while more than this share of its
+/// connections had an unread reply, set the rate. (A client that is merely always busy, with one
+/// reply after another as they come, does not: the messages wait for the server.)
+const CLIENT_WAITS_MIN: f64 = 0.05;
+const UNREAD_MAX: f64 = 0.5;
 /// A server that waited for its CPU for more of its median slice than this was disturbed.
 const WAITING_MAX: f64 = 0.05;
-/// A round in which the host took a larger share of the CPU time than this is disturbed.
-const STEAL_MAX: f64 = 0.02;
-/// With a larger share of disturbed rounds, no verdict is valid.
-const DISTURBED_MAX: f64 = 0.25;
-/// A larger share of CPU time that the host took is a warning.
-const STEAL_WARN: f64 = 0.01;
-/// A larger noise floor is a warning.
-const NOISE_FLOOR_WARN: f64 = 0.05;
+/// The change of the machine's own speed within a run from which on it is said.
+const SPEED_CHANGE_MAX: f64 = 1.10;
+/// A server that sends nothing for this long in half of the blocks stalls: longer than a tick of
+/// any kernel's clock at which another process may take its CPU.
+const STALL: Duration = Duration::from_millis(5);
 
 /// Makes the results of a load.
 pub(crate) fn table(
     load: LoadShape,
+    slice: Duration,
     mut participants: Vec<Outcome>,
-    rounds: Vec<Round>,
+    blocks: Vec<MeasuredBlock>,
+    judge: &Judge,
 ) -> ResultTable {
-    let count = participants.len();
-    // The ratios of each participant to the baseline, one for each round.
-    let ratios = |of: fn(Pair) -> f64| -> Vec<Vec<f64>> {
-        (0..count).map(|at| pairs(&rounds, at).map(of).collect()).collect()
-    };
-    let (rates, cpus) = (ratios(|pair| pair.rate), ratios(|pair| pair.cpu));
     for (at, outcome) in participants.iter_mut().enumerate() {
         if outcome.reason.is_none() {
-            outcome.measured = measured(&rounds, at, (&rates[at], &cpus[at]), outcome);
+            outcome.measured = measured(&blocks, at, outcome, judge);
             if outcome.measured.is_none() {
-                outcome.reason = Some("no round was completed".to_owned());
+                outcome.reason = Some("no block was completed".to_owned());
             }
         }
     }
-    let is_judged = |at: &usize| {
-        participants[*at].spec.role == Role::Model && participants[*at].measured.is_some()
-    };
-    let judged: Vec<usize> = (0..count).filter(is_judged).collect();
-    let judge = |ratios: &[Vec<f64>]| {
-        let control = ratios.get(CONTROL).and_then(|control| Ratio::of(control));
-        let models: Vec<&[f64]> = judged.iter().map(|&at| &*ratios[at]).collect();
-        let floor = verdict::noise_floor(control);
-        (floor, verdict::judge(&models, floor))
-    };
-    let (rate_noise_floor, rate_verdicts) = judge(&rates);
-    let (cpu_noise_floor, cpu_verdicts) = judge(&cpus);
-
-    let is_disturbed = is_disturbed(&rounds);
     let is_bound = |outcome: &Outcome| outcome.measured.as_ref().is_some_and(|m| m.is_client_bound);
     let baseline_bound = participants.first().is_some_and(is_bound);
-    for (&at, (rate, cpu)) in judged.iter().zip(rate_verdicts.into_iter().zip(cpu_verdicts)) {
-        if let Some(measured) = &mut participants[at].measured {
-            // If the client limited the rate of either side, the ratio says nothing.
-            let no_rate = is_disturbed || baseline_bound || measured.is_client_bound;
-            measured.rate_verdict = Some(if no_rate { Verdict::Invalid } else { rate });
-            measured.cpu_verdict = Some(if is_disturbed { Verdict::Invalid } else { cpu });
+    for measured in participants.iter_mut().filter_map(|outcome| outcome.measured.as_mut()) {
+        // If the client set the rate of either side, the ratio says nothing.
+        if let Some(rate) = &mut measured.rate_ratio
+            && (baseline_bound || measured.is_client_bound)
+        {
+            (rate.interval, rate.verdict) = (None, Verdict::ClientBound);
         }
     }
-    ResultTable { load, participants, rounds, rate_noise_floor, cpu_noise_floor, is_disturbed }
+    let speeds: Vec<f64> = valid(&blocks).filter_map(|block| cpu_of(block, 0)).collect();
+    let speed_change = stats::quantile(&speeds, 0.9).zip(stats::quantile(&speeds, 0.1));
+    let speed_change = speed_change.map(|(slow, fast)| slow / fast);
+    ResultTable { load, slice, participants, blocks, speed_change }
 }
 
-fn pairs(rounds: &[Round], participant: usize) -> impl Iterator<Item = Pair> {
-    rounds.iter().flat_map(Round::pairs).filter(move |pair| pair.participant == participant)
+fn valid(blocks: &[MeasuredBlock]) -> impl Iterator<Item = &MeasuredBlock> {
+    blocks.iter().filter(|block| block.void.is_none())
+}
+
+/// Returns the CPU time per message in a block: the median over the rounds, in seconds.
+fn cpu_of(block: &MeasuredBlock, participant: usize) -> Option<f64> {
+    stats::median(&block.slices(participant).map(Sample::cpu_per_message).collect::<Vec<_>>())
+}
+
+/// Returns the messages and the CPU and wall seconds of all slices in a block.
+fn totals(block: &MeasuredBlock, participant: usize) -> (f64, f64, f64) {
+    block.slices(participant).fold((0.0, 0.0, 0.0), |(messages, cpu, wall), sample| {
+        let cpu = cpu + sample.server_cpu.as_secs_f64();
+        (messages + sample.slice.messages as f64, cpu, wall + sample.slice.seconds())
+    })
+}
+
+/// The logarithms of what a block says of a participant, relative to the baseline.
+struct Logs {
+    /// CPU time per message: the median over the rounds, which leaves out a disturbed round.
+    cpu: f64,
+    /// Messages over time: what a server waited for must show here.
+    rate: f64,
+    /// By how much more the CPU time of all rounds exceeds that of the median round.
+    bursts: f64,
+}
+
+impl Logs {
+    fn of(block: &MeasuredBlock, at: usize) -> Option<Logs> {
+        let ratios: Vec<f64> = block
+            .rounds
+            .iter()
+            .filter_map(|round| {
+                let cost = |at| {
+                    let sample = round.iter().find(|sample| sample.participant == at);
+                    sample.map(Sample::cpu_per_message)
+                };
+                Some((cost(at)? / cost(0)?).ln())
+            })
+            .collect();
+        let cpu = stats::median(&ratios)?;
+        let (row, base) = (totals(block, at), totals(block, 0));
+        let rate = (row.0 / row.2).ln() - (base.0 / base.2).ln();
+        let excess = |(messages, cpu, _): (f64, f64, f64), at| {
+            Some((cpu / messages / cpu_of(block, at)?).ln())
+        };
+        let bursts = excess(row, at)? - excess(base, 0)?;
+        let logs = Logs { cpu, rate, bursts };
+        [cpu, rate, bursts].iter().all(|log| log.is_finite()).then_some(logs)
+    }
 }
 
 /// Returns the numbers of the participant `at`, or `None` if it has no slice.
 fn measured(
-    rounds: &[Round],
+    blocks: &[MeasuredBlock],
     at: usize,
-    (rates, cpus): (&[f64], &[f64]),
     outcome: &Outcome,
+    judge: &Judge,
 ) -> Option<Measured> {
-    let all = rounds.iter().flat_map(|round| &round.slices);
-    let samples: Vec<&Sample> = all.filter(|sample| sample.participant == at).collect();
-    let median = |of: fn(&Sample) -> f64| -> Option<f64> {
-        stats::median(&samples.iter().map(|sample| of(sample)).collect::<Vec<f64>>())
-    };
-    let calls = outcome.stats.as_ref().map(|stats| stats.counters.calls as f64);
+    let has = |block: &&MeasuredBlock| block.slices(at).next().is_some();
+    let mut used: Vec<&MeasuredBlock> = valid(blocks).filter(has).collect();
+    let logs: Vec<Logs> = used.iter().filter_map(|block| Logs::of(block, at)).collect();
+    if used.is_empty() {
+        used = blocks.iter().filter(has).collect();
+    }
+    let mut measured = numbers(&used, at)?;
+    measured.counted = counted(outcome);
+    if at > 0 {
+        let ratio =
+            |of: fn(&Logs) -> f64, margin| judge.ratio(logs.iter().map(of).collect(), margin);
+        let bursts = ratio(|log| log.bursts, 0.0).and_then(|excess| excess.interval);
+        measured.cost_in_bursts = bursts.is_some_and(|excess| excess.low > 1.0);
+        measured.rate_ratio = ratio(|log| log.rate, judge.rules.rate_margin);
+        measured.cpu_ratio = ratio(|log| log.cpu, judge.rules.cpu_margin);
+        if let Some(Ratio { verdict: verdict @ Verdict::Within, .. }) = &mut measured.cpu_ratio
+            && measured.cost_in_bursts
+        {
+            *verdict = Verdict::NotShown;
+        }
+    }
+    Some(measured)
+}
+
+/// Returns what these blocks say of a participant, without the ratios.
+fn numbers(used: &[&MeasuredBlock], at: usize) -> Option<Measured> {
+    let samples: Vec<&Sample> = used.iter().flat_map(|block| block.slices(at)).collect();
+    let all = |of: fn(&Sample) -> f64| samples.iter().map(|it| of(it)).collect::<Vec<f64>>();
+    let median = |of: fn(&Sample) -> f64| stats::median(&all(of));
+    let sum = |of: fn(&Sample) -> f64| all(of).iter().sum::<f64>();
+    let messages = sum(|it| it.slice.messages as f64);
+    let costs: Vec<f64> = used.iter().filter_map(|block| cpu_of(block, at)).collect();
+    let longest = |block: &&MeasuredBlock| block.slices(at).map(|it| it.slice.longest_gap).max();
+    let waits: Vec<f64> = used.iter().filter_map(longest).map(|it| it.as_secs_f64()).collect();
+    let on_cpu = sum(|it| it.slice.cpu.min(it.slice.wall).as_secs_f64());
+    let client_waiting = sum(|it| it.slice.idle.as_secs_f64()) / on_cpu.max(1e-9);
+    let unread_share = stats::mean(&all(|it| it.slice.unread_share));
+    let servers = || used.iter().flat_map(|block| &block.servers).filter(|it| it.participant == at);
+    let mut ticks = CpuTicks::default();
+    servers().for_each(|server| ticks += server.ticks);
+    let switches: Option<u64> = servers().map(|server| server.switches).sum();
+    let times: Vec<&[(u64, u64)]> = servers().map(|it| it.service_times.as_slice()).collect();
+    let cpu_us = stats::median(&costs)? * 1e6;
     Some(Measured {
-        slices: samples.len(),
-        rate: median(Sample::rate)?,
-        cpu_us: median(Sample::cpu_per_message)? * 1e6,
-        rate_ratio: Ratio::of(rates),
-        cpu_ratio: Ratio::of(cpus),
-        rate_verdict: None,
-        cpu_verdict: None,
+        blocks: used.len(),
+        rate: messages / sum(|it| it.slice.seconds()),
+        cpu_us,
+        cpu_user_us: ticks.user_share().map(|share| share * cpu_us),
         server_busy: median(Sample::server_busy)?,
         server_waiting: median(Sample::server_waiting)?,
-        client_busy: median(|sample| sample.slice.busy())?,
-        is_client_bound: median(Sample::server_runnable)? < SATURATED,
+        client_waiting,
+        unread_share,
+        is_client_bound: client_waiting < CLIENT_WAITS_MIN && unread_share > UNREAD_MAX,
+        longest_wait: Duration::from_secs_f64(stats::median(&waits)?),
         is_spinning: median(|sample| sample.server_idle_cpu_share)? > SPINNING,
-        calls_per_message: calls.map(|calls| calls / outcome.messages.max(1) as f64),
+        switches_per_message: switches.map(|switches| switches as f64 / messages.max(1.0)),
+        p50: percentile::of(&times, 0.5),
+        p99: percentile::of(&times, 0.99),
+        ..Measured::default()
     })
 }
 
-fn is_disturbed(rounds: &[Round]) -> bool {
-    let disturbed = rounds.iter().filter(|round| round.steal.is_some_and(|s| s > STEAL_MAX));
-    disturbed.count() as f64 > rounds.len() as f64 * DISTURBED_MAX
+/// Returns what the servers of a participant counted, per message.
+fn counted(outcome: &Outcome) -> Option<CountsPerMessage> {
+    let counters = outcome.stats.as_ref()?.counters;
+    let each = |count: u64| count as f64 / outcome.messages.max(1) as f64;
+    Some(CountsPerMessage {
+        calls: each(counters.calls),
+        iterations: each(counters.iterations),
+        submitted: each(counters.submitted),
+        completed: each(counters.completed),
+    })
 }
 
 impl ResultTable {
-    /// Returns the smallest and the largest number of rounds of a measured participant.
-    pub(crate) fn rounds_range(&self) -> (usize, usize) {
-        let all = (CONTROL..self.participants.len()).map(|at| self.round_count(at));
-        let counts: Vec<usize> = all.filter(|&rounds| rounds > 0).collect();
-        (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0))
+    /// Returns the number of valid and of void blocks; of a table of pairs, those of one pair.
+    pub(crate) fn block_counts(&self) -> (usize, usize) {
+        let most = (1..self.participants.len()).map(|at| {
+            let of = |void: bool| {
+                let blocks = self.blocks.iter().filter(|block| block.void.is_some() == void);
+                blocks.filter(|block| block.slices(at).next().is_some()).count()
+            };
+            (of(false), of(true))
+        });
+        most.max().unwrap_or_default()
     }
 
-    fn round_count(&self, participant: usize) -> usize {
-        pairs(&self.rounds, participant).count()
+    /// Returns the ratios of the control whose intervals do not enclose 1.
+    pub(crate) fn control_misses(&self) -> bool {
+        let control = self.participants.get(CONTROL).and_then(|it| it.measured.as_ref());
+        let ratios = control.into_iter().flat_map(|it| [&it.cpu_ratio, &it.rate_ratio]);
+        let intervals = ratios.flatten().filter_map(|ratio| ratio.interval);
+        intervals.into_iter().any(|interval| !interval.encloses_one())
     }
 }
 
 /// Returns the warnings about a table. `engine` is the name of the client's engine.
 pub(crate) fn warnings(table: &ResultTable, engine: &str) -> Vec<String> {
-    let names = |applies: &dyn Fn(usize) -> bool| -> Vec<&str> {
-        let found = (0..table.participants.len()).filter(|&at| applies(at));
-        found.map(|at| table.participants[at].spec.name.as_str()).collect()
+    let measured = |property: fn(&Measured) -> bool| -> Vec<&str> {
+        let rows = table.participants.iter();
+        let rows = rows.filter(|row| row.measured.as_ref().is_some_and(property));
+        rows.map(|row| row.spec.name.as_str()).collect()
     };
-    let measured = |property: fn(&Measured) -> bool| {
-        names(&|at| table.participants[at].measured.as_ref().is_some_and(property))
-    };
-    let (rate_floor, cpu_floor) = (table.rate_noise_floor, table.cpu_noise_floor);
-    let has_no_floor = !table.rounds.is_empty() && (rate_floor.is_none() || cpu_floor.is_none());
-    let is_short = |at| at > CONTROL && (1..VALUES_MIN).contains(&table.round_count(at));
-    let steal: Vec<f64> = table.rounds.iter().filter_map(|round| round.steal).collect();
-    let mean = steal.iter().sum::<f64>() / steal.len().max(1) as f64;
+    let void: Vec<&str> = table.blocks.iter().filter_map(|it| it.void.as_deref()).collect();
     let values = context! {
         engine,
-        values_min => VALUES_MIN,
-        rounds => has_no_floor.then(|| table.round_count(CONTROL)),
-        few => rate_floor.map(|_| names(&is_short)),
-        noise_floor => rate_floor.filter(|&floor| floor > NOISE_FLOOR_WARN),
-        is_disturbed => table.is_disturbed,
-        steal_max => STEAL_MAX,
-        steal => (mean > STEAL_WARN).then_some(mean),
+        blocks => table.blocks.len(),
+        void => void.len(),
+        cause => void.first(),
+        speed_change => table.speed_change.filter(|&change| change > SPEED_CHANGE_MAX),
         waiting => measured(|measured| measured.server_waiting > WAITING_MAX),
         bound => measured(|measured| measured.is_client_bound),
+        stalled => measured(|measured| measured.longest_wait > STALL),
+        stall => STALL.as_nanos() as u64,
         spinning => measured(|measured| measured.is_spinning),
     };
     let load = plural(table.load.connections as u64, "connection");

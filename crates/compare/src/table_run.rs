@@ -1,146 +1,239 @@
-//! The measurement of one load: servers are started, sampled in rounds, and stopped.
-//!
-//! The baseline runs during all phases; the other servers run for one phase each. A server that
-//! never sleeps is stopped (SIGSTOP) during the slices of the others, because it would use their
-//! CPU.
+//! The measurement of one load: a trial, then blocks of fresh servers.
 
-use std::io;
-use std::thread;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::block::{MeasuredBlock, Orders, Sample, slice_length};
 use crate::capacity;
-use crate::environment::Steal;
-use crate::plan::{ComparisonPlan, SLICE, TIMEOUT, WARM_UP};
-use crate::process_tree::{CpuClocks, CpuTicks, ProcessTree};
+use crate::connected_server::{ConnectedServer, Spins};
+use crate::disturbance::HostState;
+use crate::plan::{CROWD_FROM, ComparisonPlan, SLICE, TIMEOUT};
 use crate::progress::{Activity, Monitor};
 use crate::results::{Outcome, ResultTable};
-use crate::sampling::{self, PhaseLimit, Round, Sample, SampleError, Sampler};
 use crate::server_process::{ServerError, ServerProcess, StartCommand};
-use crate::summary::{self, SPINNING};
+use crate::summary;
+use crate::verdict::Judge;
 use proactor::clock::Nanos;
 use proactor::os::{self, Order};
-use proactor_load::{Load, LoadError, LoadOptions, LoadShape};
+use proactor_load::{LoadError, LoadOptions, LoadShape};
 use proactor_report::units::agree;
 
-/// A server is idle when its CPU clock has not changed for this time.
-const AT_REST: Duration = Duration::from_micros(200);
-/// The longest wait for that: longer than a tick of the kernel's clock.
-const AT_REST_LIMIT: Duration = Duration::from_millis(20);
+/// Of the planned blocks, one in this many may be repeated.
+const REPEATED: u32 = 4;
 
 /// The measurement of one table.
 pub(crate) struct TableRun<'a> {
     plan: &'a ComparisonPlan,
     load: LoadShape,
     command: StartCommand<'a>,
-    /// The participants of each phase, without the baseline.
-    phases: Vec<Vec<usize>>,
-    participants: Vec<Participant>,
-    rounds: Vec<Round>,
-    /// The CPU time that the host had taken at the end of the last round.
-    steal: Option<Steal>,
+    outcomes: Vec<Outcome>,
+    /// What the trial found, for each participant.
+    spins: Vec<Option<Spins>>,
+    /// The participants whose servers are open at the same time, and the time of their block.
+    groups: Vec<(Vec<usize>, Duration)>,
+    /// The length of a slice.
+    span: Duration,
+    orders: Orders,
+    blocks: Vec<MeasuredBlock>,
+    /// When the comparison began.
+    origin: Nanos,
 }
 
-/// A participant and its server, if that runs.
-struct Participant {
-    outcome: Outcome,
-    server: Option<ConnectedServer>,
-}
+/// The servers that are open, by their participants.
+type Servers = BTreeMap<usize, ConnectedServer>;
 
 impl<'a> TableRun<'a> {
     pub(crate) fn new(
         plan: &'a ComparisonPlan,
-        load: LoadShape,
+        number: usize,
         command: StartCommand<'a>,
+        origin: Nanos,
     ) -> TableRun<'a> {
-        let mut participants = Vec::new();
-        for spec in plan.participants() {
-            let reason = capacity::shortage(&spec.model.model, load.connections, 0);
-            let outcome = Outcome { reason, ..Outcome::new(spec) };
-            participants.push(Participant { outcome, server: None });
-        }
-        let is_possible = |at: &usize| participants[*at].outcome.reason.is_none();
-        let possible: Vec<usize> = (0..participants.len()).filter(is_possible).collect();
-        let phases = match possible.split_first() {
-            Some((0, others)) => plan.phases(load, others),
-            _ => Vec::new(), // Without the baseline there is nothing to compare with.
+        let load = plan.loads[number];
+        let outcome = |spec| {
+            let mut outcome = Outcome::new(spec);
+            outcome.reason = capacity::shortage(&outcome.spec.model.model, load.connections, 0);
+            outcome
         };
-        TableRun { plan, load, command, phases, participants, rounds: Vec::new(), steal: None }
+        let outcomes: Vec<Outcome> = plan.participants().into_iter().map(outcome).collect();
+        let possible = (1..outcomes.len()).filter(|&at| outcomes[at].reason.is_none());
+        let groups = ComparisonPlan::groups(load, &possible.collect::<Vec<_>>());
+        TableRun {
+            plan,
+            load,
+            command,
+            spins: vec![None; outcomes.len()],
+            outcomes,
+            groups: groups.into_iter().map(|group| (group, Duration::ZERO)).collect(),
+            span: SLICE,
+            orders: Orders::new(plan.seed ^ (number as u64) << 32),
+            blocks: Vec::new(),
+            origin,
+        }
     }
 
     /// Returns why the baseline cannot run, if that is known in advance.
     pub(crate) fn baseline_reason(&self) -> Option<&str> {
-        self.participants[0].outcome.reason.as_deref()
+        self.outcomes[0].reason.as_deref()
     }
 
-    /// Returns the load and the participants of each phase.
-    pub(crate) fn phases(&self) -> impl Iterator<Item = (LoadShape, &[usize])> {
-        self.phases.iter().map(|phase| (self.load, phase.as_slice()))
+    /// Returns the number of rows that are compared with the baseline.
+    pub(crate) fn rows(&self) -> usize {
+        self.outcomes[1..].iter().filter(|outcome| outcome.reason.is_none()).count()
     }
 
-    /// Measures all phases of the table.
-    pub(crate) fn measure(mut self, monitor: &mut Monitor<'_>) -> anyhow::Result<ResultTable> {
-        for phase in std::mem::take(&mut self.phases) {
-            if !monitor.interrupted {
-                self.measure_phase(&phase, monitor)?;
+    /// Returns the time of one block of every group.
+    pub(crate) fn cost(&self) -> Duration {
+        self.groups.iter().map(|(_, cost)| *cost).sum()
+    }
+
+    /// Measures a block of one round that does not count. It shows which models can run, how long a
+    /// slice must be, and what a block takes.
+    pub(crate) fn try_out(&mut self, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
+        let mut slowest = f64::INFINITY;
+        let mut overheads = Vec::new();
+        for at in 0..self.groups.len() {
+            let began = os::now();
+            let Some(block) = self.measure_block(at, 1, monitor)? else { continue };
+            let slices = block.rounds.iter().flatten().map(|sample| sample.slice);
+            let rates = slices.clone().map(|slice| slice.rate());
+            slowest = rates.fold(slowest, f64::min);
+            let overhead = os::now().since(began).saturating_sub(slices.map(|it| it.wall).sum());
+            overheads.push((at, overhead, block.rounds.iter().flatten().count()));
+        }
+        for outcome in &mut self.outcomes {
+            // Of the trial, only a reason and the server's description of itself are kept.
+            let Outcome { spec, reason, about, .. } = std::mem::take(outcome);
+            *outcome = Outcome { reason, about, ..Outcome::new(spec) };
+        }
+        self.span = slice_length(self.load.connections, slowest, SLICE);
+        for (at, overhead, servers) in overheads {
+            // A slice ends with the last reply.
+            let slices = self.span.mul_f64(1.05) * servers as u32 * self.plan.extent.rounds;
+            self.groups[at].1 = overhead + slices;
+        }
+        Ok(())
+    }
+
+    /// Measures so many blocks of each group, and repeats those that are void.
+    pub(crate) fn measure(
+        mut self,
+        number: u32,
+        judge: &Judge,
+        monitor: &mut Monitor<'_>,
+    ) -> anyhow::Result<ResultTable> {
+        let groups: Vec<usize> = (0..self.groups.len()).collect();
+        let mut planned: Vec<usize> = (0..number).flat_map(|_| groups.clone()).collect();
+        let mut repeats = planned.len() as u32 / REPEATED;
+        planned.reverse();
+        monitor.block = (0, planned.len());
+        while let Some(group) = planned.pop().filter(|_| !monitor.interrupted) {
+            let cost = self.groups[group].1;
+            monitor.schedule.begin(cost, os::now());
+            let Some(mut block) = self.measure_block(group, self.plan.extent.rounds, monitor)?
+            else {
+                continue;
+            };
+            block.number = self.blocks.len() as u32;
+            monitor.block.0 += 1;
+            if block.void.is_some() && repeats > 0 {
+                repeats -= 1;
+                planned.push(group);
+                monitor.schedule.add(cost);
+                monitor.block.1 += 1;
+            }
+            self.blocks.push(block);
+        }
+        Ok(summary::table(self.load, self.span, self.outcomes, self.blocks, judge))
+    }
+
+    /// Measures a block of one group. Returns `None` if there is nothing to measure in it, or the
+    /// comparison was interrupted.
+    fn measure_block(
+        &mut self,
+        group: usize,
+        rounds: u32,
+        monitor: &mut Monitor<'_>,
+    ) -> anyhow::Result<Option<MeasuredBlock>> {
+        let members = self.groups[group].0.clone();
+        let mut servers = Servers::new();
+        for at in self.orders.next(&members) {
+            if self.outcomes[at].reason.is_none() && !monitor.interrupted {
+                self.start(at, &mut servers, monitor)?;
             }
         }
-        self.stop(0, monitor)?;
-        let outcomes = self.participants.into_iter().map(|participant| participant.outcome);
-        Ok(summary::table(self.load, outcomes.collect(), self.rounds))
+        let is_complete = servers.contains_key(&0) && servers.len() > 1 && !monitor.interrupted;
+        let mut block = match is_complete {
+            true => self.sample_rounds(&mut servers, rounds, monitor)?,
+            false => None,
+        };
+        if let Some(block) = &mut block {
+            block.servers = servers.iter().map(|(&at, server)| server.used(at)).collect();
+        }
+        for (at, server) in servers {
+            self.stop(at, server, monitor)?;
+        }
+        Ok(block.filter(|block| block.rounds.iter().flatten().any(|it| it.participant != 0)))
     }
 
-    /// Measures one phase, and stops its servers except the baseline.
-    fn measure_phase(&mut self, phase: &[usize], monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
-        let deadline = monitor.schedule.next(self.load, phase, os::now());
-        for &at in [0].iter().chain(phase) {
-            if self.participants[at].server.is_none() && !monitor.interrupted {
-                self.start(at, monitor)?;
-            }
-        }
-        if !monitor.interrupted {
-            let is_running = |at: &usize| self.participants[*at].server.is_some();
-            let present: Vec<usize> = phase.iter().copied().filter(is_running).collect();
-            let limit = monitor.schedule.limit(deadline, os::now());
-            self.sample_rounds(&present, limit, monitor)?;
-        }
-        phase.iter().try_for_each(|&at| self.stop(at, monitor))
-    }
-
-    /// Samples the rounds of a phase.
+    /// Samples the rounds of a block.
     fn sample_rounds(
         &mut self,
-        present: &[usize],
-        limit: PhaseLimit,
+        servers: &mut Servers,
+        rounds: u32,
         monitor: &mut Monitor<'_>,
-    ) -> anyhow::Result<()> {
-        let (specs, load, plan) = (self.plan.participants(), self.load, self.plan);
-        let mut watch = |progress: &sampling::SampleProgress| {
-            let spec = &specs[progress.sample.participant];
-            monitor.report(load, spec, Activity::Sampled(*progress))
-        };
-        let phase = sampling::sample_phase(self, present, plan.seed, SLICE, limit, &mut watch);
-        let failed = match phase {
-            Ok(phase) => {
-                self.rounds.extend(phase.rounds);
-                phase.failed
+    ) -> anyhow::Result<Option<MeasuredBlock>> {
+        let cpus = [self.plan.server_cpu, self.plan.client_cpu];
+        let before = HostState::read(&cpus);
+        let began_ns = os::now().since(self.origin).as_nanos() as u64;
+        let mut block = MeasuredBlock { began_ns, ..MeasuredBlock::default() };
+        for _ in 0..rounds {
+            let mut slices = Vec::new();
+            let present: Vec<usize> = servers.keys().copied().collect();
+            for at in self.orders.next(&present) {
+                let Some(sample) = self.sample(at, servers)? else { continue };
+                slices.push(sample);
+                if !monitor.report(self.load, &self.outcomes[at].spec, Activity::Sampled(sample)) {
+                    return Ok(None);
+                }
             }
-            Err(failed) => vec![failed],
-        };
-        failed.into_iter().try_for_each(|SampleError { participant: at, error }| {
-            if error.is_wrong() && self.must_be_right(at) {
-                return Err(self.participants[at].attribute(error));
+            block.rounds.push(slices);
+        }
+        let disturbance = HostState::read(&cpus).since(&before);
+        let slices = || block.rounds.iter().flatten().map(|sample| sample.slice);
+        let (on, wall) = (slices().map(|it| it.cpu).sum(), slices().map(|it| it.wall).sum());
+        block.steal = disturbance.steal;
+        block.void = disturbance.cause(on, wall);
+        Ok(Some(block))
+    }
+
+    /// Samples one participant. Returns `None` if it failed, which ends nothing but its own part.
+    fn sample(&mut self, at: usize, servers: &mut Servers) -> anyhow::Result<Option<Sample>> {
+        let server = servers.get_mut(&at).expect("only running servers are sampled");
+        match server.sample(at, self.span, self.origin) {
+            Ok(sample) => Ok(Some(sample)),
+            Err(error) if error.is_wrong() && self.must_be_right(at) => {
+                Err(self.attribute(at, error))
             }
-            let server =
-                self.participants[at].server.take().expect("only running servers are sampled");
-            self.leave_out(at, server.process.failed(&error), "go on")
-        })
+            Err(error) => {
+                let server = servers.remove(&at).expect("it was sampled");
+                self.leave_out(at, server.process.failed(&error), "go on")?;
+                Ok(None)
+            }
+        }
     }
 
     /// Starts a participant's server and connects to it. If that fails, the reason is part of the
     /// participant's outcome.
-    fn start(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
-        match self.connect(at, monitor) {
-            Ok(server) => self.participants[at].server = Some(server),
+    fn start(
+        &mut self,
+        at: usize,
+        servers: &mut Servers,
+        monitor: &mut Monitor<'_>,
+    ) -> anyhow::Result<()> {
+        match self.connect(at, servers.len(), monitor) {
+            Ok(server) => drop(servers.insert(at, server)),
+            Err(error) if monitor.interrupted && error.is::<ServerError>() => {}
             Err(error) => self.leave_out(at, error.downcast()?, "run")?,
         }
         Ok(())
@@ -150,35 +243,43 @@ impl<'a> TableRun<'a> {
     /// compare with.
     fn leave_out(&mut self, at: usize, why: ServerError, act: &str) -> anyhow::Result<()> {
         anyhow::ensure!(at != 0, "the baseline, {}, cannot {act}: {why}", self.plan.baseline);
-        self.participants[at].outcome.reason = Some(why.0);
+        self.outcomes[at].reason = Some(why.0);
         Ok(())
     }
 
     /// Returns true if a wrong reply of a participant makes the whole run void: of one of our
     /// models, or of the baseline. That of another program's server is a row that says so.
     fn must_be_right(&self, at: usize) -> bool {
-        let name = &self.participants[at].outcome.spec.name;
+        let name = &self.outcomes[at].spec.name;
         at == 0 || !self.plan.peers.iter().any(|peer| peer.name == *name)
     }
 
-    /// Starts a server, connects to it, and warms it up. A [`ServerError`] concerns this
-    /// participant alone; every other error ends the comparison.
-    fn connect(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<ConnectedServer> {
+    /// Adds the name of a participant to an error that ends the comparison.
+    fn attribute(&self, at: usize, error: LoadError) -> anyhow::Error {
+        let void = if error.is_wrong() { ": the whole run is void" } else { "" };
+        anyhow::Error::new(error).context(format!("{}{void}", self.outcomes[at].spec.name))
+    }
+
+    /// Starts a server beside the `open` ones, connects to it, and drives it for the lead-in. A
+    /// [`ServerError`] concerns this participant alone; every other error ends the comparison.
+    fn connect(
+        &mut self,
+        at: usize,
+        open: usize,
+        monitor: &mut Monitor<'_>,
+    ) -> anyhow::Result<ConnectedServer> {
         let TableRun { plan, load: shape, command, .. } = *self;
-        let open = self.participants.iter().filter(|other| other.server.is_some()).count();
-        let participant = &mut self.participants[at];
-        let spec = participant.outcome.spec.clone();
+        let spec = self.outcomes[at].spec.clone();
         let connections = shape.connections;
         if let Some(reason) = capacity::shortage(&spec.model.model, connections, open * connections)
         {
             return Err(ServerError(reason).into());
         }
-        let interrupted = || ServerError("interrupted before its first slice".to_owned());
-        let mut report =
-            |activity| monitor.report(shape, &spec, activity).then_some(()).ok_or_else(interrupted);
-        report(Activity::Starting)?;
+        if !monitor.report(shape, &spec, Activity::Starting) {
+            return Err(ServerError("interrupted before its first slice".to_owned()).into());
+        }
         let process = ServerProcess::start(command(&spec.model)?)?;
-        participant.outcome.about = process.about.clone();
+        self.outcomes[at].about = process.about.clone();
         let options = LoadOptions {
             workload: shape.into(),
             protocol: plan.protocol.clone(),
@@ -186,11 +287,11 @@ impl<'a> TableRun<'a> {
             engine: plan.engine,
             timeout: TIMEOUT,
         };
-        let (load, meter) = match set_up(&process, &options, &mut report) {
+        let (load, meter) = match ConnectedServer::connect(&process, &options, self.spins[at]) {
             Ok(connected) => connected,
             Err(error) => match error.downcast()? {
                 error if LoadError::is_wrong(&error) && self.must_be_right(at) => {
-                    return Err(self.participants[at].attribute(error));
+                    return Err(self.attribute(at, error));
                 }
                 error => return Err(process.failed(&error).into()),
             },
@@ -202,28 +303,27 @@ impl<'a> TableRun<'a> {
                  is lower."
             ));
         }
+        self.spins[at] = Some(meter.spins);
         let mut server = ConnectedServer { load, meter, process };
-        server.order(Order::Pause).map_err(|error| participant.attribute(error))?;
+        server.order(Order::Pause).map_err(|error| self.attribute(at, error))?;
         Ok(server)
     }
 
-    /// Stops a participant's server, if it runs, and keeps its counters.
-    fn stop(&mut self, at: usize, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
+    /// Stops a server, and keeps its counters.
+    fn stop(
+        &mut self,
+        at: usize,
+        mut server: ConnectedServer,
+        monitor: &mut Monitor<'_>,
+    ) -> anyhow::Result<()> {
         let must_be_right = self.must_be_right(at);
-        let Participant { outcome, server } = &mut self.participants[at];
-        let Some(mut server) = server.take() else { return Ok(()) };
-        if at != 0 {
-            monitor.report(self.load, &outcome.spec, Activity::Stopping);
-        }
+        let outcome = &mut self.outcomes[at];
         let name = outcome.spec.name.clone();
         outcome.messages += server.load.messages();
-        outcome.service_time = Some(server.load.latencies().percentiles());
         // If that fails, the server does not end, which is reported below.
         let _ = server.order(Order::Resume);
         let ConnectedServer { load, process, meter } = server;
-        let (processes, ticks) = (meter.tree.pids.len(), meter.tree.ticks());
-        outcome.user_share =
-            meter.ticks.zip(ticks).and_then(|(from, to)| to.user_share_since(from));
+        let processes = meter.tree.pids.len();
         if process.process_tree().is_ok_and(|tree| tree.pids.len() != processes) {
             monitor.warn(format!(
                 "{name} had {processes} {} at first and another number at its end: the CPU time of \
@@ -231,7 +331,13 @@ impl<'a> TableRun<'a> {
                 agree(processes as u64, "process", "processes")
             ));
         }
-        match load.close() {
+        let closed = if self.load.connections < CROWD_FROM {
+            load.close()
+        } else {
+            load.reset();
+            Ok(())
+        };
+        match closed {
             Err(error) if error.is_wrong() && must_be_right => {
                 return Err(anyhow::Error::new(error).context(name));
             }
@@ -240,162 +346,11 @@ impl<'a> TableRun<'a> {
             Ok(()) => {}
         }
         match process.stop() {
-            Ok(stats) => outcome.stats = stats,
+            Ok(stats) => outcome.add_stats(stats),
             Err(error) => monitor.warn(format!(
                 "{name} did not report its counters, so its system calls are unknown: {error}"
             )),
         }
         Ok(())
-    }
-}
-
-impl Sampler for TableRun<'_> {
-    fn sample(&mut self, participant: usize, span: Duration) -> Result<Sample, LoadError> {
-        let server = self.participants[participant].server.as_mut();
-        server.expect("only running servers are sampled").sample(participant, span)
-    }
-
-    fn steal(&mut self) -> Option<f64> {
-        let now = Steal::read()?;
-        now.since(self.steal.replace(now)?)
-    }
-
-    fn now(&self) -> Nanos {
-        os::now()
-    }
-}
-
-impl Participant {
-    /// Adds the name of the participant to an error that ends the comparison.
-    fn attribute(&self, error: LoadError) -> anyhow::Error {
-        let void = if error.is_wrong() { ": the whole run is void" } else { "" };
-        anyhow::Error::new(error).context(format!("{}{void}", self.outcome.spec.name))
-    }
-}
-
-/// A server process with its connections.
-struct ConnectedServer {
-    /// Declared before the process, so that the connections are closed first.
-    load: Load,
-    meter: CpuMeter,
-    process: ServerProcess,
-}
-
-/// Connects to a server and warms it up, unless `report` interrupts that.
-fn set_up(
-    process: &ServerProcess,
-    options: &LoadOptions,
-    report: &mut dyn FnMut(Activity) -> Result<(), ServerError>,
-) -> anyhow::Result<(Load, CpuMeter)> {
-    report(Activity::Connecting)?;
-    let mut load = Load::connect(&process.address, options)?;
-    for _ in 0..WARM_UP {
-        report(Activity::WarmingUp)?;
-        load.run_for(SLICE)?;
-    }
-    load.clear_latencies();
-    let meter = CpuMeter::start(process).map_err(unread)?;
-    Ok((load, meter))
-}
-
-impl ConnectedServer {
-    /// Pauses or resumes a server that spins; no other server is ever paused.
-    fn order(&mut self, order: Order) -> Result<(), LoadError> {
-        let what = if order == Order::Pause { "pause the server" } else { "resume the server" };
-        match self.meter.spins {
-            Some(_) => self.process.order(order).map_err(LoadError::client(what)),
-            None => Ok(()),
-        }
-    }
-
-    fn sample(&mut self, participant: usize, span: Duration) -> Result<Sample, LoadError> {
-        let waited = |tree: &ProcessTree| tree.waited().unwrap_or_default();
-        let before = self.meter.at_rest().map_err(unread)?;
-        let idle_share = self.meter.spins.unwrap_or_else(|| before.share_since(self.meter.last));
-        let waited_before = waited(&self.meter.tree);
-        self.order(Order::Resume)?;
-        let slice = self.load.run_for(span)?;
-        self.order(Order::Pause)?;
-        self.meter.last = self.meter.at_rest().map_err(unread)?;
-        Ok(Sample {
-            participant,
-            slice,
-            server_cpu: self.meter.last.cpu.saturating_sub(before.cpu),
-            server_waited: waited(&self.meter.tree).saturating_sub(waited_before),
-            server_idle_cpu_share: idle_share,
-        })
-    }
-}
-
-fn unread(error: io::Error) -> LoadError {
-    LoadError::Client { what: "read the server's clock", error }
-}
-
-/// The CPU time of a server.
-struct CpuMeter {
-    tree: ProcessTree,
-    clocks: CpuClocks,
-    /// The ticks when the measurement started.
-    ticks: Option<CpuTicks>,
-    /// The reading at the end of the last slice.
-    last: CpuReading,
-    /// The CPU share of the idle server, if it spins. Such a server is paused except in its slices.
-    spins: Option<f64>,
-}
-
-/// The CPU time that a server had used at a moment.
-#[derive(Clone, Copy)]
-struct CpuReading {
-    cpu: Duration,
-    at: Nanos,
-}
-
-impl CpuReading {
-    fn of(clocks: &CpuClocks) -> io::Result<CpuReading> {
-        Ok(CpuReading { cpu: clocks.read()?, at: os::now() })
-    }
-
-    /// Returns the share of a CPU that was used since an earlier reading.
-    fn share_since(self, earlier: CpuReading) -> f64 {
-        let time = self.at.since(earlier.at).as_secs_f64().max(1e-9);
-        self.cpu.saturating_sub(earlier.cpu).as_secs_f64() / time
-    }
-}
-
-impl CpuMeter {
-    /// Starts to measure a server that has all its connections, and therefore all its children.
-    fn start(process: &ServerProcess) -> io::Result<CpuMeter> {
-        let tree = process.process_tree()?;
-        let clocks = tree.clocks()?;
-        // A server that sleeps in poll has looked at all its descriptors before, which takes longer
-        // than AT_REST with thousands of them, and its clock may lag: that is not idle CPU time.
-        thread::sleep(AT_REST_LIMIT);
-        let last = CpuReading::of(&clocks)?;
-        let ticks = tree.ticks();
-        let mut meter = CpuMeter { tree, clocks, ticks, last, spins: None };
-        let before = meter.at_rest()?;
-        thread::sleep(AT_REST_LIMIT);
-        meter.last = CpuReading::of(&meter.clocks)?;
-        let share = meter.last.share_since(before);
-        meter.spins = (share > SPINNING).then_some(share);
-        Ok(meter)
-    }
-
-    /// Reads the clocks once they stand still: the server has sent all replies and sleeps, and the
-    /// clock of its thread, which may lag by up to a tick on another CPU, is exact. A server that
-    /// does not become idle is read after [`AT_REST_LIMIT`].
-    fn at_rest(&self) -> io::Result<CpuReading> {
-        let start = os::now();
-        let mut since = CpuReading { cpu: self.clocks.read()?, at: start };
-        loop {
-            thread::yield_now();
-            let now = CpuReading { at: os::now(), cpu: self.clocks.read()? };
-            if now.cpu != since.cpu {
-                since = now;
-            }
-            if now.at.since(since.at) >= AT_REST || now.at.since(start) >= AT_REST_LIMIT {
-                return Ok(now);
-            }
-        }
     }
 }

@@ -68,6 +68,19 @@ impl Latencies {
         (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.max()))
     }
 
+    /// Returns each recorded latency in nanoseconds with its count, rounded up by at most 2 %.
+    pub fn counts(&self) -> Vec<(u64, u64)> {
+        let mut counts: Vec<(u64, u64)> = Vec::new();
+        for step in self.0.iter_recorded() {
+            let value = rounded_up(step.value_iterated_to());
+            match counts.last_mut() {
+                Some((last, count)) if *last == value => *count += step.count_at_value(),
+                _ => counts.push((value, step.count_at_value())),
+            }
+        }
+        counts
+    }
+
     /// Returns the percentiles that reports show.
     pub fn percentiles(&self) -> Percentiles {
         self.percentiles_by(|share| self.percentile(share))
@@ -90,6 +103,12 @@ impl Latencies {
             max_ns: self.max().map(|span| span.as_nanos() as u64),
         }
     }
+}
+
+/// Returns the last value with the same six leading bits.
+fn rounded_up(value: u64) -> u64 {
+    let bits = 58u32.saturating_sub(value.leading_zeros());
+    (((value >> bits) + 1) << bits) - 1
 }
 
 impl Serialize for Latencies {
@@ -161,6 +180,17 @@ mod tests {
         assert!((1_968_000..1_974_000).contains(&low), "{low}");
         let exact = p99(10_000).expect("100 are above it");
         assert!((9_890_000..9_910_000).contains(&exact), "{exact}");
+    }
+
+    #[test]
+    fn counts_are_those_that_were_recorded_within_two_percent() {
+        let counts = of(10_000).counts();
+        assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 10_000);
+        assert!(counts.is_sorted() && counts.len() < 700, "{}", counts.len());
+        assert_eq!([0, 63, 64, 65, 130].map(rounded_up), [0, 63, 65, 65, 131]);
+        let up_to =
+            |nanos| counts.iter().take_while(|it| it.0 <= nanos).map(|it| it.1).sum::<u64>();
+        assert!((4_900..=5_100).contains(&up_to(5_000_000)), "{}", up_to(5_000_000));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `proactor compare`: every I/O model under the same load, side by side.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -15,22 +16,29 @@ use anyhow::Context;
 use super::output::{self, Destination, GREEN, RED};
 use super::picks::{self, Pick, picked};
 use super::stderr::note;
-use super::{MessageArgs, SEED_MAX, number, peer, run_on_cpu, stop_signal, wrong_usage};
+use super::{
+    ExitStatus, MessageArgs, SEED_MAX, number, peer, run_on_cpu, stop_signal, wrong_usage,
+};
 use proactor::limits::Limits;
 use proactor::os;
-use proactor_compare::plan::{BASELINE, Budget, ComparisonPlan, MODELS, ModelSpec, PeerServer};
+use proactor_compare::plan::{
+    BASELINE, CROWD_FROM, ComparisonPlan, Extent, MODELS, ModelSpec, PeerServer, Rules,
+};
 use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
-use proactor_compare::server_process::ServerError;
+use proactor_compare::results::Comparison;
+use proactor_compare::server_process::{ServerCommand, ServerError};
 use proactor_load::{CONNECTIONS_MAX, EngineChoice};
 use proactor_report::units;
 
 /// Compare I/O models under the same load, side by side.
 ///
-/// Each model is a server in its own process, on one CPU. One client, on another CPU, is
-/// connected to all servers and loads one at a time in slices of 40 ms, so that a model and the
-/// baseline are measured shortly after each other. Every reply is verified; one wrong byte makes
-/// the run void.
+/// Each model is a server in its own process, on one CPU. One client, on another CPU, loads one at
+/// a time in short slices. A block has fresh servers for the baseline, for the baseline again (A/A)
+/// and for each model; it gives one ratio of each, and all blocks an interval and a word. Every
+/// reply is verified; one wrong byte makes the run void. Takes less than a minute.
+///
+/// Status: 0 done, 1 nothing was measured, 2 wrong usage, 130 interrupted.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct CompareArgs {
     /// Models to compare, separated by commas, or all: blocking, process, nonblocking, select,
@@ -60,16 +68,32 @@ pub(super) struct CompareArgs {
     #[command(flatten)]
     messages: MessageArgs,
 
-    /// Time for all tables together, with start and connect: 30s, 2m. Less time means
-    /// fewer rounds, and fewer than 6 rounds give no verdict [default: 25 s to 100 s, depending on
-    /// the tables]
+    /// Time for all tables together: 30s, 2m. As many blocks are measured as fit, and fewer than 12
+    /// give no verdict [default: 20 blocks, or as many as fit into a minute but at least 12]
     #[arg(long, value_name = "TIME", value_parser = total_time)]
     time: Option<Duration>,
 
-    /// Number of rounds per table, without a time limit; a verdict needs 6
+    /// Number of blocks per table, without a time limit; a verdict needs 12
     #[arg(long, value_name = "N", conflicts_with = "time",
-          value_parser = number::<u32>(1, 1_000_000))]
-    rounds: Option<u32>,
+          value_parser = number::<u32>(1, 100_000))]
+    blocks: Option<u32>,
+
+    /// Narrow intervals, within a quarter of an hour; needed from 1000 connections on
+    #[arg(long)]
+    full: bool,
+
+    /// Percent by which CPU time per message may differ and still be *within*: at most 5
+    #[arg(long, value_name = "PERCENT", default_value = "2", value_parser = margin)]
+    cpu_margin: f64,
+
+    /// The same for the rate
+    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = margin)]
+    rate_margin: f64,
+
+    /// Percent of the runs in which all intervals enclose the true ratios: 95, or 99, which needs
+    /// 15 blocks
+    #[arg(long, value_name = "PERCENT", default_value = "95", value_parser = ["95", "99"])]
+    confidence: String,
 
     /// Idle connections per model, to measure memory, descriptors, threads and processes of one
     /// connection; 0 skips this
@@ -110,40 +134,11 @@ impl CompareArgs {
         try_cpus(&plan)?;
         // Opened before the measurement: an unwritable path fails at once.
         let to = self.json.as_deref().map(Destination::open).transpose()?;
-        let program = std::env::current_exe().context("cannot find the file of this program")?;
-        let loads = plan.loads.iter().map(|load| load.connections);
-        let most = loads.max().unwrap_or(0).max(plan.idle + 1);
         let stop = stop_signal()?;
         // A trace file has no name, so none remains after a crash. It stays open until the next is
         // created: by then its server has opened it, or has ended.
         let trace = Cell::new(None);
-        let start = |ModelSpec { model, recorded }: &ModelSpec| {
-            if let Some(peer) = plan.peers.iter().find(|peer| peer.name == *model) {
-                return peer::command(peer, plan.server_cpu);
-            }
-            let mut command = Command::new(&program);
-            command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", &plan.protocol.name]);
-            command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
-            // The mask of this thread has the CPU of the client alone.
-            os::start_on_cpu(&mut command, plan.server_cpu);
-            // The pipe of standard output, by its path: the first line stays there too.
-            command.arg("--stats=/proc/self/fd/1");
-            if most > Limits::default().connections {
-                command.args(["--max-connections", &most.to_string()]);
-            }
-            if *recorded {
-                let failed = |error| ServerError(format!("cannot create a trace file: {error}"));
-                let file = tempfile::tempfile().map_err(failed)?;
-                // As /proc numbers this process, which may be otherwise than in its namespace.
-                let own = std::fs::read_link("/proc/self").map_err(|error| {
-                    ServerError(format!("cannot read /proc, which names a trace file: {error}"))
-                })?;
-                let (own, fd) = (own.display(), file.as_raw_fd());
-                command.arg(format!("--trace=/proc/{own}/fd/{fd}"));
-                trace.set(Some(file));
-            }
-            Ok(command.into())
-        };
+        let start = |spec: &ModelSpec| server_command(&plan, spec, &trace);
         let bar = output::progress("compare {spinner} {elapsed}  {msg}");
         let mut printed = Instant::now();
         let comparison = proactor_compare::run(&plan, &start, &mut |progress| {
@@ -168,7 +163,11 @@ impl CompareArgs {
             let words = [("faster", GREEN), ("slower", RED)];
             output::print_coloured(&render::text(&comparison), &words)?;
         }
-        Ok(())
+        match comparison {
+            it if it.interrupted => Err(anyhow::Error::msg(ExitStatus(130))),
+            it if it.is_empty() => Err(anyhow::anyhow!("nothing was measured: {}", reasons(&it))),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the baseline: a model, or a peer.
@@ -193,28 +192,99 @@ impl CompareArgs {
         let usable = os::usable_cpus();
         let server_cpu = self.server_cpu.or(usable.first().copied()).unwrap_or(0);
         let another = usable.into_iter().find(|&cpu| cpu != server_cpu);
+        let client_cpu = self.client_cpu.or(another).unwrap_or(server_cpu);
+        if client_cpu == server_cpu {
+            wrong_usage(&format!(
+                "the servers and the client would share CPU {server_cpu}, and each would measure \
+                 the other: use two (--server-cpu, --client-cpu, taskset(1))"
+            ));
+        }
+        if !self.full
+            && let Some(crowd) = self.connections.iter().find(|&&it| it >= CROWD_FROM)
+        {
+            wrong_usage(&format!(
+                "{crowd} connections need --full: from {CROWD_FROM} on, each model is measured with \
+                 a baseline of its own, which takes minutes"
+            ));
+        }
         let peers = self.peers.iter().map(|peer| peer.name.as_str().into());
-        let mut plan = ComparisonPlan {
+        ComparisonPlan {
             baseline: self.baseline(),
             models: picked(&self.models).into_iter().chain(peers).collect(),
             peers: self.peers.clone(),
             protocol: self.messages.protocol.clone(),
             loads: self.connections.iter().map(|&it| self.messages.shape(it, 1)).collect(),
-            budget: Budget::Rounds(0),
+            extent: self.extent(),
+            rules: self.rules(),
             idle: self.idle,
             // Short enough to type.
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(BASELINE) % 10_000),
             engine: self.engine,
             server_cpu,
-            client_cpu: self.client_cpu.or(another).unwrap_or(server_cpu),
-        };
-        plan.budget = match (self.rounds, self.time) {
-            (Some(rounds), _) => Budget::Rounds(rounds),
-            (None, Some(time)) => Budget::Seconds(time.as_secs_f64().ceil() as u64),
-            (None, None) => plan.default_budget(),
-        };
-        plan
+            client_cpu,
+        }
     }
+
+    fn rules(&self) -> Rules {
+        let confidence = if self.confidence == "99" { 0.99 } else { 0.95 };
+        let (cpu_margin, rate_margin) = (self.cpu_margin, self.rate_margin);
+        Rules { confidence, cpu_margin, rate_margin }
+    }
+
+    fn extent(&self) -> Extent {
+        let extent = if self.full { Extent::FULL } else { Extent::DEFAULT };
+        match (self.blocks, self.time) {
+            (Some(blocks), _) => extent.of_blocks(blocks),
+            (None, Some(time)) => extent.of_seconds(time.as_secs_f64().ceil() as u64),
+            (None, None) => Extent { least: self.rules().blocks_min(), ..extent },
+        }
+    }
+}
+
+/// Returns the command that starts the server of a model, or of a peer. `trace` keeps the file of
+/// its recording.
+fn server_command(
+    plan: &ComparisonPlan,
+    ModelSpec { model, recorded }: &ModelSpec,
+    trace: &Cell<Option<File>>,
+) -> Result<ServerCommand, ServerError> {
+    if let Some(peer) = plan.peers.iter().find(|peer| peer.name == *model) {
+        return peer::command(peer, plan.server_cpu);
+    }
+    // The program that runs, also when its file has been replaced since.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", &plan.protocol.name]);
+    command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
+    // The mask of this thread has the CPU of the client alone.
+    os::start_on_cpu(&mut command, plan.server_cpu);
+    // The pipe of standard output, by its path: the first line stays there too.
+    command.arg("--stats=/proc/self/fd/1");
+    let loads = plan.loads.iter().map(|load| load.connections);
+    let most = loads.max().unwrap_or(0).max(plan.idle + 1);
+    if most > Limits::default().connections {
+        command.args(["--max-connections", &most.to_string()]);
+    }
+    if *recorded {
+        let failed = |error| ServerError(format!("cannot create a trace file: {error}"));
+        let file = tempfile::tempfile().map_err(failed)?;
+        // As /proc numbers this process, which may be otherwise than in its namespace.
+        let own = std::fs::read_link("/proc/self").map_err(|error| {
+            ServerError(format!("cannot read /proc, which names a trace file: {error}"))
+        })?;
+        let (own, fd) = (own.display(), file.as_raw_fd());
+        command.arg(format!("--trace=/proc/{own}/fd/{fd}"));
+        trace.set(Some(file));
+    }
+    Ok(command.into())
+}
+
+/// Returns why no model has a number, each reason once.
+fn reasons(comparison: &Comparison) -> String {
+    let rows = comparison.tables.iter().flat_map(|table| &table.participants);
+    let all: BTreeSet<String> = rows
+        .filter_map(|row| Some(format!("{}: {}", row.spec.name, row.reason.as_ref()?)))
+        .collect();
+    all.into_iter().collect::<Vec<_>>().join("; ")
 }
 
 /// Names a CPU that cannot be used before anything is measured. The try is made by a thread of its
@@ -227,6 +297,14 @@ fn try_cpus(plan: &ComparisonPlan) -> anyhow::Result<()> {
             tried.join().expect("no panic")
         })
     })
+}
+
+/// Parses a margin in percent: a share of one.
+fn margin(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches([' ', '%']).parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 5.0 => Ok(percent / 100.0),
+        _ => Err("it is more than 0 and at most 5: a larger difference is not *within*".to_owned()),
+    }
 }
 
 /// Parses the time of a comparison.
@@ -243,26 +321,26 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);
 
 fn line(progress: &Progress<'_>) -> String {
-    let Progress { table: (number, tables), load, participant, activity, left } = progress;
+    let Progress { table: (table, tables), block: (block, blocks), .. } = progress;
+    let Progress { load, participant, activity, left, .. } = progress;
     let name = &participant.name;
     let what = match activity {
         Activity::MeasuringIdle(idle) => return format!("{name}: {idle} idle connections"),
         Activity::Starting => format!("{name}: starting"),
-        Activity::Connecting => format!("{name}: connecting"),
-        Activity::WarmingUp => format!("{name}: warming up"),
-        Activity::Sampled(after) => format!(
-            "round {}/{}  {name} {} msg/s, server {} busy",
-            after.round + 1,
-            after.rounds,
-            units::rate(after.sample.rate()),
-            units::percent(after.sample.server_busy()),
+        Activity::Sampled(sample) => format!(
+            "{name} {} msg/s, {:.2} µs",
+            units::rate(sample.slice.rate()),
+            sample.cpu_per_message() * 1e6,
         ),
-        Activity::Stopping => format!("{name}: stopping"),
+    };
+    let block = match blocks {
+        0 => "trial".to_owned(),
+        _ => format!("block {}/{blocks}", block + 1),
     };
     let table = match tables {
         1 => String::new(),
-        _ => format!("table {}/{tables}  ", number + 1),
+        _ => format!("table {}/{tables}  ", table + 1),
     };
     let left = left.as_secs();
-    format!("{table}{} × {} B  {what}  {left} s left", load.connections, load.size)
+    format!("{table}{} × {} B  {block}  {what}  {left} s left", load.connections, load.size)
 }

@@ -1,6 +1,7 @@
 //! The command line of `proactor` and `reactor`.
 //!
-//! Exit status: 0 for success, 1 for a failure, 2 for wrong usage. An error is one line on stderr.
+//! Exit status: 0 for success, 1 for a failure, 2 for wrong usage, 130 for a comparison that was
+//! interrupted. An error is one line on stderr.
 
 mod admission;
 mod check;
@@ -107,10 +108,21 @@ fn run<T: Parser>(command: impl FnOnce(T) -> anyhow::Result<()>) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref::<clap::Error>() {
-            Some(message) => exit(message),
-            None => report(&error),
+        Err(error) => match (error.downcast_ref::<ExitStatus>(), error.downcast_ref()) {
+            (Some(&ExitStatus(status)), _) => ExitCode::from(status),
+            (None, Some(message)) => exit(message),
+            (None, None) => report(&error),
         },
+    }
+}
+
+/// The status of a command whose result says it all: no error is printed.
+#[derive(Debug, Clone, Copy)]
+struct ExitStatus(u8);
+
+impl std::fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "status {}", self.0)
     }
 }
 

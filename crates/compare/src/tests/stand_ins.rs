@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::*;
 use crate::process_tree::ProcessTree;
 use crate::progress::{Activity, Progress};
-use crate::sampling::SampleProgress;
 use crate::server_process::{ServerCommand, ServerError};
 
 /// Started as a child process, this test is a server that echoes with a thread per connection. Its
-/// model selects a fault: `liar` changes a byte, `mute` sends nothing, `absent` does not start.
+/// model selects a fault: `liar` changes a byte, `mute` sends nothing, `absent` does not start,
+/// `staller` does nothing for half of the time.
 #[test]
 fn a_stand_in_server() {
     let Ok(model) = std::env::var("PROACTOR_STAND_IN") else { return };
@@ -28,7 +28,7 @@ fn a_stand_in_server() {
     stop.on_signals().expect("a descriptor");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
     println!("\nlistening on {} (stand-in, echo)", listener.local_addr().expect("it is bound"));
-    let serving = model.clone();
+    let (serving, began) = (model.clone(), std::time::Instant::now());
     thread::spawn(move || {
         for stream in listener.incoming() {
             let (mut stream, model) = (stream.expect("a connection"), serving.clone());
@@ -50,6 +50,10 @@ fn a_stand_in_server() {
                     if model == "hanging" && echoed > 20_000 {
                         eprintln!("2026-11-21T00:00:00Z  WARN no connection is served");
                         thread::park();
+                    }
+                    let millis = began.elapsed().as_millis() % 100;
+                    if model == "staller" && millis >= 50 {
+                        thread::sleep(Duration::from_millis(100 - millis as u64));
                     }
                     if model != "mute" && stream.write_all(&buffer[..len]).is_err() {
                         break;
@@ -78,15 +82,16 @@ fn stand_in(ModelSpec { model, .. }: &ModelSpec) -> Result<ServerCommand, Server
 }
 
 /// Compares stand-ins; client and servers may share a CPU.
-fn compared(models: &[&str], budget: Budget) -> anyhow::Result<Comparison> {
+fn compared(models: &[&str], blocks: u32) -> anyhow::Result<Comparison> {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
-    let plan = ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(models) };
+    let extent = Extent::DEFAULT.of_blocks(blocks);
+    let plan = ComparisonPlan { loads: vec![load], extent, client_cpu: 0, ..plan(models) };
     run(&plan, &stand_in, &mut |_| true)
 }
 
 /// Returns why this model has no numbers, and asserts that the others have.
-fn reason(model: &str, budget: Budget) -> String {
-    let comparison = compared(&[model, "other"], budget).expect("one failed model ends nothing");
+fn reason(model: &str, blocks: u32) -> String {
+    let comparison = compared(&[model, "other"], blocks).expect("one failed model ends nothing");
     let rows = &comparison.tables[0].participants;
     for other in [0, 1, 3] {
         assert!(rows[other].measured.is_some(), "{:?}", rows[other]);
@@ -97,7 +102,7 @@ fn reason(model: &str, budget: Budget) -> String {
 
 #[test]
 fn a_server_that_dies_is_a_row_with_its_last_log_line() {
-    let reason = reason("mortal", Budget::Rounds(3));
+    let reason = reason("mortal", 1);
     assert!(
         reason.starts_with("the server ended (exit status: 7): a fatal accident; "),
         "{reason}"
@@ -109,24 +114,22 @@ fn a_server_that_dies_during_sampling_is_a_row_with_its_last_log_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
-    let budget = Budget::Rounds(3);
-    let plan =
-        ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&["doomed", "other"]) };
+    let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&["doomed", "other"]) };
     let command = |model: &ModelSpec| {
         let mut start = stand_in(model)?;
         start.command.env("PROACTOR_DIE", &file);
         Ok(start)
     };
     let mut watch = |progress: &Progress<'_>| {
-        if matches!(progress.activity, Activity::Sampled(SampleProgress { round: 1, .. })) {
+        if progress.block == (1, 2) && matches!(progress.activity, Activity::Sampled(..)) {
             std::fs::write(&file, "").expect("a writable directory");
         }
         true
     };
     let comparison = run(&plan, &command, &mut watch).expect("one failed model ends nothing");
     let rows = &comparison.tables[0].participants;
-    assert_eq!(rows[3].measured.as_ref().expect("it is correct").slices, 3);
-    let reason = rows[2].reason.as_deref().expect("it died in the second round");
+    assert_eq!(comparison.tables[0].blocks[1].slices(3).count(), 3, "it goes on without it");
+    let reason = rows[2].reason.as_deref().expect("it died in the second block");
     assert!(
         reason.starts_with("the server ended (exit status: 7): a fatal accident; "),
         "{reason}"
@@ -135,7 +138,7 @@ fn a_server_that_dies_during_sampling_is_a_row_with_its_last_log_line() {
 
 #[test]
 fn a_server_that_hangs_is_a_row_with_its_last_log_line() {
-    let reason = reason("hanging", Budget::Rounds(2));
+    let reason = reason("hanging", 1);
     assert!(reason.contains("has stalled"), "{reason}");
     assert!(reason.ends_with("; the server said: no connection is served"), "{reason}");
 }
@@ -143,7 +146,7 @@ fn a_server_that_hangs_is_a_row_with_its_last_log_line() {
 #[test]
 fn a_known_limit_is_a_row_and_not_tried() {
     assert_eq!(
-        reason("blocking", Budget::Rounds(1)),
+        reason("blocking", 1),
         "does not serve several connections at once: the next is accepted when the current one is \
          closed"
     );
@@ -152,9 +155,8 @@ fn a_known_limit_is_a_row_and_not_tried() {
 #[test]
 fn a_server_without_a_command_is_a_row_with_the_reason() {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
-    let budget = Budget::Rounds(1);
     let models = ["other+trace", "another"];
-    let plan = ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&models) };
+    let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&models) };
     let command = |model: &ModelSpec| match model.recorded {
         true => Err(ServerError("no space".to_owned())),
         false => stand_in(model),
@@ -178,10 +180,10 @@ fn a_baseline_that_fails_is_an_error_of_one_line() {
         start.command.env("PROACTOR_DIE", &file);
         Ok(start)
     };
-    let fails = |when: fn(&Activity) -> bool| {
+    let fails = |when: fn(&Progress<'_>) -> bool| {
         let _ = std::fs::remove_file(&file);
         let mut watch = |progress: &Progress<'_>| {
-            if when(&progress.activity) {
+            if when(progress) {
                 std::fs::write(&file, "").expect("a writable directory");
             }
             true
@@ -191,7 +193,9 @@ fn a_baseline_that_fails_is_an_error_of_one_line() {
     };
     let at_once = fails(|_| true);
     assert!(at_once.starts_with("the baseline, epoll, cannot run: the server ended"), "{at_once}");
-    let later = fails(|activity| matches!(activity, Activity::Sampled(..)));
+    let later = fails(|progress| {
+        progress.block.1 > 0 && matches!(progress.activity, Activity::Sampled(..))
+    });
     assert!(later.starts_with("the baseline, epoll, cannot go on: the server ended"), "{later}");
     for text in [at_once, later] {
         assert!(text.contains("a fatal accident"), "{text}");
@@ -202,9 +206,7 @@ fn a_baseline_that_fails_is_an_error_of_one_line() {
 #[test]
 fn the_cpu_of_a_child_counts_and_a_spinning_server_is_stopped() {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
-    let budget = Budget::Rounds(3);
-    let plan =
-        ComparisonPlan { loads: vec![load], budget, client_cpu: 0, ..plan(&["parent", "other"]) };
+    let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&["parent", "other"]) };
     let mut seen = 0;
     let mut watch = |progress: &Progress<'_>| {
         if matches!(progress.activity, Activity::Sampled(..))
@@ -217,19 +219,14 @@ fn the_cpu_of_a_child_counts_and_a_spinning_server_is_stopped() {
         true
     };
     let comparison = run(&plan, &stand_in, &mut watch).expect("correct servers");
-    assert_eq!(seen, 3 * 6, "one of seven slices in a round is its own");
+    assert_eq!(seen, 3 + 2 * 3 * 3, "of three others, a slice in the trial and in each round");
     let table = &comparison.tables[0];
-    let row = |at: usize| table.participants[at].measured.as_ref().expect("it was measured");
-    let (parent, other) = (row(2), row(3));
-    assert!(parent.is_spinning, "its child burns a CPU: {parent:?}");
-    assert!(!other.is_spinning && !row(0).is_spinning, "{other:?}");
+    assert!(row(table, 2).is_spinning, "its child burns a CPU: {:?}", row(table, 2));
+    assert!(!row(table, 3).is_spinning && !row(table, 0).is_spinning, "{:?}", row(table, 3));
     let warnings = warnings(table, "epoll");
     assert!(warnings.iter().any(|text| text.contains("parent used CPU time while idle")));
-    let samples = |at| {
-        let all = table.rounds.iter().flat_map(|round| &round.slices);
-        all.filter(move |sample| sample.participant == at)
-    };
-    assert!(samples(2).all(|sample| sample.server_idle_cpu_share > summary::SPINNING));
+    let samples = |at| table.blocks.iter().flat_map(move |block| block.slices(at));
+    assert!(samples(2).all(|sample| sample.server_idle_cpu_share > connected_server::SPINNING));
     assert!(samples(0).chain(samples(3)).all(|sample| !sample.server_cpu.is_zero()));
 }
 
@@ -255,7 +252,7 @@ fn the_cost_of_idle_connections_is_measured_for_each_model() {
     let load = LoadShape { connections: 1, size: 64, depth: 1 };
     let plan = ComparisonPlan {
         loads: vec![load],
-        budget: Budget::Rounds(1),
+        extent: Extent::DEFAULT.of_blocks(1),
         idle: 20,
         client_cpu: 0,
         ..plan(&["blocking", "absent"])
@@ -278,28 +275,78 @@ fn the_cost_of_idle_connections_is_measured_for_each_model() {
 
 #[test]
 fn servers_are_started_measured_and_report_their_counters() {
-    let comparison = compared(&["other", "absent"], Budget::Rounds(2)).expect("correct servers");
+    let comparison = compared(&["other", "absent"], 2).expect("correct servers");
     let table = &comparison.tables[0];
     let roles: Vec<Role> = table.participants.iter().map(|one| one.spec.role).collect();
     assert_eq!(roles, [Role::Baseline, Role::Control, Role::Model, Role::Model]);
-    assert_eq!(table.rounds.len(), 2);
     for participant in &table.participants[..3] {
         let stats = participant.stats.as_ref().expect("it reported its counters");
-        assert_eq!(stats.counters.calls, 123);
+        let blocks = table.blocks.len() as u64;
+        assert_eq!(stats.counters.calls, 123 * blocks, "each block has a server of its own");
         assert!(participant.messages > 0);
         assert_eq!(participant.about, "stand-in, echo");
         assert!(participant.measured.as_ref().expect("it was measured").cpu_us > 0.0);
     }
     assert_eq!(table.participants[3].reason.as_deref(), Some("no such model: absent"));
+    assert_eq!(comparison.intervals, 4, "of two rows, without the one that is absent");
     let json = serde_json::to_value(&comparison).expect("it is plain data");
-    assert_eq!(json["schema"], "proactor.compare/3");
-    assert_eq!(json["tables"][0]["rounds"].as_array().map(Vec::len), Some(2));
-    assert!(json["tables"][0]["rounds"][0]["slices"][0]["server_cpu_ns"].is_u64());
+    assert_eq!(json["schema"], "proactor.compare/4");
+    let rounds = &json["tables"][0]["blocks"][0]["rounds"];
+    assert_eq!(rounds.as_array().map(Vec::len), Some(3));
+    assert!(rounds[0][0]["server_cpu_ns"].is_u64() && rounds[0][0]["began_ns"].is_u64());
+}
+
+/// Every server has one slice in each round, the baseline too; the order changes, and the numbers
+/// of blocks are those that were planned, and at most a quarter more.
+#[test]
+fn a_round_has_one_slice_of_each_server_in_an_order_of_its_own() {
+    let comparison = compared(&["other"], 4).expect("correct servers");
+    let blocks = &comparison.tables[0].blocks;
+    assert!((4..=5).contains(&blocks.len()), "{}", blocks.len());
+    let rounds = || blocks.iter().flat_map(|block| &block.rounds);
+    let orders: Vec<Vec<usize>> =
+        rounds().map(|round| round.iter().map(|it| it.participant).collect()).collect();
+    for order in &orders {
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 1, 2], "{order:?}");
+    }
+    assert!(orders.windows(2).any(|two| two[0] != two[1]), "{orders:?}");
+    let starts: Vec<u64> = rounds().flatten().map(|sample| sample.began_ns).collect();
+    assert!(starts.is_sorted() && starts[0] > 0, "each has its time: {starts:?}");
+}
+
+#[test]
+fn a_thousand_connections_are_measured_with_a_baseline_for_each_model() {
+    os::raise_descriptor_limit();
+    let load = LoadShape { connections: plan::CROWD_FROM, size: 1, depth: 1 };
+    let extent = Extent::DEFAULT.of_blocks(1);
+    let plan = ComparisonPlan { loads: vec![load], extent, client_cpu: 0, ..plan(&["crowd"]) };
+    let comparison = run(&plan, &stand_in, &mut |_| true).expect("correct servers");
+    let table = &comparison.tables[0];
+    let pairs: Vec<Vec<usize>> = table
+        .blocks
+        .iter()
+        .map(|block| block.servers.iter().map(|server| server.participant).collect())
+        .collect();
+    assert_eq!(pairs, [[0, 1], [0, 2]]);
+    assert!(table.slice > plan::SLICE, "twenty messages of each connection: {:?}", table.slice);
+}
+
+#[test]
+fn a_server_that_stalls_keeps_the_client_waiting() {
+    let comparison = compared(&["staller"], 1).expect("correct servers");
+    let measured = row(&comparison.tables[0], 2);
+    assert!(!measured.is_client_bound && measured.client_waiting > 0.1, "{measured:?}");
+    assert!(measured.longest_wait > Duration::from_millis(5), "{measured:?}");
+    let warnings = comparison.warnings.iter();
+    let mut named = warnings.filter(|it| it.contains("although everything was owed: "));
+    assert!(named.any(|warning| warning.contains("staller")), "{:?}", comparison.warnings);
 }
 
 #[test]
 fn a_wrong_byte_makes_the_whole_run_void() {
-    let error = compared(&["liar"], Budget::Rounds(1000)).expect_err("a byte was changed");
+    let error = compared(&["liar"], 2).expect_err("a byte was changed");
     let text = format!("{error:#}");
     assert!(text.starts_with("liar"), "{text}");
     assert!(text.contains("wrong reply on connection"), "{text}");
@@ -312,16 +359,14 @@ fn an_interrupted_comparison_has_the_results_until_then() {
     let mut slices = 0;
     let comparison = run(&plan, &stand_in, &mut |progress| {
         slices += u32::from(matches!(progress.activity, Activity::Sampled(..)));
-        slices < 4
+        slices < 2 * 2 + 3 * 2 + 2
     });
     let comparison = comparison.expect("correct servers");
     assert_eq!(comparison.tables.len(), 1);
-    assert_eq!(
-        comparison.tables[0].rounds.len(),
-        1,
-        "three slices, and a fourth that begins the next round"
-    );
-    assert!(comparison.warnings.iter().any(|text| text.starts_with("interrupted: ")));
+    let blocks = comparison.tables[0].blocks.len();
+    assert_eq!(blocks, 1, "two trials, three rounds of two slices, and a second block not whole");
+    assert!(comparison.interrupted && !comparison.is_empty());
+    assert!(render::text(&comparison).contains("\nINTERRUPTED: "));
 }
 
 #[test]
@@ -334,21 +379,18 @@ fn a_comparison_can_be_interrupted_before_the_first_slice() {
             reports += 1;
             reports < end
         });
-        match comparison {
-            Ok(comparison) => assert!(comparison.idle.is_none()),
-            Err(error) => assert!(error.to_string().contains("interrupted"), "{error:#}"),
-        }
+        let comparison = comparison.expect("the end is no failure");
+        assert!(comparison.idle.is_none() && comparison.interrupted && comparison.is_empty());
     }
 }
 
 #[test]
-fn every_table_has_a_round_even_if_the_time_ended_before_it_began() {
+fn every_table_has_a_block_even_if_the_time_has_ended() {
     let load = LoadShape { connections: 2, size: 64, depth: 1 };
-    let budget = Budget::Seconds(1);
-    // Each server of the later tables starts after the end of the second.
+    let extent = Extent::DEFAULT.of_seconds(1);
     let plan = ComparisonPlan {
         loads: vec![load; 3],
-        budget,
+        extent,
         client_cpu: 0,
         ..plan(&["other", "b", "c"])
     };
@@ -356,11 +398,6 @@ fn every_table_has_a_round_even_if_the_time_ended_before_it_began() {
     assert_eq!(comparison.tables.len(), 3);
     for table in &comparison.tables {
         let measured = table.participants.iter().filter(|one| one.measured.is_some());
-        assert_eq!((measured.count(), table.rounds.is_empty()), (5, false), "{table:?}");
+        assert_eq!((measured.count(), table.blocks.len()), (5, 1), "{table:?}");
     }
-    let last = comparison.tables.last().expect("three tables");
-    let verdict = last.participants[2].measured.as_ref().expect("a round").rate_verdict;
-    assert!(matches!(verdict, Some(Verdict::NotShown | Verdict::Invalid)), "{verdict:?}");
-    let few = "there is 1 round; a verdict needs 6. Use more --time or --rounds.";
-    assert!(comparison.warnings.iter().any(|text| text.contains(few)), "{:?}", comparison.warnings);
 }
