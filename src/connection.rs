@@ -311,22 +311,15 @@ impl<P: Protocol> Connection<P> {
     /// `n` of the queued bytes have been sent.
     #[inline(always)] // As `received`.
     pub fn sent(&mut self, n: usize, context: &mut Context) {
-        if self.queue.end(n) {
-            if self.flags.has(ConnectionFlags::AWAITS_REFILL | ConnectionFlags::CONGESTED) {
-                self.after_rare_change(context);
+        if !self.queue.end(n) && !self.queue.end_taken(n) {
+            if self.is_broken() {
+                return;
             }
-        } else if self.queue.end_taken(n) {
-            self.after_change(context);
-        } else {
-            self.sent_partly(n, context);
-        }
-    }
-
-    #[inline(never)]
-    fn sent_partly(&mut self, n: usize, context: &mut Context) {
-        if self.outbound != Outbound::Broken {
             self.queue.advance(n);
-            self.after_change(context);
+        }
+        // What is owed has become less, so it is not too long now.
+        if self.flags.has(ConnectionFlags::AWAITS_REFILL | ConnectionFlags::CONGESTED) {
+            self.after_rare_change(context);
         }
     }
 

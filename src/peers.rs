@@ -96,6 +96,8 @@ pub struct Visit<'a, P, D> {
     pub id: ConnId,
     /// The connection and its driver's state.
     pub peer: &'a mut PeerEntry<P, D>,
+    /// True if [`next_ready`](Peers::next_ready) has found it ordinary and not heavy.
+    pub is_light: bool,
     ready: &'a mut ReadyList,
     context: &'a mut Context,
     groups: &'a mut Groups,

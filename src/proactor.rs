@@ -209,11 +209,13 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             debug_assert!(visit.peer.driver.send != SendState::Idle, "one send is in flight");
             visit.peer.driver.send = SendState::Idle;
             visit.sent(n);
-            // Most want nothing more than what is in flight.
-            if !is_receiving(visit.peer) || !visit.peer.connection.outgoing().is_empty() {
+            // Most are owed nothing more, and a receive is in flight.
+            let rests = visit.peer.driver.recv != RecvState::Idle;
+            if !rests || !visit.peer.connection.outgoing().is_empty() {
                 visit.mark();
             }
             if !visit.changed_nothing() {
+                visit.mark();
                 self.settle(conn);
             }
         }
@@ -351,8 +353,10 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             if scarce {
                 release_scarce(&mut *visit.peer);
             }
-            let peer = &mut *visit.peer;
-            if is_receiving(peer) {
+            // Then only what it is owed may have to be submitted: `resume` in short, for most.
+            let is_receiving = RecvState::InFlight { preferred: Size::SMALLEST };
+            if visit.is_light && visit.peer.driver.recv == is_receiving {
+                let peer = visit.peer;
                 let owes = !peer.connection.outgoing().is_empty();
                 if owes && peer.driver.send == SendState::Idle {
                     let skips = submit_send(&mut self.ring, conn, peer)?;
@@ -543,15 +547,6 @@ fn release_scarce<P: Protocol>(peer: &mut PeerEntry<P, Flight>) {
     peer.connection.release_scarce(if waits { Size::LARGEST } else { Size::SMALLEST });
 }
 
-/// Returns true if a connection is ordinary and its receive, into the smallest buffers, is in
-/// flight as it prefers it. What it is owed is then all that may have to be submitted: [`resume`]
-/// in short, for most connections.
-fn is_receiving<P: Protocol>(peer: &PeerEntry<P, Flight>) -> bool {
-    peer.is_ordinary()
-        && peer.connection.recv_size() == Size::SMALLEST
-        && peer.driver.recv == RecvState::InFlight { preferred: Size::SMALLEST }
-}
-
 /// Submits a send of what a connection is owed. None is in flight. Returns true if a success posts
 /// no completion.
 #[inline(always)] // Once for each message.
@@ -560,8 +555,8 @@ fn submit_send<R: Ring, P: Protocol>(
     conn: ConnId,
     peer: &mut PeerEntry<P, Flight>,
 ) -> io::Result<bool> {
-    while ring.is_full() {
-        ring.enter(Wait::No)?;
+    if ring.is_full() {
+        ring.make_space()?;
     }
     let (connection, flight) = (&mut peer.connection, &mut peer.driver);
     // If nothing waits for its success, the send posts no completion.

@@ -25,7 +25,7 @@ use proactor::peer::Factory;
 use proactor::polling::Polling;
 use proactor::proactor::Proactor;
 use proactor::ring::kernel::Kernel;
-use proactor::ring::{Config, Cqe, Entered, Op, Pushed, Ring, Uring, Wait};
+use proactor::ring::{Completion, Config, Cqe, Entered, Op, Pushed, Ring, Uring, Wait};
 use proactor::{Input, Outbox, Protocol};
 
 thread_local! {
@@ -92,6 +92,10 @@ impl Ring for Watched {
 
     fn next_implied(&mut self) -> Option<(ConnId, usize)> {
         self.ring.next_implied()
+    }
+
+    fn decode(&mut self, cqe: Cqe) -> Completion {
+        self.ring.decode(cqe)
     }
 
     fn take_back(&mut self, conn: ConnId) -> Option<Chunk> {

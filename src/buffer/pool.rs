@@ -127,13 +127,18 @@ enum SizeNumber {
 }
 
 impl SizeNumber {
-    const ALL: [SizeNumber; SIZES_MAX] = {
-        use SizeNumber::*;
-        [S0, S1, S2, S3, S4, S5, S6, S7]
-    };
-
     fn of(size: Size) -> SizeNumber {
-        SizeNumber::ALL[usize::from(size.0) % SIZES_MAX]
+        use SizeNumber::*;
+        match usize::from(size.0) % SIZES_MAX {
+            0 => S0,
+            1 => S1,
+            2 => S2,
+            3 => S3,
+            4 => S4,
+            5 => S5,
+            6 => S6,
+            _ => S7,
+        }
     }
 }
 
@@ -161,6 +166,10 @@ pub struct Pool {
     classes: [Class; SIZES_MAX],
     /// How many sizes there are.
     sizes: u8,
+    /// So many leases leave the reserve of each size.
+    few: Cell<usize>,
+    /// True if a ring is to lend more of some size.
+    is_low: Cell<bool>,
     /// One per buffer: [`IDLE`] and the id of the next idle one, [`LENT`] and its size, or how many
     /// shares there are of it.
     states: Box<[Cell<u32>]>,
@@ -177,6 +186,9 @@ struct Class {
     top: Cell<u32>,
     idle: Cell<usize>,
     lent: Cell<usize>,
+    /// When so many of them have come back, a ring is to lend more. Not as wide as `lent`: two that
+    /// are counted down together would become a vector, which takes longer.
+    until_low: Cell<u32>,
     /// With fewer unfilled buffers, the size is scarce.
     reserve: Cell<usize>,
 }
@@ -185,6 +197,12 @@ impl Class {
     fn is_scarce(&self) -> bool {
         self.idle.get() + self.lent.get() < self.reserve.get()
     }
+}
+
+/// Returns how many leases leave the reserve of each size.
+fn few(classes: &[Class]) -> usize {
+    let leases = classes.iter().map(|class| class.shape.count.saturating_sub(class.reserve.get()));
+    leases.min().unwrap_or(0)
 }
 
 /// This bit, and the id of the next idle buffer or [`NO_BUFFER`].
@@ -225,6 +243,7 @@ impl Pool {
                 top: Cell::new(first as u32),
                 idle: Cell::new(shape.count),
                 lent: Cell::new(0),
+                until_low: Cell::new(0),
                 reserve: Cell::new(shape.count / 4),
             };
             offset += shape.bytes * shape.count;
@@ -237,7 +256,8 @@ impl Pool {
             states[class.first as usize + class.shape.count - 1].set(IDLE | NO_BUFFER);
         }
         let (pages, sizes) = (Pages::map(offset)?, shapes.len() as u8);
-        Ok(Rc::new(Pool { pages, classes, sizes, states }))
+        let few = Cell::new(few(&classes[..shapes.len()]));
+        Ok(Rc::new(Pool { pages, classes, sizes, few, is_low: Cell::new(true), states }))
     }
 
     /// A pool as [`new`](Pool::new) makes it, but with no more than `most` buffers of each size:
@@ -295,13 +315,16 @@ impl Pool {
     }
 
     /// Returns true if any size is scarce.
-    pub fn has_scarce(&self) -> bool {
-        self.classes().iter().any(Class::is_scarce)
+    #[inline(always)] // Once for each iteration.
+    pub fn has_scarce(self: &Rc<Self>) -> bool {
+        // Each lease holds the pool: of so few, no size is scarce.
+        Rc::strong_count(self) > self.few.get() && self.classes().iter().any(Class::is_scarce)
     }
 
     /// Makes a size scarce only once fewer than `reserve` of its buffers are unfilled.
     pub fn set_reserve(&self, size: Size, reserve: usize) {
         self.class(size).reserve.set(reserve);
+        self.few.set(few(self.classes()));
     }
 
     /// Returns the size of which the most buffers are unfilled.
@@ -370,14 +393,38 @@ impl Pool {
         Vacant { pool: self, id, size, base, len }
     }
 
-    /// Marks an idle buffer of exactly this size as lent to a ring. Returns its id, its first byte
-    /// and how many there are.
-    pub fn lend(&self, size: Size) -> Option<(BufferId, NonNull<u8>, usize)> {
-        let id = self.pop(size, LENT | u32::from(size.0))?;
+    /// Returns true if a ring is to lend more: of some size an eighth has come back of what it
+    /// lent, or what it was to lend was not idle. False from then on until that is so again.
+    #[inline(always)] // Once for each iteration.
+    pub fn take_low(&self) -> bool {
+        self.is_low.get() && self.is_low.replace(false)
+    }
+
+    /// Marks idle buffers of exactly this size as lent to a ring, until so many are lent or none is
+    /// idle. `each` is given the id of one, its first byte and how many there are.
+    pub fn lend(
+        &self,
+        size: Size,
+        target: usize,
+        mut each: impl FnMut(BufferId, NonNull<u8>, usize),
+    ) {
         let class = self.class(size);
-        class.lent.set(class.lent.get() + 1);
-        let (base, len) = self.location(id, class);
-        Some((id, base, len))
+        let lent = class.lent.get();
+        let count = target.saturating_sub(lent).min(class.idle.get());
+        class.idle.set(class.idle.get() - count);
+        class.lent.set(lent + count);
+        let low = target.saturating_sub((target / 8).max(1));
+        class.until_low.set((lent + count).saturating_sub(low) as u32);
+        self.is_low.set(self.is_low.get() || class.until_low.get() == 0);
+        let (states, first) = (&*self.states, class.first);
+        let (begin, bytes) = self.location(BufferId(first), class);
+        for _ in 0..count {
+            let id = class.top.get();
+            class.top.set(states[id as usize].replace(LENT | u32::from(size.0)) & !IDLE);
+            // SAFETY: as in `location`.
+            let base = unsafe { begin.add((id - first) as usize * bytes) };
+            each(BufferId(id), base, bytes);
+        }
     }
 
     /// Takes back a lent buffer that the kernel has filled.
@@ -397,6 +444,10 @@ impl Pool {
         state.set(1);
         let class = self.class(size);
         class.lent.set(class.lent.get() - 1);
+        class.until_low.set(class.until_low.get().wrapping_sub(1));
+        if class.until_low.get() == 0 {
+            self.is_low.set(true);
+        }
         Some(self.vacant_at(id, size).leased())
     }
 
@@ -670,6 +721,12 @@ mod tests {
         assert_eq!(pool.lease(Size(0)).unwrap().location(), last);
     }
 
+    fn lend(pool: &Pool, size: Size, count: usize) -> Vec<BufferId> {
+        let mut lent = Vec::new();
+        pool.lend(size, count, |id, _, _| lent.push(id));
+        lent
+    }
+
     #[test]
     fn a_lease_of_an_exhausted_size_is_of_the_nearest_that_is_not() {
         let pool = pool();
@@ -683,7 +740,7 @@ mod tests {
         assert_eq!(pool.lease(Size(0)).unwrap().size(), Size(1), "large is better than none");
         drop(small);
         assert_eq!([0, 1, 9].map(|size| pool.nearest(Size(size)).0), [0, 1, 1]);
-        let (lent, ..) = pool.lend(Size(1)).unwrap();
+        let lent = lend(&pool, Size(1), 1)[0];
         assert_eq!(
             (pool.nearest(Size(1)), pool.unfilled_in_all()),
             (Size(1), 3),
@@ -696,7 +753,7 @@ mod tests {
     #[test]
     fn lent_buffers_come_back_once() {
         let pool = pool();
-        let (id, ..) = pool.lend(Size(0)).unwrap();
+        let id = lend(&pool, Size(0), 1)[0];
         assert_eq!((pool.idle(Size(0)), pool.lent(Size(0))), (1, 1));
         // SAFETY: no kernel is involved.
         let lease = unsafe { pool.reclaim(id) }.unwrap();
@@ -729,8 +786,7 @@ mod tests {
         let mut leases: Vec<_> = (0..4).map(|_| pool.lease(Size(0)).unwrap()).collect();
         leases.iter_mut().for_each(|lease| lease.bytes_mut().fill(7));
         leases.truncate(1);
-        let lent: Vec<BufferId> =
-            (0..2).map(|_| pool.lend(Size(0)).expect("three are idle").0).collect();
+        let lent = lend(&pool, Size(0), 2);
         pool.trim_lent();
         // SAFETY: there is no kernel that could write to them.
         let lent = lent.into_iter().map(|id| unsafe { pool.reclaim(id) }.expect("it was lent"));

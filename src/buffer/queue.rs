@@ -113,16 +113,6 @@ impl SendQueue {
         is_all
     }
 
-    /// Says that the first `n` bytes were sent.
-    ///
-    /// # Panics
-    /// If fewer are owed: a kernel does not send what it was not given.
-    pub fn advance(&mut self, n: usize) {
-        if !self.end_taken(n) && !self.end(n) {
-            self.advance_partly(n);
-        }
-    }
-
     /// Says that what is taken, `n` bytes, was sent: else it is put back first. Returns whether
     /// anything is taken.
     pub fn end_taken(&mut self, n: usize) -> bool {
@@ -165,8 +155,12 @@ impl SendQueue {
         }
     }
 
+    /// Says that the first `n` bytes were sent, of which none are taken.
+    ///
+    /// # Panics
+    /// If fewer are owed: a kernel does not send what it was not given.
     #[inline(never)]
-    fn advance_partly(&mut self, mut n: usize) {
+    pub fn advance(&mut self, mut n: usize) {
         assert!(n <= self.bytes, "no more is sent than is owed");
         self.bytes -= n;
         while n > 0 {
@@ -334,7 +328,7 @@ mod tests {
         queue.advance(7);
         assert_eq!(queue.take_only().as_deref(), Some(&b"cond"[..]));
         queue.push(Chunk::from("third"));
-        queue.advance(4);
+        assert!(queue.end_taken(4) && !queue.end_taken(4));
         assert_eq!((queue.bytes(), content(&queue)), (5, b"third".to_vec()));
         let third = queue.take_only().unwrap();
         queue.clear();

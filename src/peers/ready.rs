@@ -34,12 +34,15 @@ impl LightExpected {
         self.0 = LIGHT_EXPECTED;
     }
 
-    /// Begins an iteration. Returns how many bytes heavy connections may move in it: all, if others
-    /// need the buffers that they hold.
-    pub fn budget(&mut self, scarce: bool) -> usize {
-        let expected = self.0 > 0;
+    /// Begins an iteration, of which a light connection is expected.
+    pub fn begin(&mut self) {
         self.0 = self.0.saturating_sub(1);
-        match (scarce, expected) {
+    }
+
+    /// Returns how many bytes heavy connections may move in an iteration: all, if others need the
+    /// buffers that they hold.
+    pub fn budget(&self, scarce: bool) -> usize {
+        match (scarce, self.0 > 0) {
             (true, _) => usize::MAX,
             (false, true) => HEAVY_BYTES_WITH_LIGHT,
             (false, false) => HEAVY_BYTES,
@@ -58,8 +61,10 @@ pub(super) struct ReadyList {
     marked: Vec<ConnId>,
     /// The heavy connections that wait.
     heavy: VecDeque<ConnId>,
-    /// How many bytes heavy connections may still move in this iteration.
-    budget: usize,
+    /// How many bytes heavy connections may still move in this iteration, once it is known.
+    budget: Option<usize>,
+    /// True if others need the buffers that heavy connections hold.
+    scarce: bool,
     light: LightExpected,
     /// The heavy connection that was resumed last, until it is charged.
     resumed: Option<ConnId>,
@@ -90,7 +95,7 @@ impl ReadyList {
     fn charge<P, D>(&mut self, peer: &mut PeerEntry<P, D>, most: usize) {
         let moved = peer.received + peer.sent;
         let more = moved - std::mem::replace(&mut peer.charged, moved);
-        self.budget = self.budget.saturating_sub((more as usize).min(most));
+        self.budget = self.budget.map(|left| left.saturating_sub((more as usize).min(most)));
     }
 }
 
@@ -139,12 +144,14 @@ impl<P: Protocol, D> Peers<P, D> {
         if light {
             self.ready.light.resumed();
         }
-        self.ready.budget = self.ready.light.budget(scarce);
+        self.ready.light.begin();
+        (self.ready.budget, self.ready.scarce) = (None, scarce);
     }
 
     /// Returns true if a further pass would resume a connection in this iteration.
     pub fn has_resumable(&self) -> bool {
-        !self.ready.marked.is_empty() || (self.ready.budget > 0 && !self.ready.heavy.is_empty())
+        let ReadyList { marked, heavy, budget, .. } = &self.ready;
+        !marked.is_empty() || (*budget != Some(0) && !heavy.is_empty())
     }
 
     /// Begins a pass over the connections that are marked now. Those marked during the pass wait
@@ -176,7 +183,7 @@ impl<P: Protocol, D> Peers<P, D> {
             let visit = self.visit(id)?;
             visit.ready.light.resumed();
             visit.peer.marked = false;
-            return Some(visit);
+            return Some(Visit { is_light: true, ..visit });
         }
         if self.ready.heavy.is_empty() && self.ready.resumed.is_none() {
             return None;
@@ -194,13 +201,15 @@ impl<P: Protocol, D> Peers<P, D> {
         if let Some(peer) = resumed.and_then(|id| self.slab.get_mut(id)) {
             self.ready.charge(peer, usize::MAX);
         }
-        while self.ready.budget > 0 {
+        let ReadyList { light, scarce, .. } = &self.ready;
+        let budget = light.budget(*scarce);
+        while *self.ready.budget.get_or_insert(budget) > 0 {
             let id = self.ready.heavy.pop_front()?;
             if let Some(peer) = self.slab.get_mut(id) {
                 // What it moved before it was heavy is not charged.
                 let most = self.ready.most(&peer.connection);
                 if self.ready.moves_later {
-                    self.ready.budget = self.ready.budget.saturating_sub(most);
+                    self.ready.budget = self.ready.budget.map(|left| left.saturating_sub(most));
                 } else {
                     self.ready.charge(peer, most);
                     self.ready.resumed = Some(id);

@@ -18,7 +18,8 @@ impl<P: Protocol, D> Peers<P, D> {
     /// Looks a connection up.
     pub fn visit(&mut self, id: ConnId) -> Option<Visit<'_, P, D>> {
         let Peers { slab, ready, context, groups, counters, .. } = self;
-        Some(Visit { id, peer: slab.get_mut(id)?, ready, context, groups, counters })
+        let peer = slab.get_mut(id)?;
+        Some(Visit { id, peer, is_light: false, ready, context, groups, counters })
     }
 }
 
@@ -56,15 +57,16 @@ impl<P: Protocol, D> Visit<'_, P, D> {
     }
 
     /// `n` bytes were sent.
-    #[inline]
+    #[inline(always)] // As `received`.
     pub fn sent(&mut self, n: usize) {
         let peer = &mut *self.peer;
-        if !peer.rare.has(RareStates::LINK) {
-            self.counters.sends += 1;
-            self.counters.sent_bytes += n as u64;
+        if peer.rare.has(RareStates::LINK) {
+            return sent_over_link(peer, n, self.context);
         }
         peer.sent += n as u64;
+        self.counters.sends += 1; // Apart, as above.
         peer.connection.sent(n, self.context);
+        self.counters.sent_bytes += n as u64;
     }
 
     /// Marks the connection: the driver must resume it.
@@ -128,6 +130,13 @@ fn received_rarely<P: Protocol, D>(
         }
     }
     note_talker(peer, context, groups);
+}
+
+#[cold]
+#[inline(never)]
+fn sent_over_link<P: Protocol, D>(peer: &mut PeerEntry<P, D>, n: usize, context: &mut Context) {
+    peer.sent += n as u64;
+    peer.connection.sent(n, context);
 }
 
 /// Only received bytes make a talker: messages of joining and leaving are not throttled.

@@ -28,8 +28,9 @@ pub(super) struct InFlightMemory {
     spare: Vec<Box<Vector>>,
     /// Sends with `skip_success`, oldest first: emptied when the result of all is known.
     unconfirmed: Vec<Unconfirmed>,
-    /// The position of the first whose result is not known.
+    /// The position of the next one to confirm, and of the first whose result is not known.
     next: usize,
+    known: usize,
     /// The buffer of the read in flight.
     pub(super) read: Option<Lease>,
 }
@@ -65,7 +66,6 @@ pub(super) struct Vector {
 #[derive(Clone, Copy)]
 struct Unconfirmed {
     conn: ConnId,
-    len: u32,
     /// The number of the submission.
     at: u64,
 }
@@ -95,17 +95,18 @@ impl InFlightMemory {
         (slot.send, slot.at) = (bytes, u64::MAX);
     }
 
-    /// Holds the bytes of a send with `skip_success`, submission number `at` of `len` bytes, until
-    /// its result is known.
-    pub(super) fn send_unconfirmed(&mut self, conn: ConnId, bytes: SendMemory, len: u32, at: u64) {
+    /// Holds the bytes of a send with `skip_success`, submission number `at`, until its result is
+    /// known.
+    pub(super) fn send_unconfirmed(&mut self, conn: ConnId, bytes: SendMemory, at: u64) {
         let slot = self.slot(conn);
         (slot.send, slot.at) = (bytes, at);
-        self.unconfirmed.push(Unconfirmed { conn, len, at });
+        self.unconfirmed.push(Unconfirmed { conn, at });
     }
 
     /// Takes the only chunk of a queue, if it has one, and
-    /// [holds](InFlightMemory::send_unconfirmed) it. Returns where it lies. It is moved from one
-    /// place to the other, and nothing may panic between.
+    /// [holds](InFlightMemory::send_unconfirmed) it. Returns where it lies; `None` too if the
+    /// connection has no slot yet. It is moved from one place to the other, and nothing may panic
+    /// between.
     #[inline(always)] // Once for each message.
     pub(super) fn send_only(
         &mut self,
@@ -113,14 +114,14 @@ impl InFlightMemory {
         queue: &mut SendQueue,
         at: u64,
     ) -> Option<(*const u8, u32)> {
-        let slot = self.slot(conn);
+        let slot = self.slots.get_mut(conn.slot() as usize)?;
         slot.at = at;
         let chunk = queue.take_only()?;
         let (base, len) = (chunk.as_ptr(), chunk.len() as u32);
         let before = std::mem::replace(&mut slot.send, SendMemory::One(chunk));
         debug_assert!(matches!(before, SendMemory::Nothing), "one send is in flight");
         std::mem::forget(before); // There is nothing to drop, and the compiler need not ask.
-        self.unconfirmed.push(Unconfirmed { conn, len, at });
+        self.unconfirmed.push(Unconfirmed { conn, at });
         Some((base, len))
     }
 
@@ -160,15 +161,15 @@ impl InFlightMemory {
         }
     }
 
-    /// Frees the shares of a vectored send, and keeps its vector.
+    /// Frees the shares of a vectored send, and keeps its vector. Returns how many bytes it had.
     #[cold]
-    fn keep(&mut self, held: SendMemory) {
-        if let SendMemory::Many(mut vector) = held {
-            vector.chunks.clear();
-            if self.spare.len() < SPARE {
-                self.spare.push(vector);
-            }
+    fn keep(&mut self, held: SendMemory) -> usize {
+        let SendMemory::Many(mut vector) = held else { return 0 };
+        let bytes = vector.chunks.drain(..).map(|chunk| chunk.len()).sum();
+        if self.spare.len() < SPARE {
+            self.spare.push(vector);
         }
+        bytes
     }
 
     /// Returns true if the result of a send with `skip_success` is not known.
@@ -176,27 +177,44 @@ impl InFlightMemory {
         self.next < self.unconfirmed.len()
     }
 
-    /// Ends the next send with `skip_success` among the first `taken` submissions that has posted
-    /// no completion, and so has sent all its bytes. Called when every completion has been reaped.
+    /// The kernel has taken so many submissions: of the sends among them, the results are known
+    /// when every completion has been reaped.
     #[inline]
-    pub(super) fn next_implied(&mut self, taken: u64) -> Option<(ConnId, usize)> {
-        while let Some(&Unconfirmed { conn, len, at }) = self.unconfirmed.get(self.next) {
-            if at >= taken {
-                return None;
-            }
+    pub(super) fn taken(&mut self, submissions: u64) {
+        let is_taken = |send: &Unconfirmed| send.at < submissions;
+        self.known = match self.unconfirmed.last().is_none_or(is_taken) {
+            true => self.unconfirmed.len(),
+            false => self.unconfirmed.partition_point(is_taken),
+        };
+    }
+
+    /// Ends the next send with `skip_success` that was [taken](InFlightMemory::taken) and has
+    /// posted no completion, and so has sent all its bytes. Called when every completion has been
+    /// reaped.
+    #[inline]
+    pub(super) fn next_implied(&mut self) -> Option<(ConnId, usize)> {
+        while self.next < self.known
+            && let Some(&Unconfirmed { conn, at }) = self.unconfirmed.get(self.next)
+        {
             self.next += 1;
             let slot = &mut self.slots[conn.slot() as usize];
             if slot.at != at {
                 continue; // It has completed.
             }
-            match std::mem::take(&mut slot.send) {
-                SendMemory::One(chunk) => chunk.release(),
+            let len = match std::mem::take(&mut slot.send) {
+                SendMemory::One(chunk) => {
+                    let len = chunk.len();
+                    chunk.release();
+                    len
+                }
                 held => self.keep(held),
-            }
-            return Some((conn, len as usize));
+            };
+            return Some((conn, len));
         }
-        self.unconfirmed.clear();
-        self.next = 0;
+        if !self.has_unconfirmed() {
+            self.unconfirmed.clear();
+            (self.next, self.known) = (0, 0);
+        }
         None
     }
 
@@ -254,10 +272,9 @@ mod tests {
 
     /// Begins a send of a queue of so many chunks, which is dropped, as submission number `at`.
     fn begin(held: &mut InFlightMemory, conn: ConnId, mut queue: SendQueue, at: Option<u64>) {
-        let len = queue.bytes() as u32;
         let (_, bytes) = held.take(&mut queue);
         match at {
-            Some(at) => held.send_unconfirmed(conn, bytes, len, at),
+            Some(at) => held.send_unconfirmed(conn, bytes, at),
             None => held.send(conn, bytes),
         }
     }
@@ -302,9 +319,11 @@ mod tests {
         }
         held.sent(conns[0]); // It completed: short, or refused.
         assert_eq!(held.take_back(conns[0]).unwrap().len(), 600);
-        assert_eq!(held.next_implied(2), Some((conns[1], 600)));
-        assert_eq!(held.next_implied(2), None, "the third was not taken");
-        assert_eq!(held.next_implied(3), Some((conns[2], 600)));
+        held.taken(2);
+        assert_eq!(held.next_implied(), Some((conns[1], 600)));
+        assert_eq!(held.next_implied(), None, "the third was not taken");
+        held.taken(3);
+        assert_eq!(held.next_implied(), Some((conns[2], 600)));
         assert!(pool.is_whole() && !held.has_unconfirmed());
     }
 
@@ -316,8 +335,10 @@ mod tests {
         // It comes short while completions wait outside the queue.
         held.sent(conn);
         begin(&mut held, conn, owed(&pool, 2), Some(1));
-        assert_eq!(held.next_implied(1), None, "the second was not taken");
-        assert_eq!(held.next_implied(2), Some((conn, 1200)));
-        assert_eq!(held.next_implied(2), None);
+        held.taken(1);
+        assert_eq!(held.next_implied(), None, "the second was not taken");
+        held.taken(2);
+        assert_eq!(held.next_implied(), Some((conn, 1200)));
+        assert_eq!(held.next_implied(), None);
     }
 }

@@ -202,7 +202,7 @@ impl Cqe {
 
     /// Returns true if it is a receive that brought bytes.
     pub fn brought_bytes(self) -> bool {
-        self.res > 0 && self.token.is(Kind::Recv)
+        self.token.is(Kind::Recv) && self.res > 0
     }
 
     /// Returns the id of the buffer that the kernel picked, if it picked one.
@@ -363,10 +363,22 @@ pub trait Ring {
     /// # Errors
     /// Those of [`enter`](Ring::enter).
     fn submit(&mut self, op: Op<'_>) -> io::Result<Pushed> {
+        if self.is_full() {
+            self.make_space()?;
+        }
+        Ok(self.push(op))
+    }
+
+    /// Submits what is queued until the queue is not full.
+    ///
+    /// # Errors
+    /// Those of [`enter`](Ring::enter).
+    #[cold]
+    fn make_space(&mut self) -> io::Result<()> {
         while self.is_full() {
             self.enter(Wait::No)?;
         }
-        Ok(self.push(op))
+        Ok(())
     }
 
     /// Returns the next completion.
@@ -375,7 +387,8 @@ pub trait Ring {
         Some(self.decode(cqe))
     }
 
-    /// Returns the meaning of a completion that was reaped.
+    /// Returns the meaning of a completion that was reaped. Called once for each, unless it is a
+    /// receive whose bytes are [taken](Ring::received).
     fn decode(&mut self, cqe: Cqe) -> Completion {
         decode(cqe, |cqe| self.take_buffer(cqe))
     }

@@ -71,51 +71,46 @@ impl ProvidedRing {
         Ok(ProvidedRing { pages, size, mask, tail: 0, window, widest })
     }
 
-    /// Lends idle buffers. Returns how many.
+    /// Lends idle buffers, with one store for all of them. Returns how many.
     pub(super) fn lend(&mut self, pool: &Pool) -> u32 {
         let out = pool.lent(self.size);
-        if out >= self.window { 0 } else { self.lend_more(pool, out) }
-    }
-
-    /// Lends idle buffers, with one store for all of them, if `out` are lent.
-    fn lend_more(&mut self, pool: &Pool, out: usize) -> u32 {
         if out * 4 <= self.window {
             self.widen(out);
         }
-        let mut lent = 0;
-        for _ in out..self.window {
-            let Some((id, base, len)) = pool.lend(self.size) else { break };
-            let at = usize::from(self.tail & self.mask);
+        // The fields are not read again for each buffer.
+        let (pages, mask, before) = (self.pages.base(), self.mask, self.tail);
+        let mut tail = before;
+        pool.lend(self.size, self.window, |id, base, len| {
+            let at = usize::from(tail & mask);
             // SAFETY: `at` is below `entries`, so inside the mapping. The kernel reads only
             // entries between its head and the published tail; never are more than `entries`
             // buffers lent, so this one is outside. The first entry's reserved field, which is
             // the tail, is not touched by these setters.
-            let entry = unsafe { &mut *self.pages.base().as_ptr().cast::<BufRingEntry>().add(at) };
+            let entry = unsafe { &mut *pages.as_ptr().cast::<BufRingEntry>().add(at) };
             entry.set_addr(base.as_ptr() as u64);
             entry.set_len(len as u32);
             entry.set_bid(id.0 as u16);
-            self.tail = self.tail.wrapping_add(1);
-            lent += 1;
-        }
-        if lent > 0 {
-            self.publish();
-        }
-        lent
+            tail = tail.wrapping_add(1);
+        });
+        self.publish(tail);
+        tail.wrapping_sub(before).into()
     }
 
     /// Most of what was lent has been used up: twice as much will be.
+    #[cold]
     fn widen(&mut self, out: usize) {
         if self.tail != 0 || out > 0 {
             self.window = (self.window * 2).min(self.widest);
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self, tail: u16) {
+        self.tail = tail;
         let entries = self.pages.base().as_ptr().cast::<BufRingEntry>();
         // SAFETY: `entries` is the base that was registered. The tail is two bytes, aligned, in
         // the mapping; the kernel only reads it, atomically; no other code of this process does.
-        let tail = unsafe { &*BufRingEntry::tail(entries).cast::<AtomicU16>() };
-        tail.store(self.tail, Ordering::Release);
+        let shared = unsafe { &*BufRingEntry::tail(entries).cast::<AtomicU16>() };
+        shared.store(tail, Ordering::Release);
     }
 
     /// Takes the ring away from the kernel. What is still lent stays out of the pool: the

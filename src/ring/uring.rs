@@ -30,11 +30,14 @@ use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::accepts::{ACCEPTS, Accepts};
+use super::completion::decode;
 use super::kernel::{Capability, Kernel};
 use super::memory::InFlightMemory;
 use super::provided::ProvidedRing;
 use super::setup::{set_up, setup_flags};
-use super::{AcceptId, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait, restrict};
+use super::{
+    AcceptId, Completion, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait, restrict,
+};
 use crate::buffer::{BufferClass, Chunk, Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
 use crate::keys::ConnId;
@@ -74,13 +77,15 @@ pub struct Uring {
     /// One for each buffer size; empty if the ring picks the buffers, not the kernel.
     provided: Vec<ProvidedRing>,
     memory: InFlightMemory,
-    /// Submissions whose last completion has not been reaped.
-    in_flight: usize,
     /// The length of the submission queue.
-    entries: usize,
-    /// Submissions ever queued, and ever taken by the kernel.
+    entries: u64,
+    /// Submissions ever queued, ever taken by the kernel, and ever ended: by the last completion,
+    /// or by an implied success.
     queued: u64,
     taken: u64,
+    ended: u64,
+    /// With more queued the submission queue may be full: some operations take two entries.
+    queued_most: u64,
     /// True if completions wait outside the queue.
     overflow: bool,
     /// True if the result of a send with `skip_success` was not known when it was asked for last.
@@ -152,7 +157,7 @@ impl Uring {
             ring.submitter().register_files_sparse(sockets as u32).map_err(refused)?;
         }
         let restricted = restrict::enable(kernel, &ring).map_err(refused)?;
-        let entries = ring.params().sq_entries() as usize;
+        let entries = u64::from(ring.params().sq_entries());
         // GETEVENTS always: deferred work is run, and an overflow flushed, only with it
         // (kernel-notes §5, §8).
         let mut enter_flags = EnterFlags::GETEVENTS;
@@ -164,10 +169,11 @@ impl Uring {
             pool,
             provided,
             memory: InFlightMemory::default(),
-            in_flight: 0,
             entries,
             queued: 0,
             taken: 0,
+            ended: 0,
+            queued_most: entries - 2,
             overflow: false,
             unconfirmed_sends: false,
             open: 0,
@@ -200,6 +206,11 @@ impl Uring {
         self.ring.params().cq_entries()
     }
 
+    /// Returns how many operations have not ended.
+    fn in_flight(&self) -> u64 {
+        self.queued - self.ended
+    }
+
     fn has(&self, capability: Capability) -> bool {
         self.kernel.has(capability)
     }
@@ -219,8 +230,13 @@ impl Uring {
         // submission and stays; `drop` waits for the rest.
         unsafe { self.ring.submission().push(&entry) }
             .expect("there is space: `is_full` was checked");
-        self.in_flight += 1;
         self.queued += 1;
+    }
+
+    /// Lends the kernel idle buffers of each size. Returns how many.
+    #[inline(never)] // Of few messages each.
+    fn lend(&mut self) -> u32 {
+        self.provided.iter_mut().map(|ring| ring.lend(&self.pool)).sum()
     }
 
     /// Queues a timeout operation, for kernels whose wait has no timeout of its own.
@@ -277,8 +293,17 @@ impl Uring {
         if self.polling.sqpoll.is_some() {
             return Ok(self.taken_by_thread());
         }
-        self.taken += submitted as u64;
+        self.taken_until(self.taken + submitted as u64);
         Ok(submitted as u32)
+    }
+
+    /// The kernel has taken so many submissions.
+    #[inline(always)]
+    fn taken_until(&mut self, taken: u64) {
+        (self.taken, self.queued_most) = (taken, taken + self.entries - 2);
+        self.overflow = self.ring.submission().cq_overflow();
+        // A failed send may be among the completions that wait outside the queue.
+        self.memory.taken(if self.overflow { 0 } else { taken });
     }
 
     /// A kernel thread takes what is queued. Returns the flags of an enter that is necessary: to
@@ -299,12 +324,13 @@ impl Uring {
     /// Counts what the kernel thread has taken since it was counted last.
     #[cold]
     fn taken_by_thread(&mut self) -> u32 {
-        let taken = self.queued - self.ring.submission().len() as u64;
-        (taken - std::mem::replace(&mut self.taken, taken)) as u32
+        let before = self.taken;
+        let waiting = self.ring.submission().len() as u64;
+        self.taken_until(self.queued - waiting);
+        (self.taken - before) as u32
     }
 
-    /// Frees what the ended operation held, which is not a receive.
-    #[inline(never)]
+    /// Frees what the ended operation held, unless it is a receive.
     fn release(&mut self, cqe: Cqe) {
         match cqe.token.kind() {
             Some(Kind::Send) => self.memory.sent(cqe.token.conn()),
@@ -334,9 +360,8 @@ impl AsRawFd for Uring {
 
 impl Ring for Uring {
     fn is_full(&self) -> bool {
-        // Some operations take two entries. The kernel takes entries only during an enter, which
-        // says how many.
-        (self.queued - self.taken) as usize + 2 > self.entries
+        // The kernel takes entries only during an enter, which says how many.
+        self.queued > self.queued_most
     }
 
     fn out_of_buffers(&self, _: Size) -> bool {
@@ -365,11 +390,9 @@ impl Ring for Uring {
         self.queue_any_send(conn, socket, queue, skip_success).op.skips_success()
     }
 
+    #[inline(always)] // Once for each iteration: its result need not be in memory.
     fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
-        let mut lent = 0;
-        for ring in &mut self.provided {
-            lent += ring.lend(&self.pool);
-        }
+        let lent = if self.pool.take_low() { self.lend() } else { 0 };
         let mut own = None;
         let (want, timeout) = match wait {
             Wait::No => (0, None),
@@ -385,7 +408,6 @@ impl Ring for Uring {
             Some(busy_poll) if want > 0 => self.spin(busy_poll, wait)?,
             _ => self.call(want, timeout)?,
         };
-        self.overflow = self.ring.submission().cq_overflow();
         Ok(Entered { submitted, lent, overflow: self.overflow, own })
     }
 
@@ -405,19 +427,20 @@ impl Ring for Uring {
         let entry = self.ring.completion().next()?;
         let token = Token(entry.user_data());
         let cqe = Cqe { token, res: entry.result(), flags: entry.flags() };
-        self.in_flight -= usize::from(!cqe.more());
-        if !token.is(Kind::Recv) {
-            self.release(cqe);
-        }
+        self.ended += u64::from(!cqe.more());
         Some(cqe)
+    }
+
+    fn decode(&mut self, cqe: Cqe) -> Completion {
+        self.release(cqe);
+        decode(cqe, |cqe| self.take_buffer(cqe))
     }
 
     #[inline]
     fn next_implied(&mut self) -> Option<(ConnId, usize)> {
-        // A failed send may be among the completions that wait outside the queue.
-        let implied = if self.overflow { None } else { self.memory.next_implied(self.taken) };
+        let implied = self.memory.next_implied();
         match implied {
-            Some(_) => self.in_flight -= 1,
+            Some(_) => self.ended += 1,
             None => self.unconfirmed_sends = self.memory.has_unconfirmed(),
         }
         implied
@@ -478,7 +501,7 @@ impl Drop for Uring {
         for _ in 0..20 {
             while self.next().is_some() {}
             while self.next_implied().is_some() {}
-            if self.in_flight == 0 {
+            if self.in_flight() == 0 {
                 break;
             }
             if self.is_full() {
@@ -497,8 +520,8 @@ impl Drop for Uring {
             // SAFETY: the kernel gave this descriptor to this ring, which alone knows it.
             drop(unsafe { OwnedFd::from_raw_fd(fd) });
         }
-        if self.in_flight > 0 {
-            tracing::error!(in_flight = self.in_flight, "operations outlive their ring");
+        if self.in_flight() > 0 {
+            tracing::error!(in_flight = self.in_flight(), "operations outlive their ring");
             std::mem::forget(Rc::clone(&self.pool));
             std::mem::forget(std::mem::take(&mut self.memory));
             std::mem::forget(std::mem::take(&mut self.provided));
@@ -542,7 +565,7 @@ impl fmt::Debug for Uring {
         f.debug_struct("Uring")
             .field("fd", &self.ring.as_raw_fd())
             .field("kernel", &self.kernel)
-            .field("in_flight", &self.in_flight)
+            .field("in_flight", &self.in_flight())
             .field("pool", &self.pool)
             .finish_non_exhaustive()
     }

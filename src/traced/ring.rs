@@ -15,7 +15,7 @@ use super::{Traced, minus_errno};
 use crate::buffer::{Chunk, Lease, Pool, Size};
 use crate::keys::{ConnId, ListenerId};
 use crate::os::Clock;
-use crate::ring::{AcceptId, Cqe, Entered, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
+use crate::ring::{AcceptId, Completion, Cqe, Entered, Op, Pushed, Ring, Socket, Sqe, Token, Wait};
 
 impl<R: Ring> Ring for Traced<R> {
     fn is_full(&self) -> bool {
@@ -79,6 +79,10 @@ impl<R: Ring> Ring for Traced<R> {
 
     fn take_buffer(&mut self, cqe: Cqe) -> Option<Lease> {
         self.inner.take_buffer(cqe)
+    }
+
+    fn decode(&mut self, cqe: Cqe) -> Completion {
+        self.inner.decode(cqe)
     }
 
     fn take_back(&mut self, conn: ConnId) -> Option<Chunk> {

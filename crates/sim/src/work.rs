@@ -15,9 +15,8 @@ impl Sim {
         let mut count = 0;
         if self.setup.tier != Tier::OneShot {
             for (at, group) in self.lent.iter_mut().enumerate() {
-                let idle = std::iter::from_fn(|| Some(self.pool.lend(Size(at as u8))?.0));
                 let before = group.len();
-                group.extend(idle);
+                self.pool.lend(Size(at as u8), usize::MAX, |id, _, _| group.push_back(id));
                 count += group.len() - before;
             }
         }

@@ -136,7 +136,7 @@ impl Uring {
             // (kernel-notes §6).
             how |= libc::MSG_DONTWAIT | libc::MSG_WAITALL;
             flags = squeue::Flags::SKIP_SUCCESS;
-            self.memory.send_unconfirmed(conn, held, len, self.queued);
+            self.memory.send_unconfirmed(conn, held, self.queued);
         } else {
             self.memory.send(conn, held);
         }

@@ -96,7 +96,7 @@ fn an_entry_that_ends_its_batch_leaves_the_rest_for_the_next_enter() {
     let result =
         ring.next().and_then(sent).or(ring.next_implied().map(|(conn, n)| (conn, Some(n))));
     assert_eq!(result, Some((pair.conn, Some(1))));
-    assert_eq!(ring.in_flight, 0);
+    assert_eq!(ring.in_flight(), 0);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn the_failure_of_a_send_that_skips_its_success_may_wait_outside_the_queue() {
         ring.enter(Wait::No).unwrap();
     }
     assert_eq!(completed.last(), Some(&(conn, None)));
-    assert_eq!(ring.in_flight, 0);
+    assert_eq!(ring.in_flight(), 0);
 }
 
 #[test]

@@ -41,6 +41,7 @@ impl ServerState {
     /// Gives permits until the operations may together move the budget, but for the last one.
     pub(super) fn give_permits(&mut self) {
         let is_scarce = self.core.peers.has_buffer_waiters();
+        self.light.begin();
         let mut left = self.light.budget(is_scarce);
         while left > 0 {
             let Some(id) = self.heavy.pop_front() else { break };
