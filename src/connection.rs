@@ -490,6 +490,11 @@ impl<P: Protocol> Connection<P> {
         self.recv_size.size
     }
 
+    /// Returns true if it fitted the last time.
+    pub fn recv_fits(&self) -> bool {
+        self.recv_size.fits()
+    }
+
     fn close_outbound(&mut self, outbound: Outbound) {
         self.outbound = outbound;
         self.flags.set(ConnectionFlags::NOT_OPEN);

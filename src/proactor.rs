@@ -41,9 +41,11 @@ use crate::limits::{CloseReason, Ended, Limits};
 use crate::loop_state::LoopState;
 use crate::os::{self, ShutdownSignal};
 use crate::peer::Factory;
-use crate::peers::PeerEntry;
+use crate::peers::{HEAVY_BYTES, PeerEntry};
 use crate::protocol::Protocol;
-use crate::ring::{AcceptId, CancelTarget, Completion, Cqe, Op, Recv, Ring, Sent, Socket, Wait};
+use crate::ring::{
+    AcceptId, CancelTarget, Completion, Cqe, Op, Recv, RecvMode, Ring, Sent, Socket, WIDEST, Wait,
+};
 use accept::AcceptState;
 use console::INPUT_SIZE;
 use refused::RefusedSockets;
@@ -89,9 +91,8 @@ enum RecvState {
     /// In flight; submitted when the connection preferred buffers of this size.
     InFlight {
         preferred: Size,
+        mode: RecvMode,
     },
-    /// In flight, and completes without waiting.
-    AtOnce,
     Cancelling,
 }
 
@@ -285,7 +286,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
 
     fn received(&mut self, conn: ConnId, outcome: Recv, more: bool) {
         let Some(mut visit) = self.state.peers.visit(conn) else { return };
-        let at_once = visit.peer.driver.recv == RecvState::AtOnce;
+        let recv = visit.peer.driver.recv;
+        let at_once = matches!(recv, RecvState::InFlight { mode: RecvMode::AtOnce, .. });
         let preferred = self.ring.pool().clamp(visit.peer.connection.recv_size());
         visit.peer.driver.receive_completed(more);
         match outcome {
@@ -354,8 +356,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 release_scarce(&mut *visit.peer);
             }
             // Then only what it is owed may have to be submitted: `resume` in short, for most.
-            let is_receiving = RecvState::InFlight { preferred: Size::SMALLEST };
-            if visit.is_light && visit.peer.driver.recv == is_receiving {
+            let receiving = RecvState::InFlight { preferred: Size::SMALLEST, mode: RecvMode::Many };
+            if visit.is_light && visit.peer.driver.recv == receiving {
                 let peer = visit.peer;
                 let owes = !peer.connection.outgoing().is_empty();
                 if owes && peer.driver.send == SendState::Idle {
@@ -376,12 +378,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     #[inline(never)]
     fn resume(&mut self, conn: ConnId) -> io::Result<()> {
         let (ring, peers) = (&mut self.ring, &mut self.state.peers);
+        let light = peers.expects_light();
         let Some(visit) = peers.visit(conn) else { return Ok(()) };
-        let (mut skips_success, mut out_of_buffers, mut last_taken) = (None, false, false);
+        let mut skips_success = None;
         let (wants_recv, any_size) = (visit.wants_recv(), visit.takes_any_size());
         let peer = visit.peer;
-        let at_once = peer.takes_last_input();
-        let enough = at_once && peer.has_taken_enough();
         match peer.driver.send {
             SendState::Idle if !peer.connection.outgoing().is_empty() => {
                 skips_success = Some(submit_send(ring, conn, peer)?);
@@ -394,33 +395,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             }
             _ => {}
         }
+        let no_recv = resume_recv(ring, conn, peer, wants_recv, any_size, light)?;
         let (connection, flight) = (&mut peer.connection, &mut peer.driver);
         let socket = flight.socket;
-        // A receive that waits with another size than the connection prefers now is cancelled, and
-        // then submitted anew.
-        let preferred = ring.pool().clamp(connection.recv_size());
-        match flight.recv {
-            RecvState::Idle if wants_recv && flight.cancels > 0 => {} // Until that completes.
-            RecvState::Idle if wants_recv && enough => last_taken = true,
-            RecvState::Idle if wants_recv => match ring.buffer_for(preferred, any_size) {
-                Some(size) => {
-                    flight.recv = match at_once {
-                        true => RecvState::AtOnce,
-                        false => RecvState::InFlight { preferred },
-                    };
-                    ring.submit(Op::Recv { conn, socket, size, at_once })?;
-                }
-                None => out_of_buffers = true,
-            },
-            RecvState::InFlight { preferred: size }
-                if !wants_recv || size != preferred || at_once =>
-            {
-                flight.recv = RecvState::Cancelling;
-                flight.cancels += 1;
-                ring.submit(Op::Cancel { target: CancelTarget::Recv(conn) })?;
-            }
-            _ => {}
-        }
         if connection.wants_shutdown() && !flight.shutting_down {
             flight.shutting_down = true;
             ring.submit(Op::Shutdown { conn, socket })?;
@@ -432,11 +409,10 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         if let Some(skips_success) = skips_success {
             self.sent_later(conn, skips_success);
         }
-        if out_of_buffers {
-            self.state.peers.wait_for_buffer(conn);
-        }
-        if last_taken {
-            self.state.peers.last_input_taken(conn);
+        match no_recv {
+            Some(NoRecv::NoBuffer) => self.state.peers.wait_for_buffer(conn),
+            Some(NoRecv::LastInputTaken) => self.state.peers.last_input_taken(conn),
+            None => {}
         }
         Ok(())
     }
@@ -545,6 +521,65 @@ impl Flight {
 fn release_scarce<P: Protocol>(peer: &mut PeerEntry<P, Flight>) {
     let waits = peer.driver.send != SendState::Idle;
     peer.connection.release_scarce(if waits { Size::LARGEST } else { Size::SMALLEST });
+}
+
+/// Why a connection does not receive although it wants to.
+enum NoRecv {
+    NoBuffer,
+    LastInputTaken,
+}
+
+/// Submits the receive that a connection wants and has not in flight. One that waits in another way
+/// than would be right now is cancelled, and then submitted anew.
+fn resume_recv<R: Ring, P: Protocol>(
+    ring: &mut R,
+    conn: ConnId,
+    peer: &mut PeerEntry<P, Flight>,
+    wants_recv: bool,
+    any_size: bool,
+    light: bool,
+) -> io::Result<Option<NoRecv>> {
+    let at_once = peer.takes_last_input();
+    let enough = at_once && peer.has_taken_enough();
+    let (connection, flight) = (&peer.connection, &mut peer.driver);
+    let preferred = ring.pool().clamp(connection.recv_size());
+    match flight.recv {
+        RecvState::Idle if !wants_recv || flight.cancels > 0 => {} // Until that completes.
+        RecvState::Idle if enough => return Ok(Some(NoRecv::LastInputTaken)),
+        RecvState::Idle => {
+            let Some(size) = ring.buffer_for(preferred, any_size) else {
+                return Ok(Some(NoRecv::NoBuffer));
+            };
+            let fits = size == Size::SMALLEST || connection.recv_fits();
+            let mode = match at_once {
+                true => RecvMode::AtOnce,
+                false if fits && may_fill_many(ring, size, light) => RecvMode::Many,
+                false => RecvMode::Once,
+            };
+            flight.recv = RecvState::InFlight { preferred, mode };
+            ring.submit(Op::Recv { conn, socket: flight.socket, size, mode })?;
+        }
+        RecvState::InFlight { mode: RecvMode::AtOnce, .. } | RecvState::Cancelling => {}
+        RecvState::InFlight { preferred: size, mode } => {
+            let is_many = mode == RecvMode::Many;
+            let stays = wants_recv && size == preferred && !at_once;
+            if !stays || (is_many && !may_fill_many(ring, size, light)) {
+                flight.recv = RecvState::Cancelling;
+                flight.cancels += 1;
+                ring.submit(Op::Cancel { target: CancelTarget::Recv(conn) })?;
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Returns true if a receive may stay armed, and fill as many buffers of this size as it finds.
+/// Those of the smallest size are soon passed on. For what fills larger ones, light connections
+/// would wait: if `light` ones are expected, or if as many are lent at a time as heavy connections
+/// may move at most, a receive fills one.
+fn may_fill_many<R: Ring>(ring: &R, size: Size, light: bool) -> bool {
+    let bytes = WIDEST * ring.pool().shape(size).bytes;
+    size == Size::SMALLEST || (!light && bytes < HEAVY_BYTES)
 }
 
 /// Submits a send of what a connection is owed. None is in flight. Returns true if a success posts

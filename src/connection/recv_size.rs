@@ -6,7 +6,8 @@ use crate::buffer::{Fit, Size};
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RecvSize {
     pub(super) size: Size,
-    /// How many chunks in a row have asked for another size.
+    /// How many chunks in a row have asked for another size; [`NEW`](RecvSize::NEW) before the
+    /// first one of this size.
     run: u8,
 }
 
@@ -15,8 +16,15 @@ impl RecvSize {
     const GROW: u8 = 2;
     /// … and so many loose ones for less.
     pub(super) const SHRINK: u8 = 16;
+    const NEW: u8 = u8::MAX;
+
+    /// Returns true if the last chunk fitted its buffer.
+    pub(super) fn fits(self) -> bool {
+        self.run == 0
+    }
 
     /// Learns from how a chunk fitted its buffer.
+    #[inline(always)] // Most fit, which is one store.
     pub(super) fn learn(&mut self, fit: Fit) {
         match fit {
             Fit::Tight(size) if size >= self.size => self.change(Size(size.0 + 1), Self::GROW),
@@ -26,15 +34,15 @@ impl RecvSize {
     }
 
     fn change(&mut self, size: Size, after: u8) {
-        self.run += 1;
+        self.run = self.run.wrapping_add(1).max(1);
         if self.run >= after {
-            *self = RecvSize { size, run: 0 };
+            *self = RecvSize { size, run: RecvSize::NEW };
         }
     }
 
     /// Asks for the next smaller size: there was no buffer.
     pub(super) fn lower(&mut self) {
-        *self = RecvSize { size: Size(self.size.0.saturating_sub(1)), run: 0 };
+        *self = RecvSize { size: Size(self.size.0.saturating_sub(1)), run: RecvSize::NEW };
     }
 }
 

@@ -39,10 +39,15 @@ impl LightExpected {
         self.0 = self.0.saturating_sub(1);
     }
 
+    /// Returns true if another one is expected.
+    fn is_expected(&self) -> bool {
+        self.0 > 0
+    }
+
     /// Returns how many bytes heavy connections may move in an iteration: all, if others need the
     /// buffers that they hold.
     pub fn budget(&self, scarce: bool) -> usize {
-        match (scarce, self.0 > 0) {
+        match (scarce, self.is_expected()) {
             (true, _) => usize::MAX,
             (false, true) => HEAVY_BYTES_WITH_LIGHT,
             (false, false) => HEAVY_BYTES,
@@ -146,6 +151,11 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         self.ready.light.begin();
         (self.ready.budget, self.ready.scarce) = (None, scarce);
+    }
+
+    /// Returns true if a light connection was resumed of late.
+    pub fn expects_light(&self) -> bool {
+        self.ready.light.is_expected()
     }
 
     /// Returns true if a further pass would resume a connection in this iteration.

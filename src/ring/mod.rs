@@ -40,6 +40,7 @@ use crate::os::{self, Clock};
 
 pub use completion::{Completion, Recv, Sent};
 pub use memory::VECTOR;
+pub use provided::WIDEST;
 pub use token::{Kind, Token};
 pub use uring::{Config, Uring};
 
@@ -71,8 +72,7 @@ pub enum Op<'a> {
         /// The listening socket; stays open until the last completion.
         fd: BorrowedFd<'a>,
     },
-    /// Receives into a buffer of `size`: once, or, into the smallest where the kernel can, again
-    /// and again until cancelled.
+    /// Receives into a buffer of `size`.
     Recv {
         /// The connection of the operation.
         conn: ConnId,
@@ -80,8 +80,8 @@ pub enum Op<'a> {
         socket: Socket,
         /// The size of buffer, which the ring's pool has.
         size: Size,
-        /// If true, it receives once, and completes as [`Recv::Nothing`] if nothing is there.
-        at_once: bool,
+        /// How often it completes, and whether it waits.
+        mode: RecvMode,
     },
     /// Sends the first chunks of a queue, as many as one operation takes.
     Send {
@@ -133,6 +133,17 @@ pub enum Op<'a> {
         /// The descriptor; stays open until the completion.
         fd: BorrowedFd<'a>,
     },
+}
+
+/// How often a receive completes, and whether it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecvMode {
+    /// It waits, and completes again and again until it is cancelled; once where the kernel cannot.
+    Many,
+    /// It waits, and completes once.
+    Once,
+    /// It completes as [`Recv::Nothing`] if nothing is there.
+    AtOnce,
 }
 
 /// The operation that an [`Op::Cancel`] cancels.

@@ -32,7 +32,7 @@ const WINDOW: usize = 64;
 const WINDOW_BYTES: usize = 2 << 20;
 /// What may be lent of each size, however many bytes that is: if many connections receive into
 /// large buffers, each needs one.
-const WIDEST: usize = 64;
+pub const WIDEST: usize = 64;
 
 /// One size of a pool, lent to a kernel through a ring that both map. Its buffer group's number is
 /// the size's.

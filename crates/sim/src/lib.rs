@@ -40,7 +40,8 @@ use proactor::keys::{ConnId, ListenerId};
 use proactor::os::Clock;
 use proactor::ring::VECTOR;
 use proactor::ring::{
-    AcceptId, CancelTarget, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait,
+    AcceptId, CancelTarget, Cqe, Entered, Kind, Op, Pushed, RecvMode, Ring, Socket, Sqe, Token,
+    Wait,
 };
 
 /// Which kernel is played.
@@ -161,7 +162,7 @@ enum Work {
         socket: Socket,
         size: Size,
         lease: Option<Lease>,
-        at_once: bool,
+        mode: RecvMode,
     },
     Send {
         socket: Socket,
@@ -347,12 +348,12 @@ impl Sim {
                 self.backlogs.resize_with(self.backlogs.len().max(at + 1), VecDeque::new);
                 (Token::of_accept(Kind::Accept, accept), Work::Accept(accept.listener))
             }
-            Op::Recv { conn, socket, size, at_once } => {
+            Op::Recv { conn, socket, size, mode } => {
                 self.check_owner(conn, socket);
                 let own = self.setup.tier == Tier::OneShot;
                 let lease = if own { self.pool.lease(size) } else { None };
                 self.check(lease.is_some() == own, "a receive without a buffer to receive into");
-                (Token::of(Kind::Recv, conn), Work::Recv { socket, size, lease, at_once })
+                (Token::of(Kind::Recv, conn), Work::Recv { socket, size, lease, mode })
             }
             Op::Send { conn, socket, queue, skip_success } => {
                 self.check_owner(conn, socket);

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::*;
 use proactor::buffer::BufferClass;
-use proactor::ring::{Completion, Recv};
+use proactor::ring::{Completion, Recv, RecvMode};
 
 const SOCKET: Socket = Socket(0);
 
@@ -33,7 +33,7 @@ fn conn() -> ConnId {
 }
 
 fn recv() -> Op<'static> {
-    Op::Recv { conn: conn(), socket: SOCKET, size: Size(0), at_once: false }
+    Op::Recv { conn: conn(), socket: SOCKET, size: Size(0), mode: RecvMode::Many }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::client::Client;
 use super::{Cancelled, Doing, Fault, Open, Reset, STEPS, Sim, Tier, Work, reclaim, stays};
 use proactor::buffer::{Chunk, Lease, Size};
 use proactor::keys::ListenerId;
-use proactor::ring::{CancelTarget, Cqe, Kind, Socket, Token, Wait};
+use proactor::ring::{CancelTarget, Cqe, Kind, RecvMode, Socket, Token, Wait};
 
 impl Sim {
     /// Lends itself what is idle.
@@ -129,7 +129,9 @@ impl Sim {
                     let fails = self.shut_down.contains(&listener.0);
                     fails || !self.backlogs[listener.0 as usize].is_empty()
                 }
-                Work::Recv { socket, at_once, .. } => *at_once || far(socket).is_readable(),
+                Work::Recv { socket, mode, .. } => {
+                    *mode == RecvMode::AtOnce || far(socket).is_readable()
+                }
                 Work::Send { socket, waits, .. } => !waits || far(socket).is_writable(),
                 Work::Read(_) => !self.input.is_empty() || self.input_ended,
                 Work::Wake => self.readable,
@@ -188,10 +190,11 @@ impl Sim {
     }
 
     fn recv(&mut self, socket: Socket, mut doing: Doing) {
-        let Work::Recv { size, lease, at_once, .. } = &mut doing.work else {
+        let Work::Recv { size, lease, mode, .. } = &mut doing.work else {
             unreachable!("a receive")
         };
-        let (size, own, token, at_once) = (*size, lease.take(), doing.token, *at_once);
+        let (size, own, token) = (*size, lease.take(), doing.token);
+        let at_once = *mode == RecvMode::AtOnce;
         let available = self.far(socket).available();
         let group = &self.lent[size.0 as usize];
         let lends = self.setup.tier != Tier::OneShot;
@@ -350,7 +353,7 @@ impl Sim {
     fn post_and_stay(&mut self, doing: Doing, result: i32, flags: u32) -> Cqe {
         let once = match doing.work {
             Work::Accept(_) => self.accepts_once(),
-            Work::Recv { at_once, size, .. } => at_once || size != Size::SMALLEST,
+            Work::Recv { mode, .. } => mode != RecvMode::Many,
             _ => false,
         };
         let more = self.setup.tier == Tier::Multishot

@@ -13,7 +13,7 @@ use crate::keys::ConnId;
 use crate::os;
 use crate::ring::kernel::{Capability, SOCKET_URING_OP_SIOCOUTQ};
 use crate::ring::memory::Bytes;
-use crate::ring::{AcceptId, CancelTarget, Kind, Op, Pushed, Ring, Socket, Sqe, Token};
+use crate::ring::{AcceptId, CancelTarget, Kind, Op, Pushed, RecvMode, Ring, Socket, Sqe, Token};
 
 impl Uring {
     /// Queues an operation, and the entry that must precede it.
@@ -21,9 +21,7 @@ impl Uring {
         let alone = |op| Pushed { preceding: None, op };
         match op {
             Op::Accept { accept, fd } => self.queue_accept(accept, fd.as_raw_fd()),
-            Op::Recv { conn, socket, size, at_once } => {
-                self.queue_recv(conn, socket, size, at_once)
-            }
+            Op::Recv { conn, socket, size, mode } => self.queue_recv(conn, socket, size, mode),
             Op::Send { conn, socket, queue, skip_success } => {
                 self.queue_any_send(conn, socket, queue, skip_success)
             }
@@ -76,19 +74,19 @@ impl Uring {
         Pushed { preceding, op: self.queue(entry, token, fd, 0, 0) }
     }
 
-    fn queue_recv(&mut self, conn: ConnId, socket: Socket, size: Size, at_once: bool) -> Pushed {
+    fn queue_recv(&mut self, conn: ConnId, socket: Socket, size: Size, mode: RecvMode) -> Pushed {
         let (token, fd) = (Token::of(Kind::Recv, conn), socket.0 as RawFd);
         let poll = || self.queue_poll(fd, libc::POLLIN, token.with(Kind::PollRecv));
-        let preceding = (!at_once).then(poll).flatten();
-        let how = if at_once { libc::MSG_DONTWAIT } else { 0 };
+        let waits = mode != RecvMode::AtOnce;
+        let preceding = waits.then(poll).flatten();
+        let how = if waits { 0 } else { libc::MSG_DONTWAIT };
         let (group, len) = (u16::from(size.0), self.pool.shape(size).bytes as u32);
         let entry = if self.provided.is_empty() {
             let lease = self.pool.lease(size).expect("`out_of_buffers` was asked");
             let (base, len) = lease.location();
             self.memory.recv(conn, lease);
             opcode::Recv::new(Fd(fd), base.as_ptr(), len as u32).flags(how).build()
-        } else if self.has(Capability::MultishotRecv) && size == Size::SMALLEST && !at_once {
-            // Of the larger buffers it could fill many in one go: one in an iteration is enough.
+        } else if self.has(Capability::MultishotRecv) && mode == RecvMode::Many {
             opcode::RecvMulti::new(Fd(fd), group).build()
         } else {
             let recv = opcode::Recv::new(Fd(fd), null_mut(), len).flags(how).buf_group(group);

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use super::tests::{fail_enter, queue_refused};
 use super::*;
 use crate::buffer::SendQueue;
-use crate::ring::{Completion, Recv, Sent};
+use crate::ring::{Completion, Recv, RecvMode, Sent};
 use crate::skip;
 
 /// A ring for this many connections, without what is in `missing`; `None` where there is none.
@@ -53,7 +53,7 @@ impl PeerPair {
 
     fn recv(&self, ring: &mut Uring) {
         let (conn, socket) = (self.conn, self.socket());
-        ring.submit(Op::Recv { conn, socket, size: Size(0), at_once: false }).unwrap();
+        ring.submit(Op::Recv { conn, socket, size: Size(0), mode: RecvMode::Many }).unwrap();
     }
 }
 
@@ -180,7 +180,7 @@ fn a_ring_that_is_dropped_has_nothing_in_flight() {
         let Some(mut ring) = ring_for(1, missing) else { return };
         let PeerPair { conn, ours, mut theirs } = PeerPair::new(0);
         let socket = Socket(ours.as_raw_fd() as u32);
-        ring.push(Op::Recv { conn, socket, size: Size(0), at_once: false });
+        ring.push(Op::Recv { conn, socket, size: Size(0), mode: RecvMode::Many });
         ring.enter(Wait::No).unwrap();
         let pool = Rc::clone(ring.pool());
         drop((ring, ours));
