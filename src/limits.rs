@@ -108,11 +108,12 @@ pub enum Ended {
 }
 
 /// Why a connection was closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum CloseReason {
     /// Everything was sent, and both directions ended in order; or the server drains, and the peer
     /// has acknowledged everything.
+    #[default]
     Finished,
     /// A call on its socket failed with this errno.
     Failed(i32),

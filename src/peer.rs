@@ -89,6 +89,13 @@ impl AcceptedPeer {
         self.proxied().map_or(self.socket_addr, |proxied| proxied.addr)
     }
 
+    /// Returns the client as an operator reads it: by its address, or as a Unix socket that a PROXY
+    /// header names. `None` if neither is known.
+    pub fn client(&self) -> Option<String> {
+        let proxied = self.proxied().map(ToString::to_string);
+        proxied.or_else(|| Some(self.socket_addr?.to_string()))
+    }
+
     /// Returns true if, of so many bytes that were received, one is the client's.
     pub fn has_sent(&self, received: u64) -> bool {
         received > self.proxied().map_or(0, |proxied| proxied.header as u64)

@@ -42,8 +42,9 @@ use crate::os::Clock;
 use crate::peer::{AcceptedPeer, Made};
 use crate::protocol::Protocol;
 use crate::silent::SilentQueue;
+use crate::timeouts::LookState;
 use buffers::BufferWaiters;
-use deadlines::{Deadlines, WatchState};
+use deadlines::Deadlines;
 use groups::Groups;
 use last_input::{LastInput, LastInputs};
 use operator::OperatorMessages;
@@ -68,8 +69,6 @@ pub struct PeerEntry<P, D> {
     listener: ListenerId,
     /// The group that receives what it broadcasts, by the number of a listener.
     group: ListenerId,
-    /// Why the connection is closed.
-    reason: CloseReason,
     /// The number of bytes received.
     received: u64,
     /// The number of bytes sent.
@@ -78,15 +77,26 @@ pub struct PeerEntry<P, D> {
     charged: u64,
     /// True exactly while it is in the ready list and has not been resumed.
     marked: bool,
+    /// True while the [looks](deadlines) include it.
+    watched: bool,
     rare: RareStates,
     timer: TimerEntry,
     /// What is known of its peer.
     accepted: AcceptedPeer,
     /// When it was opened.
     opened: Nanos,
+    /// `None` until something of it is needed.
+    extra: Option<Box<PeerExtra>>,
+}
+
+/// What few connections have: those that are watched, are closed for a reason, or are drained.
+#[derive(Debug, Default)]
+struct PeerExtra {
+    progress: LookState,
+    /// Why the connection is closed.
+    reason: CloseReason,
     /// Its last input, once the server drains.
     last: LastInput,
-    watch: WatchState,
 }
 
 /// A connection that is open, with what all connections share.
@@ -127,13 +137,25 @@ pub struct Peers<P, D> {
     pub counters: Counters,
 }
 
-impl<P: Protocol, D> PeerEntry<P, D> {
+impl<P, D> PeerEntry<P, D> {
+    fn extra(&mut self) -> &mut PeerExtra {
+        self.extra.get_or_insert_default()
+    }
+
+    fn last(&self) -> LastInput {
+        self.extra.as_ref().map(|extra| extra.last).unwrap_or_default()
+    }
+
+    fn reason(&self) -> CloseReason {
+        self.extra.as_ref().map(|extra| extra.reason).unwrap_or_default()
+    }
+
     /// Notes and logs why it is about to be broken, and counts it if it is evicted.
     fn note_reason(&mut self, reason: CloseReason, counters: &mut Counters) {
-        if self.reason.ends_in_order() {
+        if self.reason().ends_in_order() {
             return; // What happens until it has ended is of no interest.
         }
-        self.reason = reason;
+        self.extra().reason = reason;
         self.accepted.shared.iter().for_each(|shared| _ = shared.close());
         connection_log::warn(self.number, self.accepted.addr(), reason);
         counters.evicted += u64::from(reason.is_eviction());
@@ -180,17 +202,16 @@ impl<P: Protocol, D> Peers<P, D> {
             number: self.last_number,
             listener,
             group,
-            reason: CloseReason::Finished,
             received: 0,
             sent: 0,
             charged: 0,
             marked: false,
+            watched: false,
             rare,
             timer: TimerEntry::default(),
             accepted,
             opened,
-            last: LastInput::default(),
-            watch: WatchState::default(),
+            extra: None,
         });
         if !may_be_silent {
             let (slab, connections) = (&self.slab, self.slab.len());
@@ -227,7 +248,8 @@ impl<P: Protocol, D> Peers<P, D> {
     /// The outbound direction was shut down.
     pub fn shut_down(&mut self, id: ConnId) {
         self.step(id, |peer, context| {
-            peer.watch.progress.lingers(peer.received);
+            let received = peer.received;
+            peer.extra().progress.lingers(received);
             peer.connection.shut_down(context);
         });
     }
@@ -241,21 +263,22 @@ impl<P: Protocol, D> Peers<P, D> {
         }
         self.step(id, |peer, context| {
             peer.connection.broken();
-            peer.connection.close(peer.reason, context);
+            peer.connection.close(peer.reason(), context);
         });
     }
 
     /// Removes a connection that was closed. Returns its driver's state.
     pub fn remove(&mut self, id: ConnId) -> Option<D> {
         let peer = self.slab.remove(id)?;
-        let PeerEntry { mut connection, driver, group, reason, ref accepted, .. } = peer;
+        let (reason, last) = (peer.reason(), peer.last());
+        let PeerEntry { mut connection, driver, group, ref accepted, .. } = peer;
         if !peer.accepted.link {
             let (counters, bytes) = (&mut self.counters, [peer.received, peer.sent]);
             connection_log::closed(counters, peer.number, accepted.addr(), bytes, reason);
         }
         self.buffers.count -= usize::from(peer.rare.has(RareStates::WAITS_FOR_BUFFER));
         self.timers.remove(id, peer.timer);
-        self.last_inputs.forget(peer.last);
+        self.last_inputs.forget(last);
         accepted.shared.iter().for_each(|shared| _ = shared.close());
         let counts = self.groups.at(group);
         counts.talkers -= usize::from(peer.rare.has(RareStates::TALKS));

@@ -68,8 +68,6 @@ pub struct Proactor<R, P> {
 #[derive(Debug, Default)]
 pub struct Flight {
     socket: Socket,
-    /// The peer's address, if the ring knows it.
-    address: Option<SocketAddr>,
     recv: RecvState,
     send: SendState,
     /// True after a send with `skip_success` has completed: the next one asks for its completion.

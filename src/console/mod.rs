@@ -37,7 +37,7 @@ const INPUT_SIZE: usize = 4096;
 /// What a driver knows of a connection beside the connection.
 #[derive(Debug, Clone, Default)]
 pub struct SocketInfo {
-    /// Its peer's address; `None` if there is none any more.
+    /// The address of its peer, if none was found when it was accepted.
     pub address: Option<String>,
     /// What is in flight, or waited for.
     pub doing: Vec<String>,

@@ -16,7 +16,7 @@ use crate::clock::{Nanos, earlier};
 use crate::keys::ConnId;
 use crate::limits::CloseReason;
 use crate::protocol::Protocol;
-use crate::timeouts::{InputLook, LookState, Timeouts};
+use crate::timeouts::{InputLook, Timeouts};
 
 #[derive(Debug)]
 pub(super) struct Deadlines {
@@ -31,13 +31,6 @@ pub(super) struct Deadlines {
     asked: Vec<ConnId>,
 }
 
-/// What is known of a connection.
-#[derive(Debug, Default)]
-pub(super) struct WatchState {
-    watched: bool,
-    pub(super) progress: LookState,
-}
-
 impl Deadlines {
     pub(super) fn new(limits: Timeouts) -> Deadlines {
         let (watched, asked) = (Vec::new(), Vec::new());
@@ -47,8 +40,8 @@ impl Deadlines {
     /// Watches a connection. A link has no limits.
     pub(super) fn watch<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
         let has_limits = !peer.accepted.link && !self.limits.is_off();
-        if has_limits && !std::mem::replace(&mut peer.watch.watched, true) {
-            peer.watch.progress.owes_anew();
+        if has_limits && !std::mem::replace(&mut peer.watched, true) {
+            peer.extra().progress.owes_anew();
             self.watched.push(id);
         }
     }
@@ -110,13 +103,13 @@ impl<P: Protocol, D> Peers<P, D> {
             self.deadlines.asked.push(id);
         }
         let limits_input = limits.limit_input() && peer.connection.is_open();
-        peer.watch.watched = owed || limits_input;
+        peer.watched = owed || limits_input;
         if limits_input {
             let incomplete = peer.connection.incomplete().filter(|_| self.groups.wants_recv(peer));
             let (received, sent) = (peer.received, peer.sent);
             let may_be_silent = peer.accepted.allow_silence || peer.accepted.has_sent(received);
             let now = InputLook { received, sent, may_be_silent, incomplete, owed };
-            if let Some(reason) = peer.watch.progress.look_at_input(limits, now) {
+            if let Some(reason) = peer.extra().progress.look_at_input(limits, now) {
                 peer.note_reason(reason, &mut self.counters);
                 self.step(id, |peer, context| peer.connection.finish(context));
             }
@@ -134,7 +127,8 @@ impl<P: Protocol, D> Peers<P, D> {
         for (id, peer) in self.slab.iter_mut().filter(|(_, peer)| !peer.accepted.link) {
             let waits = peer.rare.has(RareStates::WAITS_FOR_BUFFER);
             let lingers = peer.connection.lingers_in_drain() && !waits;
-            if lingers && peer.watch.progress.look_at_lingering(peer.received) {
+            let received = peer.received;
+            if lingers && peer.extra().progress.look_at_lingering(received) {
                 self.deadlines.asked.push(id);
             }
         }
@@ -162,7 +156,8 @@ impl<P: Protocol, D> Peers<P, D> {
             self.buffers.count > usize::from(peer.rare.has(RareStates::WAITS_FOR_BUFFER));
         let waited_for = (holds_buffers && others_wait) || self.groups.throttles_others(peer);
         let limits = &self.deadlines.limits;
-        let over = peer.watch.progress.look_at_output(limits, peer.sent, outq, waited_for);
+        let sent = peer.sent;
+        let over = peer.extra().progress.look_at_output(limits, sent, outq, waited_for);
         if let Some(reason) = over {
             self.broken(id, reason);
         }

@@ -116,7 +116,7 @@ impl<P: Protocol, D> Peers<P, D> {
         self.deliver_once(from, group, &mut evicted);
         while let Some(id) = evicted.pop() {
             let peer = self.slab.get_mut(id).expect("an evicted connection is not closed yet");
-            peer.connection.close(peer.reason, &mut self.context);
+            peer.connection.close(peer.reason(), &mut self.context);
             self.deliver_once(id, group, &mut evicted);
         }
     }

@@ -45,7 +45,7 @@ impl LastInputs {
     }
 
     fn take<P, D>(&mut self, id: ConnId, peer: &mut PeerEntry<P, D>) {
-        self.forget(std::mem::replace(&mut peer.last, LastInput::Taken));
+        self.forget(std::mem::replace(&mut peer.extra().last, LastInput::Taken));
         peer.rare.set(RareStates::LAST_INPUT, false);
         self.taken.push(id);
     }
@@ -59,9 +59,9 @@ impl LastInputs {
     ) {
         if !peer.connection.could_recv() {
             self.take(id, peer);
-        } else if let LastInput::Awaited { until } = peer.last {
-            self.forget(peer.last);
-            peer.last = LastInput::Late { until };
+        } else if let LastInput::Awaited { until } = peer.last() {
+            self.forget(peer.last());
+            peer.extra().last = LastInput::Late { until };
         }
     }
 }
@@ -74,7 +74,7 @@ impl<P: Protocol, D> PeerEntry<P, D> {
 
     /// Returns true if it has received as much of its last input as it may.
     pub fn has_taken_enough(&self) -> bool {
-        match self.last {
+        match self.last() {
             LastInput::Awaited { until } | LastInput::Late { until } => self.received >= until,
             LastInput::No | LastInput::Taken => false,
         }
@@ -90,10 +90,10 @@ impl<P: Protocol, D> Peers<P, D> {
 
     /// Has a connection take its last input.
     pub fn take_last_input_of(&mut self, id: ConnId) {
-        let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.last == LastInput::No) else {
+        let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.last() == LastInput::No) else {
             return;
         };
-        peer.last = LastInput::Awaited { until: peer.received + LAST_INPUT };
+        peer.extra().last = LastInput::Awaited { until: peer.received + LAST_INPUT };
         peer.rare.set(RareStates::LAST_INPUT, true);
         self.last_inputs.awaited += 1;
         self.ready.mark(id, peer);

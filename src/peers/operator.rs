@@ -88,7 +88,7 @@ impl<P: Protocol, D> Peers<P, D> {
         let Some(peer) = self.slab.get_mut(id) else { return false };
         if peer.connection.deliver(line, &self.context.memory) {
             peer.note_reason(CloseReason::QueueFull, &mut self.counters);
-            peer.connection.close(peer.reason, &mut self.context);
+            peer.connection.close(peer.reason(), &mut self.context);
         }
         let is_open = peer.connection.is_open();
         self.after_event(id);
@@ -132,7 +132,7 @@ impl<P: Protocol, D, L: Fn(&D) -> SocketInfo> Inspect for PeersView<'_, P, D, L>
                 number: peer.number,
                 id,
                 listener: peer.listener,
-                address: peer.accepted.proxied().map(ToString::to_string).or(address),
+                address: peer.accepted.client().or(address),
                 age: Some(now.since(peer.opened)),
                 received: peer.received,
                 sent: peer.sent,

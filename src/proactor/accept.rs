@@ -116,7 +116,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let Some(made) = self.state.admit(listener, address) else {
             return self.refused.add(self.state.peers.unused_id(), socket);
         };
-        let flight = Flight { socket, address, ..Flight::default() };
+        let flight = Flight { socket, ..Flight::default() };
         let id = self.state.peers.open(made, listener, flight);
         match self.state.lifecycle.stage() {
             Stage::Serving => {}

@@ -59,10 +59,9 @@ impl Flight {
             (self.closing, "close"),
         ];
         let doing = kinds.into_iter().filter(|(is, _)| *is).map(|(_, kind)| kind.to_owned());
-        let address = self.address.map(|address| address.to_string());
         // Each accept brings the address of a TCP peer: one without is on a Unix socket.
-        let unix = || ring.descriptor(self.socket).and_then(address::of_peer);
-        let address = address.or_else(unix).or_else(|| Some("unix".to_owned()));
+        let address = ring.descriptor(self.socket).and_then(address::of_peer);
+        let address = address.or_else(|| Some("unix".to_owned()));
         SocketInfo { address, doing: doing.collect() }
     }
 }

@@ -23,6 +23,8 @@ const SPARE: usize = 256;
 #[derive(Default)]
 pub(super) struct InFlightMemory {
     slots: Vec<Slot>,
+    /// The buffers of one-shot receives in flight, where the kernel does not pick them.
+    receives: Vec<Option<Lease>>,
     /// Vectors not in use, kept so that sending allocates nothing.
     #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
     spare: Vec<Box<Vector>>,
@@ -37,8 +39,6 @@ pub(super) struct InFlightMemory {
 
 #[derive(Default)]
 struct Slot {
-    /// The buffer of the one-shot receive in flight.
-    recv: Option<Lease>,
     /// The bytes of the send in flight.
     send: SendMemory,
     /// The number of the submission of that send, if it has `skip_success`.
@@ -81,12 +81,16 @@ pub(super) enum Bytes {
 impl InFlightMemory {
     /// Holds the buffer of a one-shot receive.
     pub(super) fn recv(&mut self, conn: ConnId, lease: Lease) {
-        self.slot(conn).recv = Some(lease);
+        let at = conn.slot() as usize;
+        if at >= self.receives.len() {
+            self.receives.resize_with(at + 1, || None);
+        }
+        self.receives[at] = Some(lease);
     }
 
     /// Returns the buffer of a one-shot receive that has completed.
     pub(super) fn received(&mut self, conn: ConnId) -> Option<Lease> {
-        self.slot(conn).recv.take()
+        self.receives.get_mut(conn.slot() as usize)?.take()
     }
 
     /// Holds the bytes of a send until it completes.
