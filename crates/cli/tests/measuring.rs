@@ -168,15 +168,32 @@ fn every_workload_runs_over_tcp_and_unix_sockets() {
 fn idle_connections_and_mixed_sizes_are_named() {
     let (_server, address) = Server::start(&["--model", "epoll"]);
     let load = ["load", &address, "-t", "50ms", "-c", "2", "--idle", "20", "--size", "10..500"];
+    let load = [&load[..], &["--slow-readers", "1"]].concat();
     let output = proactor(&load);
     let out = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let words = "10 to 500 B messages, depth 1, beside 20 idle connections, closed loop";
+    let words = "10 to 500 B messages, depth 1, beside 20 idle connections, \
+                 beside 1 slow reader, closed loop";
     assert!(out.contains(words), "{out}");
     let output = proactor(&[&load[..], &["-w", "churn", "--rate", "100", "--json"]].concat());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&json["workload"], &json["size_max"]), (&"churn".into(), &500.into()));
     assert_eq!((&json["offered"], &json["idle_connections"]), (&5.into(), &20.into()));
+}
+
+#[test]
+fn latencies_are_kept_for_the_tools_of_hdrhistogram() {
+    let (_server, address) = Server::start(&["--model", "epoll"]);
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("latencies.hlog");
+    let path = file.to_str().expect("a path of text");
+    let load = ["load", &address, "-t", "50ms", "--rate", "1k", "--hdr", path];
+    let output = proactor(&load);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let log = std::fs::read_to_string(&file).expect("it was written");
+    for tag in ["\nTag=latency,", "\nTag=offer_lag,", "\nTag=service_time,"] {
+        assert_eq!(log.matches(tag).count(), 1, "{log}");
+    }
 }
 
 #[test]
@@ -276,6 +293,9 @@ fn wrong_usage_exits_with_status_two() {
         &["load", "127.0.0.1:1", "--rate", "0"],
         &["load", "127.0.0.1:1", "--size", "64..64"],
         &["load", "127.0.0.1:1", "-w", "gossip"],
+        &["load", "127.0.0.1:1", "--hdr", "-"],
+        &["load", "127.0.0.1:1", "--hdr", "x", "--ramp", "1k:2k"],
+        &["load", "127.0.0.1:1", "--hdr", "x", "-w", "upload"],
         &["load", "127.0.0.1:1", "-w", "churn", "--depth", "2"],
         &["load", "127.0.0.1:1", "-w", "upload", "--rate", "1k"],
         &["load", "127.0.0.1:1", "-w", "download", "--size", "64"],
@@ -283,6 +303,7 @@ fn wrong_usage_exits_with_status_two() {
         &["load", "127.0.0.1:1", "-w", "fanout", "--ramp", "1k:2k"],
         &["load", "127.0.0.1:1", "-w", "fanout", "--protocol", "upper"],
         &["load", "127.0.0.1:1", "-w", "upload", "--idle", "5"],
+        &["load", "127.0.0.1:1", "--protocol", "upper", "--slow-readers", "5"],
         &["compare", "--size", "64..128"],
         &["load", "127.0.0.1:1", "--rate", "1000M"],
         &["load", "127.0.0.1:1", "--rate", "1k", "--ramp", "1k:2k"],

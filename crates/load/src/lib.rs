@@ -30,6 +30,7 @@ mod protocol;
 pub mod ramp;
 mod send_times;
 mod slice;
+mod slow_readers;
 mod socket;
 mod stream;
 mod streams;
@@ -49,7 +50,7 @@ use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use socket2::SockRef;
@@ -62,6 +63,7 @@ use opening::IdleConnections;
 use proactor::address::Address;
 use proactor::os::{self, CpuClock};
 use proactor_report::Latencies;
+use slow_readers::SlowReaders;
 use streams::{Action, ReplyStreams};
 
 /// The interval at which a run looks for stalled connections and reports its progress.
@@ -150,6 +152,7 @@ pub struct Load {
     /// The actions in progress: empty, to keep its memory.
     acting: Vec<Action>,
     idle: IdleConnections,
+    slow: SlowReaders,
     address: Address,
     timeout: Duration,
 }
@@ -192,6 +195,7 @@ impl Load {
             streams: ReplyStreams::new(workload, options.protocol.clone(), options.seed, &label),
             acting: Vec::with_capacity(2 * connections),
             idle: IdleConnections::open(address, options)?,
+            slow: SlowReaders::open(address, options)?,
             address: address.clone(),
             timeout: options.timeout,
         })
@@ -211,6 +215,19 @@ impl Load {
     /// Returns how long after its planned time each message of an open loop was sent.
     pub fn offer_lags(&self) -> &Latencies {
         &self.streams.open.offer_lags
+    }
+
+    /// Returns the latencies of a run that began at `start` as an interval log of HdrHistogram, its
+    /// tags being their names.
+    pub fn interval_log(&self, start: SystemTime, span: Duration) -> String {
+        let open = [
+            ("latency", self.latencies()),
+            ("offer_lag", self.offer_lags()),
+            ("service_time", self.service_times()),
+        ];
+        let is_open = self.streams.workload.offer.is_some();
+        let named = if is_open { &open[..] } else { &[("service_time", self.latencies())] };
+        proactor_report::interval_log(start, span, named)
     }
 
     /// Makes the following slices an open loop of this offer.
@@ -253,7 +270,7 @@ impl Load {
         let (mut now, mut end, mut next_check) = (start, start + span, start + CHECK_INTERVAL);
         self.streams.begin(start);
         loop {
-            let acted = self.act()?;
+            let acted = self.act()? | self.slow.look(now)?;
             let Load { engine, streams, timeout, .. } = self;
             if streams.sending && now >= end {
                 streams.stop_sending(now);
@@ -353,6 +370,7 @@ impl Load {
                 return Err(client(io::Error::new(io::ErrorKind::TimedOut, what)));
             }
         }
+        self.slow.close(self.timeout)?;
         self.idle.close(self.timeout).map_err(client)
     }
 }

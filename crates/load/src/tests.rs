@@ -94,8 +94,8 @@ fn every_load_is_echoed_and_verified_slice_by_slice() {
 }
 
 /// A chat: the bytes of each connection go to all others, with the label of line starts.
-/// `change` may add to what a connection receives of each line.
-fn chat(change: impl Fn(usize, &mut Vec<u8>) + Clone + Send + 'static) -> Address {
+/// `change` may change what one of the others receives of each line.
+fn chat(change: impl Fn(&mut Vec<u8>) + Clone + Send + 'static) -> Address {
     use std::io::{BufRead, BufReader};
     use std::sync::{Arc, Mutex};
     let members: Arc<Mutex<Vec<Option<TcpStream>>>> = Arc::default();
@@ -104,7 +104,9 @@ fn chat(change: impl Fn(usize, &mut Vec<u8>) + Clone + Send + 'static) -> Addres
             let others = members.iter().enumerate().filter(|(at, _)| *at != but);
             for (at, mut member) in others.filter_map(|(at, it)| Some((at, it.as_ref()?))) {
                 let mut line = line.to_vec();
-                change(at, &mut line);
+                if at == usize::from(but == 0) {
+                    change(&mut line);
+                }
                 let _ = member.write_all(&line);
             }
         };
@@ -225,7 +227,7 @@ fn every_line_is_verified_at_every_member_of_a_chat() {
     for engine in engines() {
         for (size, depth) in [(2, 1), (64, 4)] {
             let options = with(Pattern::Fanout, options(engine, 4, size, depth));
-            let mut load = Load::connect(&chat(|_, _| {}), &options).expect("they join");
+            let mut load = Load::connect(&chat(|_| {}), &options).expect("they join");
             let slices = [0, 1].map(|_| load.run_for(SLICE).expect("a correct server"));
             assert!(slices.iter().all(|slice| slice.messages >= 3 && slice.messages % 3 == 0));
             assert_eq!(load.latencies().len(), load.messages());
@@ -241,8 +243,8 @@ fn a_line_that_a_member_receives_twice_or_not_is_found() {
         let options = LoadOptions { timeout: Duration::from_millis(300), ..options };
         let is_spoken =
             |line: &[u8]| line.starts_with(b"[") && !line.windows(6).any(|it| it == b"hello ");
-        let twice = chat(move |member, line| {
-            if member == 1 && is_spoken(line) {
+        let twice = chat(move |line| {
+            if is_spoken(line) {
                 line.extend_from_within(..);
             }
         });
@@ -252,8 +254,8 @@ fn a_line_that_a_member_receives_twice_or_not_is_found() {
             }
             other => panic!("{engine:?}: {other}"),
         }
-        let never = chat(move |member, line| {
-            if member == 1 && is_spoken(line) {
+        let never = chat(move |line| {
+            if is_spoken(line) {
                 line.clear();
             }
         });
@@ -284,6 +286,36 @@ fn sizes_are_mixed_and_idle_connections_stay_open() {
         assert!((10.0..5000.0).contains(&mean), "{mean}");
         assert_ne!(slice.bytes % slice.messages, 0, "sizes differ");
         load.close().expect("the idle ones are still open");
+    }
+}
+
+#[test]
+fn slow_readers_are_verified_to_their_last_byte() {
+    for engine in engines() {
+        // The server changes a byte that the client reads only after it has closed its side.
+        for changed in [None, Some(60_000)] {
+            let address = server(move |stream, number| {
+                echo(stream, |offset, bytes| {
+                    let at = changed.unwrap_or(u64::MAX).wrapping_sub(offset) as usize;
+                    if number == 2 && at < bytes.len() {
+                        bytes[at] ^= 1;
+                    }
+                });
+            });
+            let options = options(engine, 1, 64, 1);
+            let workload = Workload { slow_readers: 2, ..options.workload };
+            let options = LoadOptions { workload, ..options };
+            let mut load = Load::connect(&address, &options).expect("it accepts");
+            let slice = load.run_for(3 * SLICE).expect("the measured connection is right");
+            assert!(slice.messages > 0);
+            match (load.close(), changed) {
+                (Ok(()), None) => {}
+                (Err(LoadError::Wrong { connection: 2, at }), Some(changed)) => {
+                    assert_eq!(at.offset, changed);
+                }
+                (closed, _) => panic!("{engine:?}: {closed:?}"),
+            }
+        }
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Workload {
     pub size_max: Option<usize>,
     /// Connections that are open beside those, and idle after their first message.
     pub idle_connections: usize,
+    /// Connections beside those that send much and read slowly.
+    pub slow_readers: usize,
     /// What an open loop offers; `None` for a closed loop.
     #[serde(flatten)]
     pub offer: Option<Offer>,
@@ -88,7 +90,8 @@ impl From<LoadShape> for Workload {
     /// Returns echo in a closed loop.
     fn from(shape: LoadShape) -> Workload {
         let pattern = Pattern::Echo;
-        Workload { pattern, shape, size_max: None, idle_connections: 0, offer: None }
+        let (idle_connections, slow_readers) = (0, 0);
+        Workload { pattern, shape, size_max: None, idle_connections, slow_readers, offer: None }
     }
 }
 
@@ -101,12 +104,13 @@ impl Workload {
         let is_fanout = self.pattern == Pattern::Fanout;
         let (least, size_max) = if is_fanout { (2, LINE_MAX) } else { (1, SIZE_MAX) };
         let most = self.size_max.unwrap_or(size);
+        let all = connections + self.idle_connections + self.slow_readers;
         let limits = [
             ("connections", connections, least, CONNECTIONS_MAX),
             ("bytes per message", size, least, size_max),
             ("bytes per message", most, size, size_max),
             ("outstanding messages", depth, 1, DEPTH_MAX),
-            ("connections in all", connections + self.idle_connections, 1, CONNECTIONS_MAX),
+            ("connections in all", all, 1, CONNECTIONS_MAX),
         ];
         for (what, value, min, max) in limits {
             if !(min..=max).contains(&value) {

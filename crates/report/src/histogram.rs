@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 /// A histogram of latencies from one nanosecond to one minute, with three significant digits.
 /// Recording does not allocate. A longer latency counts as one minute.
 #[derive(Debug, Clone)]
-pub struct Latencies(Histogram<u64>);
+pub struct Latencies(pub(crate) Histogram<u64>);
 
 /// The upper bound of the histogram.
 const LONGEST: Duration = Duration::from_secs(60);

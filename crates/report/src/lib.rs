@@ -3,11 +3,13 @@
 #![deny(unsafe_code)]
 
 pub mod histogram;
+mod interval_log;
 pub mod stats;
 pub mod template;
 pub mod units;
 
 pub use histogram::Latencies;
+pub use interval_log::interval_log;
 pub use stats::Interval;
 
 /// The text of a table cell without a value.

@@ -1,9 +1,11 @@
 //! `proactor load`: put a server under load, and verify every reply.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 
+use super::output::{Destination, is_stdout};
 use super::{MessageArgs, SEED_MAX, number, output, run_on_cpu, stop_signal, wrong_usage};
 use proactor::address::Address;
 use proactor::os::ShutdownSignal;
@@ -72,6 +74,11 @@ pub(super) struct LoadArgs {
           value_parser = number::<usize>(0, CONNECTIONS_MAX as u64))]
     idle: usize,
 
+    /// Open so many more connections that send much and read a kilobyte every 10 ms
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = number::<usize>(0, CONNECTIONS_MAX as u64))]
+    slow_readers: usize,
+
     /// I/O engine of the client: uring, epoll, or auto (uring where it works). Both busy-poll, so
     /// that the client uses a whole CPU
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
@@ -89,6 +96,10 @@ pub(super) struct LoadArgs {
     /// Seed of the message bytes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0, SEED_MAX))]
     seed: u64,
+
+    /// Write the latencies to FILE as an interval log of HdrHistogram (format V2, nanoseconds)
+    #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
+    hdr: Option<PathBuf>,
 
     /// Print the result as JSON
     #[arg(long)]
@@ -135,6 +146,7 @@ impl LoadArgs {
         use Pattern::{Churn, Download, Echo, Fanout};
         let (pattern, messages) = (self.workload, &self.messages);
         let has_range = messages.size.is_some_and(|(_, most)| most.is_some());
+        let is_echoed = self.protocol().name == "echo";
         let is = |patterns: &[Pattern]| patterns.contains(&pattern);
         let wrong = [
             (self.arrivals.is_some() && !self.is_open(), "--arrivals needs --rate or --ramp"),
@@ -148,6 +160,9 @@ impl LoadArgs {
             (has_range && !is(&[Echo, Churn]), "a range of sizes is for echo and churn"),
             (messages.size.is_some() && is(&[Download]), "--size: the server has its own"),
             (self.idle > 0 && !is(&[Echo, Churn]), "--idle is for echo and churn"),
+            (self.slow_readers > 0 && !is_echoed, "--slow-readers need a server of echo"),
+            (self.hdr.as_deref().is_some_and(is_stdout), "--hdr needs a file"),
+            (self.hdr.is_some() && pattern.is_one_way(), "--hdr needs a workload with latencies"),
             (is(&[Fanout]) && self.connections < 2, "fanout needs --connections 2 or more"),
         ];
         if let Some((_, text)) = wrong.iter().find(|(is_wrong, _)| *is_wrong) {
@@ -159,6 +174,7 @@ impl LoadArgs {
         let depth = if self.is_open() { OPEN_DEPTH } else { 1 };
         Workload {
             idle_connections: self.idle,
+            slow_readers: self.slow_readers,
             offer: self.rate.map(|rate| Offer { rate, arrivals }),
             ..self.messages.workload(self.workload, self.connections, depth)
         }
@@ -181,6 +197,8 @@ impl LoadArgs {
         stop: &ShutdownSignal,
     ) -> anyhow::Result<()> {
         let duration = self.duration.unwrap_or(Duration::from_secs(5));
+        let hdr = self.hdr.as_deref().map(Destination::open).transpose()?;
+        let start = SystemTime::now();
         let live = output::progress("load  {bar:24} {msg}");
         live.set_length(duration.as_millis() as u64);
         let slice = load.run(duration, &mut |so_far: &LoadSlice| {
@@ -193,8 +211,10 @@ impl LoadArgs {
         live.finish_and_clear();
         let slice = slice?;
         let summary = LoadSummary::new(&load, address.to_string(), self.seed, slice);
+        let log = load.interval_log(start, slice.wall);
         // Before the result is printed: a byte after the last reply makes it void.
         load.close()?;
+        hdr.map_or(Ok(()), |file| file.write(&log))?;
         match self.json {
             true => output::print_json(&summary),
             false => Ok(output::print(&summary.text())?),
