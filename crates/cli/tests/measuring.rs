@@ -318,6 +318,8 @@ fn wrong_usage_exits_with_status_two() {
         &["compare", "--models", "all,kqueue"],
         &["compare", "--models", "auto"],
         &["compare", "--models", "all+trace"],
+        &["compare", "--models", "epoll@5.6"],
+        &["compare", "--ablate", "--models", "poll"],
         &["compare", "--baseline", "kqueue+trace"],
         &["compare", "--peer", "mine"],
         &["compare", "--peer", "epoll=./server"],
@@ -384,6 +386,17 @@ fn compare_has_a_model_record_and_leaves_no_recording_behind() {
     }
     assert!(!out.contains("not measured") && !out.contains("epoll"), "{out}");
     assert_eq!(folder.path().read_dir().expect("it is there").count(), 0);
+}
+
+/// A variant of the ring is a row, and uses what its kernel had; or this machine refuses io_uring.
+#[test]
+fn compare_takes_the_ring_of_an_older_kernel() {
+    let models = ["--models", "uring@5.6", "-c", "2", "--blocks", "1", "--idle", "0"];
+    let output = proactor(&[&["compare"], &models[..]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let out = text(&output.stdout);
+    let row = out.lines().find(|line| line.starts_with("uring@5.6: ")).expect("it is described");
+    assert!(!row.contains("DEFER_TASKRUN"), "{row}");
 }
 
 #[test]
@@ -468,6 +481,22 @@ fn an_interrupted_comparison_exits_with_status_130_and_what_there_is() {
     let output = child.wait_with_output().expect("it is ours");
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("\nINTERRUPTED: "), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_condition_that_does_not_hold_or_is_undecided_is_the_status() {
+    let compare = |conditions: &[&str]| {
+        let args = ["compare", "--models", "poll", "-c", "2", "--blocks", "1", "--idle", "0"];
+        let output = proactor(&[&args, conditions].concat());
+        (output.status.code(), text(&output.stdout).to_owned())
+    };
+    // One block has no interval.
+    let (status, out) = compare(&["--require", "poll cpu <= 9 epoll", "--slo", "p50 <= 1h"]);
+    assert_eq!(status, Some(4), "{out}");
+    assert!(out.contains("\nGates:\n  poll cpu <= 9 epoll, at 2 connections, poll: UNDECIDED ("));
+    assert_eq!(compare(&["--require", "poll cpu <= 9 select"]).0, Some(2));
+    assert_eq!(compare(&["--slo", "select p99 <= 2ms"]).0, Some(2));
+    assert_eq!(compare(&["--slo", "p99 < 2ms"]).0, Some(2));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use minijinja::Value;
 use serde::Serialize;
@@ -15,6 +16,12 @@ use proactor_report::template;
 pub struct Environment {
     /// The version of this program.
     pub version: &'static str,
+    /// The arguments of this program.
+    pub arguments: Vec<String>,
+    /// The seconds since 1970 at the start of the comparison.
+    pub began: u64,
+    /// The limits of this process (setrlimit(2)), as `/proc` writes them.
+    pub limits: Option<String>,
     /// The release of the kernel.
     pub kernel: Option<String>,
     /// The name of the CPU.
@@ -45,6 +52,9 @@ impl Environment {
         let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
         Environment {
             version: env!("CARGO_PKG_VERSION"),
+            arguments: std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect(),
+            began: UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            limits: read("/proc/self/limits"),
             kernel: read("/proc/sys/kernel/osrelease"),
             cpu: cpu_name(&cpuinfo),
             cpus: os::usable_cpus().len().max(1),
@@ -147,5 +157,6 @@ mod tests {
         let environment = Environment::read();
         assert!(environment.cpus >= 1);
         assert!(environment.kernel.is_some(), "{environment:?}");
+        assert!(environment.began > 1_700_000_000 && !environment.arguments.is_empty());
     }
 }

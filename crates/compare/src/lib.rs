@@ -21,6 +21,7 @@ mod capacity;
 mod connected_server;
 mod disturbance;
 pub mod environment;
+pub mod gate;
 pub mod idle;
 pub mod percentile;
 pub mod plan;
@@ -103,7 +104,17 @@ pub fn run(
         warnings.extend(summary::warnings(table, engine));
     }
     let (plan, intervals) = (plan.clone(), judge.intervals);
-    Ok(Comparison { environment, plan, engine, intervals, tables, idle, interrupted, warnings })
+    Ok(Comparison {
+        environment,
+        plan,
+        engine,
+        intervals,
+        tables,
+        gates: Vec::new(),
+        idle,
+        interrupted,
+        warnings,
+    })
 }
 
 /// Each row has two ratios: CPU time per message, and the rate.

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use proactor_report::stats;
+use proactor_report::stats::Interval;
 
 /// The service times of one block: each value in nanoseconds with its count, in order.
 pub(crate) type Counts = [(u64, u64)];
@@ -56,9 +56,8 @@ pub(crate) fn of(blocks: &[&Counts], share: f64) -> Option<Percentile> {
         counts.map(|(_, count)| count).sum::<u64>() as f64 / total(block).max(1.0)
     };
     let shares: Vec<f64> = blocks.iter().map(below).collect();
-    let middle = stats::mean(&shares);
-    let variance = shares.iter().map(|it| (it - middle).powi(2)).sum::<f64>() / (n - 1.0);
-    let half = stats::student(0.05, n - 1.0) * (variance / n).sqrt();
+    let interval = Interval::of_mean(&shares, 0.05)?;
+    let half = interval.high - interval.centre;
     let low_ns = at(share - half)?;
     let is_open = share + half >= 1.0 - 1.0 / (2.0 * messages);
     let high_ns = at(share + half).filter(|_| !is_open);

@@ -138,12 +138,14 @@ pub struct ComparisonPlan {
     pub client_cpu: usize,
 }
 
-/// A model, and whether its server records a trace. Its text form, also in JSON, is `thread` or
-/// `thread+trace`.
+/// A model, and how its server runs. Its text form, also in JSON, is `thread`, `thread+trace`,
+/// `uring@5.6` or `uring@5.6+trace`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelSpec {
     /// The name of the I/O model.
     pub model: String,
+    /// The kernel whose io_uring features the server uses, and none that came later.
+    pub kernel: Option<String>,
     /// True if the server records a trace into a file.
     pub recorded: bool,
 }
@@ -160,14 +162,19 @@ pub struct PeerServer {
 
 impl From<&str> for ModelSpec {
     fn from(name: &str) -> ModelSpec {
-        let model = name.strip_suffix(RECORDED);
-        ModelSpec { model: model.unwrap_or(name).to_owned(), recorded: model.is_some() }
+        let variant = name.strip_suffix(RECORDED);
+        let (model, kernel) = match variant.unwrap_or(name).split_once('@') {
+            Some((model, kernel)) => (model, Some(kernel.to_owned())),
+            None => (variant.unwrap_or(name), None),
+        };
+        ModelSpec { model: model.to_owned(), kernel, recorded: variant.is_some() }
     }
 }
 
 impl fmt::Display for ModelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.model, if self.recorded { RECORDED } else { "" })
+        let kernel = self.kernel.iter().map(|kernel| format!("@{kernel}")).collect::<String>();
+        write!(f, "{}{kernel}{}", self.model, if self.recorded { RECORDED } else { "" })
     }
 }
 
@@ -276,6 +283,15 @@ mod tests {
             plan.participants().iter().map(|one| one.model.recorded).collect();
         assert_eq!(recorded, [false, false, true, false]);
         assert_eq!(plan.participants()[2].model.model, "poll");
+    }
+
+    #[test]
+    fn a_variant_of_a_kernel_has_its_name_and_keeps_it() {
+        for name in ["uring", "uring@5.6", "uring@5.6+trace", "uring+trace"] {
+            assert_eq!(ModelSpec::from(name).to_string(), name);
+        }
+        let ModelSpec { model, kernel, recorded } = "uring@5.6+trace".into();
+        assert_eq!((&*model, kernel.as_deref(), recorded), ("uring", Some("5.6"), true));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Comparison {
     pub intervals: usize,
     /// One table for each load.
     pub tables: Vec<ResultTable>,
+    /// What became of the conditions that a script depends on.
+    pub gates: Vec<GateResult>,
     /// The cost of idle connections, if it was measured.
     pub idle: Option<IdleCosts>,
     /// True if the measurement was ended before its time.
@@ -43,6 +45,33 @@ impl Comparison {
         rows.into_iter().all(|row| row.measured.is_none())
             && self.idle.as_ref().is_none_or(|idle| idle.rows.iter().all(|row| row.cost.is_none()))
     }
+}
+
+/// Whether a condition holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateVerdict {
+    /// The whole interval is on the side of the condition.
+    Holds,
+    /// The interval has a part on either side, or there is none.
+    Undecided,
+    /// The whole interval is on the other side.
+    Fails,
+}
+
+/// What became of a condition under one load.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GateResult {
+    /// The condition as it was written.
+    pub gate: String,
+    /// The number of connections of the table.
+    pub connections: usize,
+    /// The row that was judged.
+    pub model: String,
+    /// Whether the condition holds there.
+    pub verdict: GateVerdict,
+    /// The interval that decides, or why there is none.
+    pub because: String,
 }
 
 /// The results of all participants under one load.

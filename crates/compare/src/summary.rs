@@ -195,6 +195,13 @@ fn counted(outcome: &Outcome) -> Option<CountsPerMessage> {
 }
 
 impl ResultTable {
+    /// Returns the service times of a participant in each valid block.
+    pub(crate) fn times(&self, participant: usize) -> Vec<&[(u64, u64)]> {
+        let servers = valid(&self.blocks).flat_map(|block| &block.servers);
+        let its = servers.filter(|server| server.participant == participant);
+        its.map(|server| server.service_times.as_slice()).collect()
+    }
+
     /// Returns the number of valid and of void blocks; of a table of pairs, those of one pair.
     pub(crate) fn block_counts(&self) -> (usize, usize) {
         let most = (1..self.participants.len()).map(|at| {

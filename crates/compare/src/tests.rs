@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::block::{MeasuredBlock, Sample, ServerUse};
 use super::plan::{BASELINE, BLOCKS_MIN, Extent, ModelSpec, ParticipantSpec, Role, Rules};
-use super::results::{Measured, Outcome, ResultTable};
+use super::results::{GateVerdict, Measured, Outcome, ResultTable};
 use super::stats_line::{STATS_SCHEMA, ServerStats};
 use super::verdict::{Ratio, Verdict};
 use super::*;
@@ -159,6 +159,7 @@ fn comparison_of(table: ResultTable) -> Comparison {
         engine: "uring",
         intervals: 4,
         tables: vec![table],
+        gates: Vec::new(),
         idle: None,
         interrupted: false,
         warnings: Vec::new(),
@@ -407,6 +408,37 @@ fn a_control_that_differs_is_said_before_all_tables() {
     assert!(head((1.0, 1.05)).starts_with(misses), "{}", head((1.0, 1.05)));
     assert!(head((1.1, 1.0)).starts_with(misses));
     assert_eq!(head((1.0, 1.0)), "");
+}
+
+#[test]
+fn a_gate_is_judged_by_the_interval_of_its_row() {
+    let mut comparison = comparison_of(uring_table(blocks_of(20, &[(1.0, 1.0), (1.15, 0.87)])));
+    let judged = |text: &str| -> Vec<(String, GateVerdict)> {
+        let gate: gate::Gate = text.parse().expect("a condition");
+        assert_eq!(gate.unknown_name(&comparison.plan), None, "{text}");
+        gate.judge(&comparison).into_iter().map(|it| (it.model, it.verdict)).collect()
+    };
+    let one = |text| judged(text).remove(0).1;
+    assert_eq!(one("uring cpu <= 0.97 epoll"), GateVerdict::Holds);
+    assert_eq!(one("uring cpu <= 0.87 epoll"), GateVerdict::Undecided);
+    assert_eq!(one("uring rate >= 1.2 epoll"), GateVerdict::Fails);
+    let all = judged("p99 <= 1ms");
+    let holds = |name: &str| (name.to_owned(), GateVerdict::Holds);
+    assert_eq!(all, [holds("epoll"), holds("uring")], "one of a hundred is slower");
+    assert_eq!(one("uring p99.5 <= 1ms"), GateVerdict::Fails);
+    assert_eq!(one("uring p50 <= 1ms"), GateVerdict::Holds);
+    let unknown = |text: &str| {
+        let gate: gate::Gate = text.parse().expect("a condition");
+        gate.unknown_name(&comparison.plan).map(str::to_owned)
+    };
+    assert_eq!(unknown("uring cpu <= 1 poll").as_deref(), Some("poll"));
+    assert_eq!(unknown("select p99 <= 2ms").as_deref(), Some("select"));
+    let gate: gate::Gate = "uring cpu <= 0.97 epoll".parse().expect("a condition");
+    comparison.gates = gate.judge(&comparison);
+    let text = render::text(&comparison);
+    let line = "  uring cpu <= 0.97 epoll, at 64 connections, uring: holds (0.870 [0.864..0.876], half \
+                a width of 0.6 %)\n";
+    assert!(text.contains(&format!("\nGates:\n{line}")), "{text}");
 }
 
 #[test]

@@ -25,13 +25,22 @@ impl Interval {
     /// Returns the interval that misses the true mean with a probability of `alpha`, or `None` if
     /// there are fewer than two values or one of them is not finite.
     pub fn of(values: &[f64], alpha: f64) -> Option<Interval> {
+        Interval::trimmed(values, values.len() / TRIMMED, alpha)
+    }
+
+    /// The same without leaving out any value, for what is rare.
+    pub fn of_mean(values: &[f64], alpha: f64) -> Option<Interval> {
+        Interval::trimmed(values, 0, alpha)
+    }
+
+    /// The same without `trimmed` values at each end.
+    fn trimmed(values: &[f64], trimmed: usize, alpha: f64) -> Option<Interval> {
         let n = values.len();
         if n < 2 || !values.iter().all(|value| value.is_finite()) {
             return None;
         }
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let trimmed = n / TRIMMED;
         let kept = (n - 2 * trimmed) as f64;
         let centre = mean(&sorted[trimmed..n - trimmed]);
         let (least, most) = (sorted[trimmed], sorted[n - trimmed - 1]);
@@ -108,6 +117,8 @@ mod tests {
         assert_eq!(Interval::of(&values, 0.05), Some(even), "one of ten is left out at each end");
         (values[1], values[2]) = (-1e9, -1e9);
         assert!(Interval::of(&values, 0.05).expect("twenty values").centre < even.centre);
+        let mean = Interval::of_mean(&values, 0.05).expect("twenty values");
+        assert!(mean.centre < -1e7 && mean.high > 0.0, "nothing is left out: {mean:?}");
     }
 
     #[test]

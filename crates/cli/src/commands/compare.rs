@@ -21,12 +21,14 @@ use super::{
 };
 use proactor::limits::Limits;
 use proactor::os;
+use proactor::ring::kernel::{self, Version};
+use proactor_compare::gate::Gate;
 use proactor_compare::plan::{
     BASELINE, CROWD_FROM, ComparisonPlan, Extent, MODELS, ModelSpec, PeerServer, Rules,
 };
 use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
-use proactor_compare::results::Comparison;
+use proactor_compare::results::{Comparison, GateVerdict};
 use proactor_compare::server_process::{ServerCommand, ServerError};
 use proactor_load::{CONNECTIONS_MAX, EngineChoice};
 use proactor_report::units;
@@ -38,13 +40,15 @@ use proactor_report::units;
 /// and for each model; it gives one ratio of each, and all blocks an interval and a word. Every
 /// reply is verified; one wrong byte makes the run void. Takes less than a minute.
 ///
-/// Status: 0 done, 1 nothing was measured, 2 wrong usage, 130 interrupted.
+/// Status: 0 done, 1 nothing was measured, 2 wrong usage, 3 a condition does not hold, 4 it is
+/// undecided, 130 interrupted.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct CompareArgs {
     /// Models to compare, separated by commas, or all: blocking, process, nonblocking, select,
     /// poll, thread, sigio, epoll, epoll-et, epoll-oneshot, coroutine, uring. -NAME removes one,
-    /// as in all,-process; NAME+trace records into a file, as `serve --trace=FILE` does. A model
-    /// that does not work here is a row with the reason
+    /// as in all,-process; NAME+trace records into a file, as `serve --trace=FILE` does, and
+    /// uring@5.6 uses no io_uring feature newer than that kernel. A model that does not work here
+    /// is a row with the reason
     #[arg(long, value_name = "MODELS", value_delimiter = ',', default_value = MODELS)]
     models: Vec<Pick>,
 
@@ -52,6 +56,11 @@ pub(super) struct CompareArgs {
     /// NAME+trace is possible, and the name of a peer
     #[arg(long, value_name = "MODEL", default_value = BASELINE)]
     baseline: String,
+
+    /// Compare io_uring with what it was: a row for each kernel that brought a feature which this
+    /// one has, without it and what came later; the baseline is uring
+    #[arg(long, conflicts_with_all = ["models", "baseline"])]
+    ablate: bool,
 
     /// Server of another program that is compared too, by the command that starts it: as in
     /// 'mine=./server --port {port}', with a free port in the place of {port}. Without {port}, it
@@ -105,6 +114,15 @@ pub(super) struct CompareArgs {
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
     engine: EngineChoice,
 
+    /// Condition on a ratio: 'uring cpu <= 0.97 epoll', or 'uring rate >= 1.05 epoll'; status 3 if
+    /// it does not hold under a load, 4 if that is undecided. May be repeated
+    #[arg(long, value_name = "CONDITION")]
+    require: Vec<Gate>,
+
+    /// Condition on the service times: 'p99 <= 2ms' for all models, or 'uring p99.9 <= 10ms'
+    #[arg(long, value_name = "CONDITION")]
+    slo: Vec<Gate>,
+
     /// CPU of the servers, a usable one (see taskset(1)) [default: the first]
     #[arg(long, value_name = "CPU", value_parser = number::<usize>(0, 65_535))]
     server_cpu: Option<usize>,
@@ -131,6 +149,10 @@ impl CompareArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         self.check_names();
         let plan = self.plan();
+        let gates: Vec<&Gate> = self.require.iter().chain(&self.slo).collect();
+        if let Some(name) = gates.iter().find_map(|gate| gate.unknown_name(&plan)) {
+            wrong_usage(&format!("--require, --slo: {name} is no row, or not the baseline"));
+        }
         try_cpus(&plan)?;
         // Opened before the measurement: an unwritable path fails at once.
         let to = self.json.as_deref().map(Destination::open).transpose()?;
@@ -154,10 +176,12 @@ impl CompareArgs {
             stop.take() == 0
         });
         bar.finish_and_clear();
-        let comparison = comparison?;
+        let mut comparison = comparison?;
+        comparison.gates = gates.iter().flat_map(|gate| gate.judge(&comparison)).collect();
 
         if let Some(to) = to {
-            to.write(&(serde_json::to_string_pretty(&comparison)? + "\n"))?;
+            // On one line: it has a histogram for each server of each block.
+            to.write(&(serde_json::to_string(&comparison)? + "\n"))?;
         }
         if !self.json.as_deref().is_some_and(output::is_stdout) {
             let words = [("faster", GREEN), ("slower", RED)];
@@ -166,16 +190,20 @@ impl CompareArgs {
         match comparison {
             it if it.interrupted => Err(anyhow::Error::msg(ExitStatus(130))),
             it if it.is_empty() => Err(anyhow::anyhow!("nothing was measured: {}", reasons(&it))),
-            _ => Ok(()),
+            it => match it.gates.iter().map(|gate| gate.verdict).max() {
+                Some(GateVerdict::Fails) => Err(anyhow::Error::msg(ExitStatus(3))),
+                Some(GateVerdict::Undecided) => Err(anyhow::Error::msg(ExitStatus(4))),
+                Some(GateVerdict::Holds) | None => Ok(()),
+            },
         }
     }
 
     /// Returns the baseline: a model, or a peer.
     fn baseline(&self) -> ModelSpec {
-        let name = self.baseline.as_str();
+        let name = if self.ablate { "uring" } else { self.baseline.as_str() };
         match picks::named(name) {
             Ok(model) => model,
-            Err(_) if self.peers.iter().any(|peer| peer.name == name) => name.into(),
+            Err(_) if self.peers.iter().any(|peer| peer.name == name) => unvaried(name),
             Err(wrong) => wrong_usage(&format!("--baseline: {wrong}, or of --peer")),
         }
     }
@@ -207,10 +235,11 @@ impl CompareArgs {
                  a baseline of its own, which takes minutes"
             ));
         }
-        let peers = self.peers.iter().map(|peer| peer.name.as_str().into());
+        let peers = self.peers.iter().map(|peer| unvaried(&peer.name));
+        let models = if self.ablate { tiers() } else { picked(&self.models) };
         ComparisonPlan {
             baseline: self.baseline(),
-            models: picked(&self.models).into_iter().chain(peers).collect(),
+            models: models.into_iter().chain(peers).collect(),
             peers: self.peers.clone(),
             protocol: self.messages.protocol.clone(),
             loads: self.connections.iter().map(|&it| self.messages.shape(it, 1)).collect(),
@@ -241,11 +270,27 @@ impl CompareArgs {
     }
 }
 
+/// Returns the variants of the ring without what each kernel brought, up to the running one.
+fn tiers() -> Vec<ModelSpec> {
+    let first = Version { major: 5, minor: 6 };
+    let since = kernel::SINCE.iter().map(|(since, _)| *since);
+    let known = since.filter(|since| Version::running().is_none_or(|it| *since <= it));
+    let mut all: Vec<Version> = std::iter::once(first).chain(known).collect();
+    // The newest is what the baseline uses.
+    all.pop();
+    all.into_iter().rev().map(|tier| format!("uring@{tier}").as_str().into()).collect()
+}
+
+/// Returns a server by its name alone.
+fn unvaried(name: &str) -> ModelSpec {
+    ModelSpec { model: name.to_owned(), ..ModelSpec::default() }
+}
+
 /// Returns the command that starts the server of a model, or of a peer. `trace` keeps the file of
 /// its recording.
 fn server_command(
     plan: &ComparisonPlan,
-    ModelSpec { model, recorded }: &ModelSpec,
+    ModelSpec { model, kernel, recorded }: &ModelSpec,
     trace: &Cell<Option<File>>,
 ) -> Result<ServerCommand, ServerError> {
     if let Some(peer) = plan.peers.iter().find(|peer| peer.name == *model) {
@@ -255,6 +300,7 @@ fn server_command(
     let mut command = Command::new("/proc/self/exe");
     command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", &plan.protocol.name]);
     command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
+    command.args(kernel.iter().flat_map(|kernel| ["--kernel", kernel]));
     // The mask of this thread has the CPU of the client alone.
     os::start_on_cpu(&mut command, plan.server_cpu);
     // The pipe of standard output, by its path: the first line stays there too.

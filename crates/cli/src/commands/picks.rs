@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use proactor::Model;
+use proactor::ring::kernel::Version;
 use proactor_compare::plan::{ModelSpec, RECORDED};
 use proactor_models::{ALL, choose};
 
@@ -14,13 +15,20 @@ pub(super) struct Pick {
     specs: Vec<ModelSpec>,
 }
 
-/// Parses a model by its name; `NAME+trace` and `NAME` are different models.
+/// Parses a model by its name; `NAME+trace` and `NAME` are different models, and so is
+/// `uring@KERNEL`.
 ///
 /// # Errors
 /// The name is unknown; the message lists the known names.
 pub(super) fn named(name: &str) -> Result<ModelSpec, String> {
     let spec = ModelSpec::from(name);
+    if let Some(kernel) = &spec.kernel {
+        kernel.parse::<Version>().map_err(|wrong| format!("{name}: {wrong}"))?;
+    }
     match choose(&spec.model) {
+        Ok(Some(model)) if spec.kernel.is_some() && model != Model::URING => {
+            Err(format!("{name}: {model} does not use io_uring, whose features @ selects"))
+        }
         Ok(Some(_)) => Ok(spec),
         Ok(None) => Err("`auto` is not possible here: name a model".to_owned()),
         Err(_) if spec.recorded && spec.model == "all" => {
@@ -49,7 +57,7 @@ impl FromStr for Pick {
 /// Parses a word of `--models` where nothing is recorded into a file.
 pub(super) fn unrecorded(text: &str) -> Result<Pick, String> {
     let pick: Pick = text.parse()?;
-    match pick.specs.iter().find(|spec| spec.recorded) {
+    match pick.specs.iter().find(|spec| spec.recorded || spec.kernel.is_some()) {
         Some(spec) => Err(format!("only compare takes {text}: write {}", spec.model)),
         None => Ok(pick),
     }
@@ -102,5 +110,13 @@ mod tests {
         let error = "kqueue+trace".parse::<Pick>().expect_err("no such model");
         assert!(error.contains("\"kqueue\""), "{error}");
         unrecorded("poll+trace").expect_err("nothing is recorded here");
+        assert_eq!(
+            names("uring@5.6,uring@5.6+trace,uring"),
+            ["uring@5.6", "uring@5.6+trace", "uring"]
+        );
+        for wrong in ["epoll@5.6", "uring@", "uring@new"] {
+            wrong.parse::<Pick>().expect_err(wrong);
+        }
+        unrecorded("uring@5.6").expect_err("only compare takes it");
     }
 }
