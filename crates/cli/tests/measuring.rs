@@ -275,6 +275,28 @@ fn compare_measures_the_servers_of_a_protocol_by_its_example() {
 }
 
 #[test]
+fn compare_measures_every_workload() {
+    let titles = [
+        ("churn", "3 connections, 64 B echo, churn, closed loop"),
+        ("upload", "3 connections, 65536 B discard, upload, closed loop"),
+        ("download", "3 connections, 65536 B chargen, download, closed loop"),
+        ("fanout", "3 connections, 64 B chat, fanout, closed loop"),
+    ];
+    for (workload, title) in titles {
+        let args = ["compare", "--workload", workload, "--models", "poll", "--baseline", "poll"];
+        let output = proactor(&[&args[..], &["-c", "3", "--blocks", "1", "--idle", "0"]].concat());
+        let out = text(&output.stdout);
+        // A block may be void on a busy machine: then there is no figure, and the status says so.
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output.stderr));
+        assert!(out.contains(title), "{title}\nis not in\n{out}");
+        assert!(!out.contains("not measured") && !out.contains("is not served"), "{out}");
+    }
+    let wrong = proactor(&["compare", "--workload", "churn", "--depth", "2"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("--depth is for echo and fanout"));
+}
+
+#[test]
 fn load_fails_in_one_line_without_a_listener() {
     let output = proactor(&["load", "unix:/no/such/socket"]);
     assert_eq!(output.status.code(), Some(1));

@@ -114,7 +114,7 @@ impl Gate {
                 None => (GateVerdict::Undecided, "it was not measured".to_owned()),
             };
             let (gate, model) = (self.text.clone(), row.spec.name.clone());
-            GateResult { gate, connections: table.load.connections, model, verdict, because }
+            GateResult { gate, connections: table.load.shape.connections, model, verdict, because }
         };
         rows.map(result).collect()
     }

@@ -66,7 +66,7 @@ pub(crate) fn measure(
     let (from_connections, connections) = counts(plan.idle);
     let echo = || (MESSAGE.into(), MESSAGE.into());
     let example = plan.protocol.example.clone().unwrap_or_else(echo);
-    let load = LoadShape { connections, size: example.0.len(), depth: 1 };
+    let load = LoadShape { connections, size: example.0.len(), depth: 1 }.into();
     let mut rows = Vec::new();
     for spec in plan.participants().iter().filter(|spec| spec.role != Role::Control) {
         if !monitor.report(load, spec, Activity::MeasuringIdle(connections)) {

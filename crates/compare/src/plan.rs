@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use proactor_load::{EngineChoice, LoadProtocol, LoadShape};
+use proactor_load::{EngineChoice, LoadProtocol, Workload};
 
 /// The default baseline: level-triggered epoll.
 pub const BASELINE: &str = "epoll";
@@ -120,7 +120,7 @@ pub struct ComparisonPlan {
     #[serde(flatten)]
     pub protocol: LoadProtocol,
     /// The loads, with a table for each.
-    pub loads: Vec<LoadShape>,
+    pub loads: Vec<Workload>,
     /// The extent of the measurement.
     pub extent: Extent,
     /// The rules of the verdicts.
@@ -230,8 +230,8 @@ impl ComparisonPlan {
 
     /// Divides participants into the groups whose servers are open at the same time, each with the
     /// baseline. A block of a table has one part for each of them.
-    pub(crate) fn groups(load: LoadShape, others: &[usize]) -> Vec<Vec<usize>> {
-        if load.connections >= CROWD_FROM {
+    pub(crate) fn groups(load: Workload, others: &[usize]) -> Vec<Vec<usize>> {
+        if load.shape.connections >= CROWD_FROM {
             others.iter().map(|&other| vec![0, other]).collect()
         } else {
             vec![[&[0], others].concat()]
@@ -241,6 +241,8 @@ impl ComparisonPlan {
 
 #[cfg(test)]
 mod tests {
+    use proactor_load::LoadShape;
+
     use super::*;
 
     fn plan(models: &[&str]) -> ComparisonPlan {
@@ -297,7 +299,8 @@ mod tests {
     #[test]
     fn a_thousand_connections_are_compared_in_pairs() {
         let groups = |connections, others: &[usize]| {
-            ComparisonPlan::groups(LoadShape { connections, size: 64, depth: 1 }, others)
+            let shape = LoadShape { connections, size: 64, depth: 1 };
+            ComparisonPlan::groups(shape.into(), others)
         };
         assert_eq!(groups(999, &[1, 2, 3]), [vec![0, 1, 2, 3]]);
         assert_eq!(groups(1000, &[1, 2, 3]), [vec![0, 1], vec![0, 2], vec![0, 3]]);

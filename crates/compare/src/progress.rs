@@ -6,7 +6,7 @@ use crate::block::Sample;
 use crate::plan::ParticipantSpec;
 use crate::schedule::Schedule;
 use proactor::os;
-use proactor_load::LoadShape;
+use proactor_load::Workload;
 
 /// The state of a comparison.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct Progress<'a> {
     /// during the trial, which does not count.
     pub block: (usize, usize),
     /// The load of the table.
-    pub load: LoadShape,
+    pub load: Workload,
     /// The participant that is measured.
     pub participant: &'a ParticipantSpec,
     /// What is done with the participant.
@@ -59,7 +59,7 @@ impl Monitor<'_> {
     /// Reports an activity. Returns false if the comparison is interrupted.
     pub(crate) fn report(
         &mut self,
-        load: LoadShape,
+        load: Workload,
         participant: &ParticipantSpec,
         activity: Activity,
     ) -> bool {

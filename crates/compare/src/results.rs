@@ -11,7 +11,7 @@ use crate::percentile::Percentile;
 use crate::plan::{ComparisonPlan, ParticipantSpec};
 use crate::stats_line::ServerStats;
 use crate::verdict::Ratio;
-use proactor_load::LoadShape;
+use proactor_load::Workload;
 use proactor_report::units::as_nanos;
 
 /// The result of a comparison.
@@ -79,7 +79,7 @@ pub struct GateResult {
 pub struct ResultTable {
     /// The load on each participant.
     #[serde(flatten)]
-    pub load: LoadShape,
+    pub load: Workload,
     /// The length of a slice.
     #[serde(rename = "slice_ns", serialize_with = "as_nanos")]
     pub slice: Duration,

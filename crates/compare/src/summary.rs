@@ -11,7 +11,7 @@ use crate::plan::CONTROL;
 use crate::process_tree::CpuTicks;
 use crate::results::{CountsPerMessage, Measured, Outcome, ResultTable};
 use crate::verdict::{Judge, Ratio, Verdict};
-use proactor_load::LoadShape;
+use proactor_load::Workload;
 use proactor_report::stats;
 use proactor_report::template;
 use proactor_report::units::plural;
@@ -31,7 +31,7 @@ const STALL: Duration = Duration::from_millis(5);
 
 /// Makes the results of a load.
 pub(crate) fn table(
-    load: LoadShape,
+    load: Workload,
     slice: Duration,
     mut participants: Vec<Outcome>,
     blocks: Vec<MeasuredBlock>,
@@ -243,7 +243,7 @@ pub(crate) fn warnings(table: &ResultTable, engine: &str) -> Vec<String> {
         stall => STALL.as_nanos() as u64,
         spinning => measured(|measured| measured.is_spinning),
     };
-    let load = plural(table.load.connections as u64, "connection");
+    let load = plural(table.load.shape.connections as u64, "connection");
     let text = template::fill(include_str!("warnings.txt"), values);
     text.lines().map(|warning| format!("at {load} {warning}")).collect()
 }

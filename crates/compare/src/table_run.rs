@@ -15,7 +15,7 @@ use crate::summary;
 use crate::verdict::Judge;
 use proactor::clock::Nanos;
 use proactor::os::{self, Order};
-use proactor_load::{LoadError, LoadOptions, LoadShape};
+use proactor_load::{LoadError, LoadOptions, Workload};
 use proactor_report::units::agree;
 
 /// Of the planned blocks, one in this many may be repeated.
@@ -24,7 +24,7 @@ const REPEATED: u32 = 4;
 /// The measurement of one table.
 pub(crate) struct TableRun<'a> {
     plan: &'a ComparisonPlan,
-    load: LoadShape,
+    load: Workload,
     command: StartCommand<'a>,
     outcomes: Vec<Outcome>,
     /// What the trial found, for each participant.
@@ -52,7 +52,8 @@ impl<'a> TableRun<'a> {
         let load = plan.loads[number];
         let outcome = |spec| {
             let mut outcome = Outcome::new(spec);
-            outcome.reason = capacity::shortage(&outcome.spec.model.model, load.connections, 0);
+            outcome.reason =
+                capacity::shortage(&outcome.spec.model.model, load.shape.connections, 0);
             outcome
         };
         let outcomes: Vec<Outcome> = plan.participants().into_iter().map(outcome).collect();
@@ -106,7 +107,7 @@ impl<'a> TableRun<'a> {
             let Outcome { spec, reason, about, .. } = std::mem::take(outcome);
             *outcome = Outcome { reason, about, ..Outcome::new(spec) };
         }
-        self.span = slice_length(self.load.connections, slowest, SLICE);
+        self.span = slice_length(self.load.shape.connections, slowest, SLICE);
         for (at, overhead, servers) in overheads {
             // A slice ends with the last reply.
             let slices = self.span.mul_f64(1.05) * servers as u32 * self.plan.extent.rounds;
@@ -268,20 +269,20 @@ impl<'a> TableRun<'a> {
         open: usize,
         monitor: &mut Monitor<'_>,
     ) -> anyhow::Result<ConnectedServer> {
-        let TableRun { plan, load: shape, command, .. } = *self;
+        let TableRun { plan, load: workload, command, .. } = *self;
         let spec = self.outcomes[at].spec.clone();
-        let connections = shape.connections;
+        let connections = workload.shape.connections;
         if let Some(reason) = capacity::shortage(&spec.model.model, connections, open * connections)
         {
             return Err(ServerError(reason).into());
         }
-        if !monitor.report(shape, &spec, Activity::Starting) {
+        if !monitor.report(workload, &spec, Activity::Starting) {
             return Err(ServerError("interrupted before its first slice".to_owned()).into());
         }
         let process = ServerProcess::start(command(&spec.model)?)?;
         self.outcomes[at].about = process.about.clone();
         let options = LoadOptions {
-            workload: shape.into(),
+            workload,
             protocol: plan.protocol.clone(),
             seed: plan.seed ^ at as u64,
             engine: plan.engine,
@@ -331,7 +332,7 @@ impl<'a> TableRun<'a> {
                 agree(processes as u64, "process", "processes")
             ));
         }
-        let closed = if self.load.connections < CROWD_FROM {
+        let closed = if self.load.shape.connections < CROWD_FROM {
             load.close()
         } else {
             load.reset();

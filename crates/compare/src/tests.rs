@@ -84,7 +84,7 @@ fn outcome(spec: ParticipantSpec, calls: u64) -> Outcome {
 
 fn table(shape: LoadShape, participants: Vec<Outcome>, blocks: Vec<MeasuredBlock>) -> ResultTable {
     let judge = Judge { rules: Rules::DEFAULT, intervals: 2 * (participants.len() - 1) };
-    summary::table(shape, plan::SLICE, participants, blocks, &judge)
+    summary::table(shape.into(), plan::SLICE, participants, blocks, &judge)
 }
 
 /// Returns the table of the baseline, its control and `uring` with these blocks.
@@ -112,7 +112,7 @@ fn plan(models: &[&str]) -> ComparisonPlan {
         models: models.iter().map(|&model| model.into()).collect(),
         peers: Vec::new(),
         protocol: proactor_load::LoadProtocol::echo(),
-        loads: vec![SHAPE],
+        loads: vec![SHAPE.into()],
         extent: Extent::DEFAULT.of_blocks(2),
         rules: Rules::DEFAULT,
         idle: 0,

@@ -240,9 +240,10 @@ impl Load {
         self.streams.clear_times();
     }
 
-    /// Returns the number of verified replies of all slices.
+    /// Returns the number of verified replies of all slices; of bytes in one direction, how many
+    /// messages of the workload's size they are.
     pub fn messages(&self) -> u64 {
-        self.streams.messages
+        self.streams.message_count()
     }
 
     /// Sends for `span`, then waits for the outstanding replies. In an open loop, offers that
@@ -261,9 +262,9 @@ impl Load {
     /// As [`Load::run_for`].
     pub fn run(&mut self, span: Duration, watch: SliceWatcher<'_>) -> Result<LoadSlice> {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
-        let LoadShape { connections, size, .. } = self.streams.workload.shape;
+        let LoadShape { connections, .. } = self.streams.workload.shape;
         let (cpu_before, bytes_before) = (cpu()?, self.streams.bytes);
-        let messages_before = self.streams.messages;
+        let messages_before = self.messages();
         let (mut slice, mut time) = (LoadSlice::default(), ClientTime::default());
         // The clock is read once per poll.
         let start = os::now();
@@ -289,10 +290,7 @@ impl Load {
                 continue;
             }
             slice.bytes = streams.bytes - bytes_before;
-            slice.messages = match streams.workload.pattern.is_one_way() {
-                true => slice.bytes / size as u64,
-                false => streams.messages - messages_before,
-            };
+            slice.messages = streams.message_count() - messages_before;
             slice.wall = now.since(start);
             slice.set_offers(&streams.offers);
             time.write(&mut slice, connections);

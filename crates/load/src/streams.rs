@@ -180,6 +180,14 @@ impl ReplyStreams {
         }
     }
 
+    /// Returns the number of verified replies, or what the bytes in one direction are in messages.
+    pub(super) fn message_count(&self) -> u64 {
+        match self.workload.pattern.is_one_way() {
+            true => self.bytes / self.workload.shape.size as u64,
+            false => self.messages,
+        }
+    }
+
     /// Returns whether nothing is outstanding, so that a slice may end.
     pub(super) fn is_settled(&self) -> bool {
         self.outstanding == 0 && self.ending == 0

@@ -58,6 +58,17 @@ impl Pattern {
         self.is_one_way() || self == Pattern::Churn
     }
 
+    /// Returns the protocol that its servers must have; `None` if any will do whose replies can be
+    /// verified.
+    pub fn protocol(self) -> Option<&'static str> {
+        match self {
+            Pattern::Echo | Pattern::Churn => None,
+            Pattern::Upload => Some("discard"),
+            Pattern::Download => Some("chargen"),
+            Pattern::Fanout => Some("chat"),
+        }
+    }
+
     /// Returns whether bytes go in one direction, without messages.
     pub fn is_one_way(self) -> bool {
         matches!(self, Pattern::Upload | Pattern::Download)

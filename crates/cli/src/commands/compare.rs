@@ -30,7 +30,7 @@ use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
 use proactor_compare::results::{Comparison, GateVerdict};
 use proactor_compare::server_process::{ServerCommand, ServerError};
-use proactor_load::{CONNECTIONS_MAX, EngineChoice};
+use proactor_load::{CONNECTIONS_MAX, EngineChoice, LoadShape};
 use proactor_report::units;
 
 /// Compare I/O models under the same load, side by side.
@@ -235,17 +235,18 @@ impl CompareArgs {
                  a baseline of its own, which takes minutes"
             ));
         }
+        self.messages.check(&self.connections);
         let peers = self.peers.iter().map(|peer| unvaried(&peer.name));
         let models = if self.ablate { tiers() } else { picked(&self.models) };
         ComparisonPlan {
             baseline: self.baseline(),
             models: models.into_iter().chain(peers).collect(),
             peers: self.peers.clone(),
-            protocol: self.messages.protocol.clone(),
-            loads: self.connections.iter().map(|&it| self.messages.shape(it, 1)).collect(),
+            protocol: self.messages.protocol(),
+            loads: self.connections.iter().map(|&it| self.messages.of(it, 1)).collect(),
             extent: self.extent(),
             rules: self.rules(),
-            idle: self.idle,
+            idle: if self.messages.workload.protocol().is_some() { 0 } else { self.idle },
             // Short enough to type.
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(BASELINE) % 10_000),
             engine: self.engine,
@@ -305,7 +306,7 @@ fn server_command(
     os::start_on_cpu(&mut command, plan.server_cpu);
     // The pipe of standard output, by its path: the first line stays there too.
     command.arg("--stats=/proc/self/fd/1");
-    let loads = plan.loads.iter().map(|load| load.connections);
+    let loads = plan.loads.iter().map(|load| load.shape.connections);
     let most = loads.max().unwrap_or(0).max(plan.idle + 1);
     if most > Limits::default().connections {
         command.args(["--max-connections", &most.to_string()]);
@@ -388,5 +389,6 @@ fn line(progress: &Progress<'_>) -> String {
         _ => format!("table {}/{tables}  ", table + 1),
     };
     let left = left.as_secs();
-    format!("{table}{} × {} B  {block}  {what}  {left} s left", load.connections, load.size)
+    let LoadShape { connections, size, .. } = load.shape;
+    format!("{table}{connections} × {size} B  {block}  {what}  {left} s left")
 }

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 
 use super::output::{Destination, is_stdout};
-use super::{MessageArgs, SEED_MAX, number, output, run_on_cpu, stop_signal, wrong_usage};
+use super::{MessageArgs, SEED_MAX, number, output, refuse, run_on_cpu, stop_signal};
 use proactor::address::Address;
 use proactor::os::ShutdownSignal;
 use proactor_load::ramp::{Ramp, RampPlan};
 use proactor_load::summary::LoadSummary;
 use proactor_load::{Arrivals, CONNECTIONS_MAX, EngineChoice, Load, LoadOptions, LoadSlice};
-use proactor_load::{LoadProtocol, Offer, Pattern, RATE_MAX, Workload};
+use proactor_load::{Offer, Pattern, RATE_MAX, Workload};
 use proactor_report::units;
 
 /// Put a server under load, and verify every byte of its replies.
@@ -37,13 +37,6 @@ pub(super) struct LoadArgs {
     /// step]
     #[arg(long, short = 't', value_name = "TIME", value_parser = units::parse_positive_duration)]
     duration: Option<Duration>,
-
-    /// What each connection does: echo, churn (connect, one message, close, again), upload (send
-    /// to a server of `discard`), download (receive from one of `chargen`), or fanout (the first
-    /// sends lines to a `chat`, all others receive them)
-    #[arg(long, short = 'w', value_name = "WORKLOAD", default_value = "echo",
-          value_parser = pattern)]
-    workload: Pattern,
 
     /// Number of connections
     #[arg(long, short = 'c', visible_alias = "number", value_name = "N", default_value_t = 64,
@@ -121,7 +114,7 @@ impl LoadArgs {
         let arrivals = self.arrivals.unwrap_or_default();
         let options = LoadOptions {
             workload: self.workload(arrivals),
-            protocol: self.protocol(),
+            protocol: self.messages.protocol(),
             seed: self.seed,
             engine: self.engine,
             timeout: self.timeout,
@@ -143,31 +136,18 @@ impl LoadArgs {
 
     /// Refuses options that do not go together.
     fn check(&self) {
-        use Pattern::{Churn, Download, Echo, Fanout};
-        let (pattern, messages) = (self.workload, &self.messages);
-        let has_range = messages.size.is_some_and(|(_, most)| most.is_some());
-        let is_echoed = self.protocol().name == "echo";
-        let is = |patterns: &[Pattern]| patterns.contains(&pattern);
-        let wrong = [
+        let pattern = self.messages.workload;
+        let is_echoed = self.messages.protocol().name == "echo";
+        self.messages.check(&[self.connections]);
+        refuse(&[
             (self.arrivals.is_some() && !self.is_open(), "--arrivals needs --rate or --ramp"),
             (self.is_open() && pattern.is_one_way(), "bytes in one direction have no --rate"),
-            (self.ramp.is_some() && is(&[Fanout]), "--ramp is for echo and churn"),
-            (
-                messages.protocol.name != "echo" && !is(&[Echo, Churn]),
-                "--protocol is for echo and churn",
-            ),
-            (messages.depth.is_some() && !is(&[Echo, Fanout]), "--depth is for echo and fanout"),
-            (has_range && !is(&[Echo, Churn]), "a range of sizes is for echo and churn"),
-            (messages.size.is_some() && is(&[Download]), "--size: the server has its own"),
-            (self.idle > 0 && !is(&[Echo, Churn]), "--idle is for echo and churn"),
+            (self.ramp.is_some() && pattern == Pattern::Fanout, "--ramp is for echo and churn"),
+            (self.idle > 0 && pattern.protocol().is_some(), "--idle is for echo and churn"),
             (self.slow_readers > 0 && !is_echoed, "--slow-readers need a server of echo"),
             (self.hdr.as_deref().is_some_and(is_stdout), "--hdr needs a file"),
             (self.hdr.is_some() && pattern.is_one_way(), "--hdr needs a workload with latencies"),
-            (is(&[Fanout]) && self.connections < 2, "fanout needs --connections 2 or more"),
-        ];
-        if let Some((_, text)) = wrong.iter().find(|(is_wrong, _)| *is_wrong) {
-            wrong_usage(text);
-        }
+        ]);
     }
 
     fn workload(&self, arrivals: Arrivals) -> Workload {
@@ -176,18 +156,8 @@ impl LoadArgs {
             idle_connections: self.idle,
             slow_readers: self.slow_readers,
             offer: self.rate.map(|rate| Offer { rate, arrivals }),
-            ..self.messages.workload(self.workload, self.connections, depth)
+            ..self.messages.of(self.connections, depth)
         }
-    }
-
-    fn protocol(&self) -> LoadProtocol {
-        let name = match self.workload {
-            Pattern::Echo | Pattern::Churn => return self.messages.protocol.clone(),
-            Pattern::Upload => "discard",
-            Pattern::Download => "chargen",
-            Pattern::Fanout => "chat",
-        };
-        LoadProtocol { name: name.to_owned(), example: None }
     }
 
     fn measure(
@@ -259,17 +229,6 @@ fn ramp(text: &str) -> Result<(f64, f64), String> {
     let (from, to) = text.split_once(':').ok_or("write two rates, as 1k:200k")?;
     let (from, to) = (rate(from)?, rate(to)?);
     (from < to).then_some((from, to)).ok_or_else(|| "the second rate must be higher".to_owned())
-}
-
-fn pattern(text: &str) -> Result<Pattern, String> {
-    match text {
-        "echo" => Ok(Pattern::Echo),
-        "churn" => Ok(Pattern::Churn),
-        "upload" => Ok(Pattern::Upload),
-        "download" => Ok(Pattern::Download),
-        "fanout" => Ok(Pattern::Fanout),
-        _ => Err("use echo, churn, upload, download or fanout".to_owned()),
-    }
 }
 
 fn arrivals(text: &str) -> Result<Arrivals, String> {

@@ -210,13 +210,20 @@ const SEED_MAX: u64 = (1 << 53) - 1;
 /// The messages of a load.
 #[derive(Debug, Clone, clap::Args)]
 struct MessageArgs {
+    /// What each connection does: echo, churn (connect, one message, close, again), upload (send
+    /// to a server of `discard`), download (receive from one of `chargen`), or fanout (the first
+    /// sends lines to a `chat`, all others receive them)
+    #[arg(long, short = 'w', value_name = "WORKLOAD", default_value = "echo",
+          value_parser = pattern)]
+    workload: Pattern,
+
     /// Protocol whose replies are verified: echo, with pseudo-random bytes, or one that has an
     /// example of a request and its reply, which is sent: upper, reply, prefix
     #[arg(long, value_name = "PROTOCOL", default_value = "echo", value_parser = load_protocol)]
     protocol: LoadProtocol,
 
-    /// Bytes per message of echo, or for `load` a range as 64..16384, from which each size is drawn
-    /// [default: 64]
+    /// Bytes per message of echo, or a range as 64..16384, from which each size is drawn [default:
+    /// 64]
     #[arg(long, short = 'l', visible_alias = "length", value_name = "BYTES", value_parser = sizes)]
     size: Option<(usize, Option<usize>)>,
 
@@ -226,18 +233,34 @@ struct MessageArgs {
 }
 
 impl MessageArgs {
-    /// Returns the load of so many connections; `depth` is the default.
-    fn shape(&self, connections: usize, depth: usize) -> LoadShape {
-        if let Some((_, Some(_))) = self.size {
-            wrong_usage("--size: write one number; a range is for `load`");
-        }
-        self.workload(Pattern::Echo, connections, depth).shape
+    /// Refuses options that do not go together, with these numbers of connections.
+    fn check(&self, connections: &[usize]) {
+        use Pattern::{Churn, Download, Echo, Fanout};
+        let has_range = self.size.is_some_and(|(_, most)| most.is_some());
+        let is = |patterns: &[Pattern]| patterns.contains(&self.workload);
+        refuse(&[
+            (
+                self.protocol.name != "echo" && !is(&[Echo, Churn]),
+                "--protocol is for echo and churn",
+            ),
+            (self.depth.is_some() && !is(&[Echo, Fanout]), "--depth is for echo and fanout"),
+            (has_range && !is(&[Echo, Churn]), "a range of sizes is for echo and churn"),
+            (self.size.is_some() && is(&[Download]), "--size: the server has its own"),
+            (is(&[Fanout]) && connections.contains(&1), "fanout needs --connections 2 or more"),
+        ]);
     }
 
-    /// Returns a workload in a closed loop.
-    fn workload(&self, pattern: Pattern, connections: usize, depth: usize) -> Workload {
+    /// Returns the protocol of the servers.
+    fn protocol(&self) -> LoadProtocol {
+        let own = |name: &str| LoadProtocol { name: name.to_owned(), example: None };
+        self.workload.protocol().map_or_else(|| self.protocol.clone(), own)
+    }
+
+    /// Returns the workload of so many connections in a closed loop; `depth` is the default.
+    fn of(&self, connections: usize, depth: usize) -> Workload {
         /// The bytes of a send where bytes go in one direction.
         const ONE_WAY: usize = 64 << 10;
+        let pattern = self.workload;
         let default = if pattern.is_one_way() { ONE_WAY } else { 64 };
         let (size, size_max) = match (&self.protocol.example, self.size) {
             (None, size) => size.unwrap_or((default, None)),
@@ -246,6 +269,24 @@ impl MessageArgs {
         };
         let shape = LoadShape { connections, size, depth: self.depth.unwrap_or(depth) };
         Workload { pattern, size_max, ..shape.into() }
+    }
+}
+
+/// Ends the program with the text of the first condition that holds.
+fn refuse(conditions: &[(bool, &str)]) {
+    if let Some((_, text)) = conditions.iter().find(|(holds, _)| *holds) {
+        wrong_usage(text);
+    }
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    match text {
+        "echo" => Ok(Pattern::Echo),
+        "churn" => Ok(Pattern::Churn),
+        "upload" => Ok(Pattern::Upload),
+        "download" => Ok(Pattern::Download),
+        "fanout" => Ok(Pattern::Fanout),
+        _ => Err("use echo, churn, upload, download or fanout".to_owned()),
     }
 }
 

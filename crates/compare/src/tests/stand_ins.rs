@@ -83,7 +83,7 @@ fn stand_in(ModelSpec { model, .. }: &ModelSpec) -> Result<ServerCommand, Server
 
 /// Compares stand-ins; client and servers may share a CPU.
 fn compared(models: &[&str], blocks: u32) -> anyhow::Result<Comparison> {
-    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 }.into();
     let extent = Extent::DEFAULT.of_blocks(blocks);
     let plan = ComparisonPlan { loads: vec![load], extent, client_cpu: 0, ..plan(models) };
     run(&plan, &stand_in, &mut |_| true)
@@ -113,7 +113,7 @@ fn a_server_that_dies_is_a_row_with_its_last_log_line() {
 fn a_server_that_dies_during_sampling_is_a_row_with_its_last_log_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
-    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 }.into();
     let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&["doomed", "other"]) };
     let command = |model: &ModelSpec| {
         let mut start = stand_in(model)?;
@@ -154,7 +154,7 @@ fn a_known_limit_is_a_row_and_not_tried() {
 
 #[test]
 fn a_server_without_a_command_is_a_row_with_the_reason() {
-    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 }.into();
     let models = ["other+trace", "another"];
     let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&models) };
     let command = |model: &ModelSpec| match model.recorded {
@@ -173,7 +173,7 @@ fn a_server_without_a_command_is_a_row_with_the_reason() {
 fn a_baseline_that_fails_is_an_error_of_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("die");
-    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 }.into();
     let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&["other"]) };
     let command = |_: &ModelSpec| {
         let mut start = stand_in(&"doomed".into())?;
@@ -205,7 +205,7 @@ fn a_baseline_that_fails_is_an_error_of_one_line() {
 
 #[test]
 fn the_cpu_of_a_child_counts_and_a_spinning_server_is_stopped() {
-    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 }.into();
     let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, ..plan(&["parent", "other"]) };
     let mut seen = 0;
     let mut watch = |progress: &Progress<'_>| {
@@ -249,7 +249,7 @@ fn stand_ins(model: &str) -> (usize, usize) {
 
 #[test]
 fn the_cost_of_idle_connections_is_measured_for_each_model() {
-    let load = LoadShape { connections: 1, size: 64, depth: 1 };
+    let load = LoadShape { connections: 1, size: 64, depth: 1 }.into();
     let plan = ComparisonPlan {
         loads: vec![load],
         extent: Extent::DEFAULT.of_blocks(1),
@@ -319,7 +319,7 @@ fn a_round_has_one_slice_of_each_server_in_an_order_of_its_own() {
 #[test]
 fn a_thousand_connections_are_measured_with_a_baseline_for_each_model() {
     os::raise_descriptor_limit();
-    let load = LoadShape { connections: plan::CROWD_FROM, size: 1, depth: 1 };
+    let load = LoadShape { connections: plan::CROWD_FROM, size: 1, depth: 1 }.into();
     let extent = Extent::DEFAULT.of_blocks(1);
     let plan = ComparisonPlan { loads: vec![load], extent, client_cpu: 0, ..plan(&["crowd"]) };
     let comparison = run(&plan, &stand_in, &mut |_| true).expect("correct servers");
@@ -354,7 +354,7 @@ fn a_wrong_byte_makes_the_whole_run_void() {
 
 #[test]
 fn an_interrupted_comparison_has_the_results_until_then() {
-    let load = LoadShape { connections: 1, size: 64, depth: 1 };
+    let load = LoadShape { connections: 1, size: 64, depth: 1 }.into();
     let plan = ComparisonPlan { loads: vec![load; 2], client_cpu: 0, ..plan(&[]) };
     let mut slices = 0;
     let comparison = run(&plan, &stand_in, &mut |progress| {
@@ -372,7 +372,7 @@ fn an_interrupted_comparison_has_the_results_until_then() {
 #[test]
 fn a_comparison_can_be_interrupted_before_the_first_slice() {
     for end in 1..=4 {
-        let load = LoadShape { connections: 1, size: 64, depth: 1 };
+        let load = LoadShape { connections: 1, size: 64, depth: 1 }.into();
         let plan = ComparisonPlan { loads: vec![load], client_cpu: 0, idle: 5, ..plan(&["other"]) };
         let mut reports = 0;
         let comparison = run(&plan, &stand_in, &mut |_| {
@@ -386,7 +386,7 @@ fn a_comparison_can_be_interrupted_before_the_first_slice() {
 
 #[test]
 fn every_table_has_a_block_even_if_the_time_has_ended() {
-    let load = LoadShape { connections: 2, size: 64, depth: 1 };
+    let load = LoadShape { connections: 2, size: 64, depth: 1 }.into();
     let extent = Extent::DEFAULT.of_seconds(1);
     let plan = ComparisonPlan {
         loads: vec![load; 3],
