@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::process_tree::CpuTicks;
+use crate::process_stat::CpuTicks;
 use proactor_load::LoadSlice;
 use proactor_report::units::as_nanos;
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::block::{Sample, ServerUse};
 use crate::plan::LEAD_IN;
-use crate::process_tree::{CpuClocks, CpuTicks, ProcessTree};
+use crate::process_stat::CpuTicks;
+use crate::process_tree::{CpuClocks, ProcessTree};
 use crate::server_process::ServerProcess;
 use proactor::clock::Nanos;
 use proactor::os::{self, Order};

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use minijinja::context;
 
+use crate::process_stat::ProcessStat;
 use proactor::clock::Nanos;
 use proactor::os::procfs;
 use proactor::os::{self, cgroup};
@@ -21,8 +22,6 @@ const TAKEN_MAX: f64 = 0.02;
 const CLIENT_OFF_MAX: f64 = 0.05;
 /// The ticks of `/proc` in a second, on every architecture of today.
 const TICKS: f64 = 100.0;
-/// Of the flags in `/proc/PID/stat`: a thread of the kernel.
-const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// The state of the machine at one moment.
 #[derive(Debug, Clone)]
@@ -32,15 +31,8 @@ pub(crate) struct HostState {
     steal: Option<Steal>,
     /// How often a quota has stopped the groups of this process.
     throttled: u64,
-    /// The CPU time in ticks of each program outside the comparison that last ran on these CPUs.
-    others: HashMap<u32, Other>,
-}
-
-/// A program outside the comparison.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Other {
-    name: String,
-    ticks: u64,
+    /// The programs outside the comparison, by their process.
+    others: HashMap<u32, ProcessStat>,
 }
 
 /// What happened between two states.
@@ -67,16 +59,18 @@ impl HostState {
             throttled: throttled
                 .filter_map(|(_, text)| procfs::number(&text, "nr_throttled"))
                 .sum(),
-            others: others(cpus),
+            others: others(),
         }
     }
 
     /// Returns what happened since an earlier state.
     pub(crate) fn since(&self, earlier: &HostState) -> Disturbance {
         let wall = self.at.since(earlier.at).as_secs_f64().max(1e-9) * self.cpus.len() as f64;
-        let used = self.others.iter().map(|(pid, now)| {
-            let before = earlier.others.get(pid).map_or(0, |other| other.ticks);
-            (now.ticks.saturating_sub(before), &now.name)
+        let here = self.others.iter().filter(|(_, now)| self.cpus.contains(&now.cpu));
+        let used = here.map(|(pid, now)| {
+            // Else it was started since.
+            let before = earlier.others.get(pid).map_or(0, |other| other.ticks.all());
+            (now.ticks.all().saturating_sub(before), &now.name)
         });
         let all: u64 = used.clone().map(|(ticks, _)| ticks).sum();
         let first = used.max().map(|(_, name)| name.clone()).unwrap_or_default();
@@ -134,58 +128,30 @@ impl Steal {
     }
 }
 
-/// Returns the programs that last ran on one of these CPUs: neither this process, nor one that it
-/// has started, nor a thread of the kernel. Nothing is known of processes that `/proc` hides.
-fn others(cpus: &[usize]) -> HashMap<u32, Other> {
+/// Returns all other programs: neither this process, nor one that it has started, nor a thread of
+/// the kernel. Nothing is known of processes that `/proc` hides.
+fn others() -> HashMap<u32, ProcessStat> {
     let own = fs::read_link("/proc/self").ok().and_then(|own| own.to_str()?.parse::<u32>().ok());
     let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = folders.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let read = |pid: u32| {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some((pid, ProgramStat::parse(&text)?))
+        Some((pid, ProcessStat::parse(&text)?))
     };
-    let all: HashMap<u32, ProgramStat> = pids.filter_map(read).collect();
+    let mut all: HashMap<u32, ProcessStat> = pids.filter_map(read).collect();
     let is_ours = |pid: u32| {
         let parent = |pid: &u32| all.get(pid).map(|stat| stat.parent).filter(|&up| up != 0);
         std::iter::successors(Some(pid), parent).any(|pid| Some(pid) == own)
     };
-    let is_other = |(pid, stat): &(&u32, &ProgramStat)| {
-        !stat.is_kernel && cpus.contains(&stat.cpu) && !is_ours(**pid)
-    };
-    let found = all.iter().filter(is_other);
-    found.map(|(&pid, stat)| (pid, Other { name: stat.name.clone(), ticks: stat.ticks })).collect()
-}
-
-/// The fields of `/proc/PID/stat` (proc_pid_stat(5)) that matter here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct ProgramStat {
-    name: String,
-    parent: u32,
-    is_kernel: bool,
-    ticks: u64,
-    cpu: usize,
-}
-
-impl ProgramStat {
-    /// Parses a line. The name, in parentheses, may contain spaces and parentheses.
-    fn parse(stat: &str) -> Option<ProgramStat> {
-        let (head, rest) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        // The first field after the name is number 3.
-        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-        Some(ProgramStat {
-            name: head.split_once('(')?.1.to_owned(),
-            parent: number(4)? as u32,
-            is_kernel: number(9)? & PF_KTHREAD != 0,
-            ticks: number(14)? + number(15)?,
-            cpu: number(39)? as usize,
-        })
-    }
+    let ours: Vec<u32> = all.keys().copied().filter(|&pid| is_ours(pid)).collect();
+    all.retain(|pid, stat| !stat.is_kernel && !ours.contains(pid));
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process_stat::CpuTicks;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -202,43 +168,41 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_process_has_its_cpu_and_whether_it_is_of_the_kernel() {
-        let line = |flags: u64| {
-            let after = "0 20 0 1 0 9 5 6 1 2 3 4 5 6 0 0 0 0 0 0 0 17 1 0 0";
-            format!("7 (a) (b) S 3 7 7 0 -1 {flags} 1 0 0 0 250 50 0 {after}")
-        };
-        let stat = ProgramStat::parse(&line(0x0040_0100)).expect("a line");
-        let expected = ProgramStat {
-            name: "a) (b".to_owned(),
-            parent: 3,
-            is_kernel: false,
-            ticks: 300,
-            cpu: 1,
-        };
-        assert_eq!(stat, expected);
-        assert!(ProgramStat::parse(&line(0x0020_8040)).expect("a line").is_kernel);
-        assert_eq!(ProgramStat::parse("7 (a) S 1"), None);
-    }
-
-    #[test]
     fn a_program_outside_the_comparison_is_seen_and_its_own_children_are_not() {
-        let cpus = os::usable_cpus();
         let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("a program");
-        let pids = others(&cpus);
+        let pids = others();
         child.kill().expect("it runs");
         child.wait().expect("it is ours");
         assert!(!pids.contains_key(&std::process::id()) && !pids.contains_key(&child.id()));
         assert!(!pids.values().any(|other| other.name.starts_with("kworker")), "{pids:?}");
     }
 
+    #[test]
+    fn of_a_program_that_comes_from_another_cpu_only_the_time_since_counts() {
+        let mut before = state(1, 3, 0);
+        before.others.insert(8, other("rustc", 7, 9000));
+        let mut after = state(2, 3, 0);
+        after.others.insert(8, other("rustc", 1, 9004));
+        assert_eq!(after.since(&before).cause(SECOND, SECOND), None, "2 % of two CPUs");
+        after.others.insert(9, other("cc", 7, 500));
+        assert_eq!(after.since(&before).cause(SECOND, SECOND), None, "it runs elsewhere");
+        after.others.insert(10, other("ld", 0, 50));
+        let cause = after.since(&before).cause(SECOND, SECOND).expect("it was started since");
+        assert!(cause.contains("`ld`"), "{cause}");
+    }
+
+    fn other(name: &str, cpu: usize, user: u64) -> ProcessStat {
+        let ticks = CpuTicks { user, system: 0 };
+        ProcessStat { name: name.to_owned(), parent: 1, is_kernel: false, cpu, ticks }
+    }
+
     fn state(seconds: u64, throttled: u64, ticks: u64) -> HostState {
-        let other = Other { name: "make".to_owned(), ticks };
         HostState {
             at: Nanos(seconds * 1_000_000_000),
             cpus: vec![0, 1],
             steal: Some(Steal { stolen: ticks / 10, all: 200 * seconds }),
             throttled,
-            others: HashMap::from([(7, other)]),
+            others: HashMap::from([(7, other("make", 0, ticks))]),
         }
     }
 

@@ -25,6 +25,7 @@ pub mod gate;
 pub mod idle;
 pub mod percentile;
 pub mod plan;
+mod process_stat;
 mod process_tree;
 pub mod progress;
 pub mod render;

@@ -5,11 +5,11 @@
 
 use std::fs;
 use std::io;
-use std::ops::AddAssign;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::process_stat::{CpuTicks, ProcessStat};
 use proactor::os::{CpuClock, procfs};
 
 /// A process by its two numbers, which differ in a PID namespace that has the `/proc` of an outer
@@ -91,19 +91,18 @@ impl ProcessTree {
         let mut sum = CpuTicks::default();
         for pid in &self.pids {
             let stat = fs::read_to_string(format!("/proc/{}/stat", pid.folder)).ok()?;
-            let ticks = parse_ticks(&stat)?;
-            sum.user += ticks.user;
-            sum.system += ticks.system;
+            sum += ProcessStat::parse(&stat)?.ticks;
         }
         Some(sum)
     }
 
-    /// Returns the context switches of all threads, voluntary and not.
+    /// Returns the context switches of all threads, voluntary and not. Those of a thread that has
+    /// ended are not among them.
     pub(crate) fn switches(&self) -> Option<u64> {
         let mut sum = 0;
         for pid in &self.pids {
             for task in fs::read_dir(format!("/proc/{}/task", pid.folder)).ok()?.flatten() {
-                let status = fs::read_to_string(task.path().join("status")).ok()?;
+                let Ok(status) = fs::read_to_string(task.path().join("status")) else { continue };
                 sum += procfs::number(&status, "voluntary_ctxt_switches:")?;
                 sum += procfs::number(&status, "nonvoluntary_ctxt_switches:")?;
             }
@@ -130,52 +129,6 @@ impl ProcessTree {
         }
         Ok(sum)
     }
-}
-
-/// CPU time in ticks, by the mode of the CPU.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct CpuTicks {
-    /// The ticks in user mode.
-    #[serde(rename = "user_ticks")]
-    pub user: u64,
-    /// The ticks in the kernel.
-    #[serde(rename = "system_ticks")]
-    pub system: u64,
-}
-
-impl CpuTicks {
-    /// The least number of ticks that a share is computed from: a share of one half is then known
-    /// to about a tenth, and one near 0 or 1 more exactly.
-    const MIN: u64 = 100;
-
-    /// Returns the ticks since an earlier reading.
-    pub(crate) fn since(self, earlier: CpuTicks) -> CpuTicks {
-        CpuTicks {
-            user: self.user.saturating_sub(earlier.user),
-            system: self.system.saturating_sub(earlier.system),
-        }
-    }
-
-    /// Returns the share of user mode, if there are enough ticks.
-    pub(crate) fn user_share(self) -> Option<f64> {
-        let all = self.user + self.system;
-        (all >= CpuTicks::MIN).then(|| self.user as f64 / all as f64)
-    }
-}
-
-impl AddAssign for CpuTicks {
-    fn add_assign(&mut self, other: CpuTicks) {
-        self.user += other.user;
-        self.system += other.system;
-    }
-}
-
-/// Parses `/proc/PID/stat` (proc_pid_stat(5)): `utime` is field 14 and `stime` field 15. The second
-/// field, a name in parentheses, may contain spaces and parentheses.
-fn parse_ticks(stat: &str) -> Option<CpuTicks> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11).map(|field| field.parse().ok());
-    Some(CpuTicks { user: fields.next()??, system: fields.next()?? })
 }
 
 /// What `/proc` says of a process.
@@ -305,21 +258,6 @@ mod tests {
             assert!(Instant::now() < deadline, "the busy child is not counted");
             std::thread::yield_now();
         }
-    }
-
-    #[test]
-    fn ticks_stand_behind_a_name_that_may_contain_anything() {
-        let stat = "7 (a) 1 (b) S 1 7 7 0 -1 4194560 1 0 0 0 250 50 3 4 20 0 1 0 9 5 6";
-        let ticks = parse_ticks(stat).expect("it is well-formed");
-        assert_eq!(ticks, CpuTicks { user: 250, system: 50 });
-        assert_eq!(parse_ticks("7 (a) S 1"), None);
-        let earlier = CpuTicks { user: 150, system: 50 };
-        assert_eq!(ticks.since(earlier).user_share(), Some(1.0));
-        let short = ticks.since(CpuTicks { user: 151, system: 50 });
-        assert_eq!(short.user_share(), None, "too short");
-        let mut sum = earlier;
-        sum += CpuTicks { user: 100, system: 0 };
-        assert_eq!(sum, ticks);
     }
 
     #[test]

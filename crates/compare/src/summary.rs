@@ -8,7 +8,7 @@ use crate::block::{MeasuredBlock, Sample};
 use crate::connected_server::SPINNING;
 use crate::percentile;
 use crate::plan::CONTROL;
-use crate::process_tree::CpuTicks;
+use crate::process_stat::CpuTicks;
 use crate::results::{CountsPerMessage, Measured, Outcome, ResultTable};
 use crate::verdict::{Judge, Ratio, Verdict};
 use proactor_load::Workload;

@@ -11,7 +11,7 @@ use super::stats_line::{STATS_SCHEMA, ServerStats};
 use super::verdict::{Ratio, Verdict};
 use super::*;
 use crate::idle::{Footprint, IdleCosts, IdleRow};
-use crate::process_tree::CpuTicks;
+use crate::process_stat::CpuTicks;
 use proactor::counters::Counters;
 use proactor_load::{EngineChoice, LoadShape, LoadSlice};
 
