@@ -243,7 +243,7 @@ impl Load {
     /// Returns the number of verified replies of all slices; of bytes in one direction, how many
     /// messages of the workload's size they are.
     pub fn messages(&self) -> u64 {
-        self.streams.message_count()
+        self.streams.messages_since(0, 0)
     }
 
     /// Sends for `span`, then waits for the outstanding replies. In an open loop, offers that
@@ -264,7 +264,7 @@ impl Load {
         let cpu = || CpuClock::THIS_THREAD.read().map_err(LoadError::client("read its CPU clock"));
         let LoadShape { connections, .. } = self.streams.workload.shape;
         let (cpu_before, bytes_before) = (cpu()?, self.streams.bytes);
-        let messages_before = self.messages();
+        let messages_before = self.streams.messages;
         let (mut slice, mut time) = (LoadSlice::default(), ClientTime::default());
         // The clock is read once per poll.
         let start = os::now();
@@ -290,7 +290,7 @@ impl Load {
                 continue;
             }
             slice.bytes = streams.bytes - bytes_before;
-            slice.messages = streams.message_count() - messages_before;
+            slice.messages = streams.messages_since(messages_before, bytes_before);
             slice.wall = now.since(start);
             slice.set_offers(&streams.offers);
             time.write(&mut slice, connections);

@@ -180,11 +180,12 @@ impl ReplyStreams {
         }
     }
 
-    /// Returns the number of verified replies, or what the bytes in one direction are in messages.
-    pub(super) fn message_count(&self) -> u64 {
+    /// Returns the number of verified replies since there were so many, with so many bytes; of
+    /// bytes in one direction, how many messages they are.
+    pub(super) fn messages_since(&self, messages: u64, bytes: u64) -> u64 {
         match self.workload.pattern.is_one_way() {
-            true => self.bytes / self.workload.shape.size as u64,
-            false => self.messages,
+            true => (self.bytes - bytes) / self.workload.shape.size as u64,
+            false => self.messages - messages,
         }
     }
 
