@@ -86,11 +86,11 @@ struct ChatMember<'a> {
 /// # Errors
 /// The server is no chat, or does not pass the lines on in time.
 fn join_chat(members: &[TcpStream], timeout: Duration) -> io::Result<Vec<u8>> {
-    let listener =
+    let receiver =
         |member| ChatMember { lines: BufReader::new(member), line: Vec::new(), label: Vec::new() };
-    let mut listeners: Vec<_> = members[1..].iter().map(listener).collect();
-    let (start, mut number, mut heard) = (os::now(), 0, false);
-    while !heard {
+    let mut receivers: Vec<_> = members[1..].iter().map(receiver).collect();
+    let (start, mut number, mut all_receive) = (os::now(), 0, false);
+    while !all_receive {
         if os::now().since(start) > timeout {
             let text = "not all members received the lines of the first in time";
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
@@ -98,12 +98,12 @@ fn join_chat(members: &[TcpStream], timeout: Duration) -> io::Result<Vec<u8>> {
         number += 1;
         let hello = format!("hello {number}\n");
         (&members[0]).write_all(hello.as_bytes())?;
-        heard = true;
-        for listener in &mut listeners {
-            heard &= listener.hears(hello.as_bytes())?;
+        all_receive = true;
+        for receiver in &mut receivers {
+            all_receive &= receiver.receives(hello.as_bytes())?;
         }
     }
-    let mut labels: Vec<_> = listeners.into_iter().map(|listener| listener.label).collect();
+    let mut labels: Vec<_> = receivers.into_iter().map(|receiver| receiver.label).collect();
     labels.dedup();
     match &mut labels[..] {
         [label] => Ok(std::mem::take(label)),
@@ -113,7 +113,7 @@ fn join_chat(members: &[TcpStream], timeout: Duration) -> io::Result<Vec<u8>> {
 
 impl ChatMember<'_> {
     /// Receives until a line ends in `hello`. Returns false if it does not come for a while.
-    fn hears(&mut self, hello: &[u8]) -> io::Result<bool> {
+    fn receives(&mut self, hello: &[u8]) -> io::Result<bool> {
         with_timeout(self.lines.get_ref(), LINE_TIMEOUT, || {
             loop {
                 match self.lines.read_until(b'\n', &mut self.line) {
