@@ -31,6 +31,7 @@
 //! **after any event, compare the wants with what is in flight, and issue the difference.** The
 //! comparison may be made at any time, any number of times.
 
+mod flags;
 mod recv_size;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,7 @@ use crate::clock::Nanos;
 use crate::limits::CloseReason;
 use crate::memory::{Memory, SHARE_MIN};
 use crate::protocol::{Input, Outbox, Protocol, Requests, Untaken};
+use flags::ConnectionFlags;
 use recv_size::RecvSize;
 
 pub use crate::protocol::Context;
@@ -87,64 +89,6 @@ enum Outbound {
     /// Finished and shut down.
     Shut,
     Broken,
-}
-
-/// A set of bits, so that one test finds that a connection is [ordinary](Connection::is_ordinary).
-#[derive(Debug, Clone, Copy, Default)]
-struct ConnectionFlags(u16);
-
-impl ConnectionFlags {
-    /// From `pause` to `resume`.
-    const PAUSED: u16 = 1;
-    /// Input is held for the protocol.
-    const HELD: u16 = 2;
-    /// The peer's end has come: the inbound direction is closed.
-    const ENDED: u16 = 4;
-    /// From holding its share until it holds little of it: the peer reads too slowly.
-    const CONGESTED: u16 = 8;
-    /// From the protocol's request, or an announcement that it missed, until it is called for it.
-    const AWAITS_REFILL: u16 = 16;
-    /// The call of `end` is due.
-    const END: u16 = 32;
-    /// The call of `drain` is due.
-    const DRAIN: u16 = 64;
-    /// The server drains this connection.
-    const DRAINING: u16 = 128;
-    /// The timer was set and is not armed yet: `timer` is a duration.
-    const TIMER_SET: u16 = 256;
-    /// The protocol asked for a refill.
-    const REFILL: u16 = 512;
-    /// The protocol has sent more than it received: large inputs are cut for it.
-    const GROWS: u16 = 1024;
-    /// The protocol's `close` was called, or the protocol panicked.
-    const CLOSED: u16 = 2048;
-    /// The outbound direction is not [`Outbound::Open`].
-    const NOT_OPEN: u16 = 4096;
-    /// Neither input, nor the end, nor a drain reaches the protocol.
-    const WAITS: u16 = Self::PAUSED | Self::HELD;
-    /// What a connection is not that does nothing but receive and send.
-    const RARE: u16 =
-        Self::WAITS | Self::ENDED | Self::CONGESTED | Self::AWAITS_REFILL | Self::NOT_OPEN;
-
-    fn has(self, bits: u16) -> bool {
-        self.0 & bits != 0
-    }
-
-    fn set(&mut self, bits: u16) {
-        self.0 |= bits;
-    }
-
-    /// Sets or clears `bits`.
-    fn set_to(&mut self, bits: u16, on: bool) {
-        self.0 = self.0 & !bits | if on { bits } else { 0 };
-    }
-
-    /// Clears `bits`. Returns whether any was set.
-    fn take(&mut self, bits: u16) -> bool {
-        let had = self.has(bits);
-        self.0 &= !bits;
-        had
-    }
 }
 
 impl<P: Protocol> Connection<P> {

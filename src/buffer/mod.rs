@@ -14,9 +14,11 @@
 //! ```
 
 mod chunk;
+mod pages;
 mod pool;
 mod queue;
 
 pub use chunk::{Chunk, Fit};
-pub use pool::{BufferClass, BufferId, Lease, Pages, Pool, Size, Vacant};
+pub use pages::Pages;
+pub use pool::{BufferClass, BufferId, Lease, Pool, Size, Vacant};
 pub use queue::{SEND_MAX, SendQueue};

@@ -51,6 +51,7 @@ const UNSAFE: &[&str] = &[
     "crates/record/src/sys.rs",
     "crates/sim/src/lib.rs",
     "src/buffer/chunk.rs",
+    "src/buffer/pages.rs",
     "src/buffer/pool.rs",
     "src/os.rs",
     "src/os/child.rs",
