@@ -34,9 +34,6 @@ const CODE_LINES_MAX: usize = 33_280;
 const TWICE: &[(&str, &str)] = &[
     ("Calls", "the trait of calls that may block, and the calls of a protocol that are due"),
     ("Event", "of the client of several servers, and of a trace"),
-    ("Flight", "what the loop has in flight, and what a trace has seen of it"),
-    ("Op", "an operation of a ring with its buffers, and the name of one in a record"),
-    ("Payload", "of a message, and of a record"),
     ("Socket", "a socket of a ring, and one with its interest in a selector"),
 ];
 

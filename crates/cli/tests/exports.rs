@@ -26,7 +26,7 @@ use proactor_trace::export::{page as write_page, perfetto as write_perfetto};
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::Cut;
 use proactor_trace::{
-    About, Call, Event, Log, Payload, Record, Recorder, Settings, Trace, WaitMode, Writer, Writers,
+    About, Call, Content, Event, Log, Record, Recorder, Settings, Trace, WaitMode, Writer, Writers,
     events,
 };
 use proptest::prelude::*;
@@ -85,7 +85,7 @@ fn exported(path: &Path, name: &str, more: &[&str]) -> PathBuf {
     out
 }
 
-fn count(trace: &Trace, is: impl Fn(&Payload) -> bool) -> usize {
+fn count(trace: &Trace, is: impl Fn(&Content) -> bool) -> usize {
     events(trace).filter(|event| is(&event.what)).count()
 }
 
@@ -112,7 +112,7 @@ fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
         }
         let ring = model == "uring";
         let iterations = count(&trace, |what| {
-            matches!(what, Payload::EnterEnd { .. } | Payload::WaitEnd { .. })
+            matches!(what, Content::EnterEnd { .. } | Content::WaitEnd { .. })
         });
         let inside = if ring { "enter" } else { "wait" };
         assert!(iterations > 0 && of(&seen.slices, "loop r0", "iteration") >= iterations);
@@ -124,13 +124,13 @@ fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
             assert!(seen.counters["free buffers"].iter().any(|&free| free > 0));
             assert_eq!(of(&seen.instants, "loop r0", "sqe send"), CLIENTS * MESSAGES);
             let ends = |event: &Event| match event.what {
-                Payload::Completed { more, .. } => !more && event.begun.is_some(),
-                Payload::Implied { .. } => event.begun.is_some(),
+                Content::Completed { more, .. } => !more && event.begun.is_some(),
+                Content::Implied { .. } => event.begun.is_some(),
                 _ => false,
             };
             let over = events(&trace).filter(ends).count();
             assert_eq!(seen.ended.len(), over);
-            let begun = count(&trace, |what| matches!(what, Payload::Submitted { .. }));
+            let begun = count(&trace, |what| matches!(what, Content::Submitted { .. }));
             assert_eq!(seen.begun.len(), begun);
         } else {
             assert_eq!(seen.counters["batch: ready descriptors per wait"].len(), iterations);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use proactor::keys::{Key, KeyOwner};
-use proactor_trace::{Event, Frozen, Op, Payload, Trace, Writers, events};
+use proactor_trace::{Content, Event, Frozen, OpKind, Trace, Writers, events};
 use serde_json::Value;
 
 use support::server::{Exit, PROACTOR, Server};
@@ -76,7 +76,9 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
         assert_eq!(trace.header.model(), model);
         let calls = |name: &'static str, bytes: bool| {
             count(&trace, |event| match event.what {
-                Payload::CallEnd { result: Ok(n), .. } if event.op.map(Op::name) == Some(name) => {
+                Content::CallEnd { result: Ok(n), .. }
+                    if event.op.map(OpKind::name) == Some(name) =>
+                {
                     Some(if bytes { u64::from(n) } else { 1 })
                 }
                 _ => None,
@@ -88,7 +90,7 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
         let sent = calls("send", true) + calls("sendmsg", true);
         assert_eq!(sent, exit.counter("sent_bytes"), "{model}");
         let waits = count(&trace, |event| match event.what {
-            Payload::WaitEnd { .. } => Some(1),
+            Content::WaitEnd { .. } => Some(1),
             _ => None,
         });
         assert_eq!(waits, exit.counter("iterations"), "{model}");
@@ -96,10 +98,10 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
         let mut begun = None;
         for event in events(&trace) {
             match event.what {
-                Payload::CallBegin { file, .. } => {
+                Content::CallBegin { file, .. } => {
                     assert_eq!(begun.replace((event.op, event.conn, file)), None, "{model}");
                 }
-                Payload::CallEnd { file, .. } => {
+                Content::CallEnd { file, .. } => {
                     assert_eq!(begun.take(), Some((event.op, event.conn, file)), "{model}");
                 }
                 _ => {}
@@ -112,7 +114,7 @@ fn the_calls_of_a_readiness_loop_are_all_in_its_trace() {
 /// number, or what they came to.
 fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
     count(trace, |event| match event.what {
-        Payload::CallEnd { result: Ok(n), .. } if event.op.map(Op::name) == Some(name) => {
+        Content::CallEnd { result: Ok(n), .. } if event.op.map(OpKind::name) == Some(name) => {
             let counts = name == "accept" || event.conn.is_some();
             counts.then_some(if sum { u64::from(n) } else { 1 })
         }
@@ -123,17 +125,17 @@ fn called(trace: &Trace, name: &str, sum: bool) -> u64 {
 /// In each lane, the thread that begins it is recorded first, and a call that begins is the next
 /// to end, as the same call, with a time. All records are in the order of time.
 fn lanes_are_in_order(trace: &Trace) {
-    let mut begun: HashMap<u16, Option<(Option<Op>, u64, i32)>> = HashMap::new();
+    let mut begun: HashMap<u16, Option<(Option<OpKind>, u64, i32)>> = HashMap::new();
     for event in events(trace) {
         let Some(lane) = event.lane else { continue };
         match event.what {
-            Payload::Lane { .. } => assert!(begun.insert(lane, None).flatten().is_none()),
-            Payload::CallBegin { file, .. } => {
+            Content::Lane { .. } => assert!(begun.insert(lane, None).flatten().is_none()),
+            Content::CallBegin { file, .. } => {
                 let call = (event.op, event.raw.id, file);
                 let before = begun.get_mut(&lane).expect("a lane is introduced").replace(call);
                 assert_eq!(before, None, "{event:?}");
             }
-            Payload::CallEnd { file, .. } => {
+            Content::CallEnd { file, .. } => {
                 let call = (event.op, event.raw.id, file);
                 assert_eq!(begun.get_mut(&lane).unwrap().take(), Some(call), "{event:?}");
                 assert!(event.lasted.is_some(), "{event:?}");
@@ -216,8 +218,8 @@ fn every_wait_of_an_executor_is_in_its_trace_and_what_it_found_ready() {
     let trace = Trace::open(&path).unwrap();
     let waits = |begins: bool| {
         count(&trace, |event| match event.what {
-            Payload::WaitBegin { .. } if begins => Some(1),
-            Payload::WaitEnd { .. } if !begins => Some(1),
+            Content::WaitBegin { .. } if begins => Some(1),
+            Content::WaitEnd { .. } if !begins => Some(1),
             _ => None,
         })
     };
@@ -226,10 +228,10 @@ fn every_wait_of_an_executor_is_in_its_trace_and_what_it_found_ready() {
         (exit.counter("iterations"), exit.counter("iterations"))
     );
     // A message is awaited, so it is found before it is received; and so is the end.
-    let ready = events(&trace).filter(|event| matches!(event.what, Payload::Ready { .. }));
+    let ready = events(&trace).filter(|event| matches!(event.what, Content::Ready { .. }));
     assert_eq!(ready.filter(|event| event.conn.is_some()).count(), 51);
     let sleeps = events(&trace).any(|event| match event.what {
-        Payload::CallBegin { may_sleep, .. } => may_sleep,
+        Content::CallBegin { may_sleep, .. } => may_sleep,
         _ => false,
     });
     assert!(!sleeps, "its sockets do not block");
@@ -266,7 +268,7 @@ fn what_children_say_to_one_another_passes_by_lines_and_is_no_connections() {
     let line = |event: &Event| matches!(KeyOwner::from(Key(event.raw.id)), KeyOwner::Link(_));
     let passed = |op: &str| {
         count(&trace, |event| match event.what {
-            Payload::CallEnd { result: Ok(n), .. } if line(event) => {
+            Content::CallEnd { result: Ok(n), .. } if line(event) => {
                 let is = event.op.is_some_and(|it| it.name().starts_with(op));
                 is.then_some(u64::from(n))
             }
@@ -452,7 +454,7 @@ fn a_connection_that_fails_stops_the_recording_right_behind_it() {
         assert_eq!(stopped(&path), None);
         client.reset();
         // With many writers the header says it first, and the record follows.
-        let is_frozen = |last: &Event| last.what == Payload::Frozen(Some(Frozen::Error));
+        let is_frozen = |last: &Event| last.what == Content::Frozen(Some(Frozen::Error));
         let last = eventually(model, || {
             let trace = Trace::open(&path).unwrap();
             let all: Vec<_> = events(&trace).collect();
@@ -471,7 +473,7 @@ fn a_connection_that_fails_stops_the_recording_right_behind_it() {
         assert!(exit.stderr.contains("recording has stopped at an error"), "{exit:?}");
         let trace = Trace::open(&path).unwrap();
         let lost = count(&trace, |event| match event.what {
-            Payload::Lost(n) => Some(n),
+            Content::Lost(n) => Some(n),
             _ => None,
         });
         assert!(lost > 0 && lost == trace.lost(), "{model}: {lost} of {}", trace.lost());
@@ -775,7 +777,7 @@ fn a_live_trace_that_goes_round_is_shown_from_its_oldest_record_on() {
             (0..1200).for_each(|_| client.ping());
             let trace = Trace::open(&path).unwrap();
             assert!(trace.lost() > 0 && trace.records.len() > 3900, "{model}: {}", trace.lost());
-            assert!(events(&trace).all(|event| event.what != Payload::Unknown), "{model}");
+            assert!(events(&trace).all(|event| event.what != Content::Unknown), "{model}");
             if !MANY.contains(&model) {
                 let iterations: Vec<_> =
                     trace.records.iter().map(|record| record.iteration).collect();

@@ -17,7 +17,7 @@ use proactor::ring::{Kind, Token};
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, MARGIN};
 use proactor_trace::{
-    About, Event, Follow, Frozen, Log, Op, Payload, Record, RecordKind, Recorder, Settings,
+    About, Content, Event, Follow, Frozen, Log, OpKind, Record, RecordKind, Recorder, Settings,
     StopTrigger, Trace, Unreadable, events, json, json_header,
 };
 use serde_json::Value;
@@ -35,28 +35,28 @@ fn assert_whole(trace: &Trace) {
     for event in events(trace) {
         assert!(event.at >= at, "time goes on: {event:?}");
         at = event.at;
-        iteration += u32::from(matches!(event.what, Payload::EnterBegin { .. }));
+        iteration += u32::from(matches!(event.what, Content::EnterBegin { .. }));
         assert_eq!(event.iteration, iteration);
         match event.what {
-            Payload::Submitted { .. } => {
+            Content::Submitted { .. } => {
                 assert_eq!(event.begun.unwrap().number, Some(queued), "{event:?}");
                 queued += 1;
                 assert!(in_flight.insert(event.raw.id), "one of a kind is in flight: {event:?}");
             }
-            Payload::Completed { more, position, .. } => {
+            Content::Completed { more, position, .. } => {
                 reaped += 1;
                 assert_eq!(expected.next(), Some(u32::from(position)), "{event:?}");
                 assert!(event.begun.is_some() && in_flight.contains(&event.raw.id), "{event:?}");
                 assert!(more || in_flight.remove(&event.raw.id));
             }
-            Payload::Implied { .. } => {
+            Content::Implied { .. } => {
                 assert!(event.begun.is_some() && in_flight.remove(&event.raw.id), "{event:?}");
             }
-            Payload::EnterBegin { queued: said, pending, .. } => {
+            Content::EnterBegin { queued: said, pending, .. } => {
                 assert_eq!((said, u64::from(pending)), (queued, queued - taken));
                 assert!(expected.is_empty(), "an enter counts what is reaped after it");
             }
-            Payload::EnterEnd { result, reaped: said, .. } => {
+            Content::EnterEnd { result, reaped: said, .. } => {
                 taken += u64::from(result.unwrap());
                 assert_eq!((said, event.in_flight.total), (reaped, in_flight.len()));
                 expected = 0..event.completions;
@@ -184,7 +184,7 @@ fn a_slow_follower_counts_every_lost_record() {
         for event in follow.poll().unwrap() {
             assert_eq!(event.number, counted, "every record once");
             match event.what {
-                Payload::Lost(n) => counted += n,
+                Content::Lost(n) => counted += n,
                 _ => {
                     assert_eq!(event.raw.id, counted);
                     counted += 1;
@@ -224,7 +224,7 @@ fn a_reader_never_sees_a_partly_written_record() {
         times += u32::from(!events.is_empty());
         for event in events {
             assert_eq!(event.number, counted);
-            if let Payload::Lost(n) = event.what {
+            if let Content::Lost(n) = event.what {
                 counted += n;
                 continue;
             }
@@ -275,7 +275,7 @@ fn what_is_missed_while_it_has_stopped_is_counted_where_it_goes_on() {
     log.begin_iteration(|| 0, of_kind(RecordKind::EnterBegin));
     let trace = Trace::open(file.path()).unwrap();
     assert_eq!((trace.header.frozen, trace.lost()), (Some(Frozen::Signal), 6));
-    assert_eq!(events(&trace).last().unwrap().what, Payload::Frozen(Some(Frozen::Signal)));
+    assert_eq!(events(&trace).last().unwrap().what, Content::Frozen(Some(Frozen::Signal)));
     // Follow prints all of it although the iteration has not ended: no more records come.
     let mut follow = Follow::new(file.reopen().unwrap(), false).unwrap();
     assert_eq!(follow.poll().unwrap().len(), 2);
@@ -284,13 +284,13 @@ fn what_is_missed_while_it_has_stopped_is_counted_where_it_goes_on() {
     let trace = Trace::from_bytes(log.bytes()).unwrap();
     assert_eq!((trace.header.frozen, trace.lost()), (None, 6));
     let last: Vec<_> = events(&trace).skip(2).map(|event| event.what).collect();
-    assert_eq!(last, [Payload::Lost(6), Payload::Mark(7)]);
+    assert_eq!(last, [Content::Lost(6), Content::Mark(7)]);
     // The next time it counts from there.
     log.freeze(Frozen::Signal);
     (0..2).for_each(|n| log.note(|| 0, numbered(n)));
     log.thaw();
     let trace = Trace::from_bytes(log.bytes()).unwrap();
-    assert_eq!(events(&trace).last().unwrap().what, Payload::Lost(2));
+    assert_eq!(events(&trace).last().unwrap().what, Content::Lost(2));
     assert_eq!(trace.lost(), 8);
 }
 
@@ -312,7 +312,7 @@ fn numbers_in_json_are_exact_in_a_double_or_strings() {
                 |value: &&Value| value.as_f64().is_some_and(|number| number >= 2f64.powi(53));
             assert_eq!(fields.values().find(inexact), None, "{line}");
         }
-        let marks = events(&trace).find(|event| event.what == Payload::Mark(id)).unwrap();
+        let marks = events(&trace).find(|event| event.what == Content::Mark(id)).unwrap();
         assert_eq!(json(&trace.header, &marks)["mark"], id.to_string());
     }
 }
@@ -324,7 +324,7 @@ fn an_overflow_stops_a_recorder_at_once_and_what_came_before_is_kept() {
     for seed in 0..40 {
         let whole = Trace::from_bytes(&simulated(seed, Tier::Multishot)).unwrap();
         let overflow =
-            |event: &Event| matches!(event.what, Payload::EnterEnd { overflow: true, .. });
+            |event: &Event| matches!(event.what, Content::EnterEnd { overflow: true, .. });
         let stopped = Trace::from_bytes(&recorded(seed, Tier::Multishot, &stop)).unwrap();
         let Some(at) = events(&whole).position(|event| overflow(&event)) else {
             assert_eq!((stopped.header.frozen, &stopped.records), (None, &whole.records));
@@ -372,7 +372,7 @@ fn what_is_no_trace_is_refused_by_a_sentence() {
     let cut = Trace::from_bytes(&whole[..HEADER + 32 * 10 + 5]).unwrap();
     assert_eq!(cut.remarks.len(), 1, "{:?}", cut.remarks);
     let lost: Vec<_> =
-        events(&cut).filter(|event| matches!(event.what, Payload::Lost(_))).collect();
+        events(&cut).filter(|event| matches!(event.what, Content::Lost(_))).collect();
     assert_eq!((cut.records.len(), lost.len()), (11, 1));
 }
 
@@ -421,7 +421,7 @@ fn the_kernel_counts_what_the_trace_has_and_a_killed_servers_trace_is_whole() {
     drop(server);
     let trace = Trace::open(&path).unwrap();
     assert!(!trace.header.ended && trace.lost() == 0, "{:?}", trace.header);
-    assert!(events(&trace).any(|event| event.op == Some(Op::Ring(Kind::Send))));
+    assert!(events(&trace).any(|event| event.op == Some(OpKind::Ring(Kind::Send))));
     let shown = Command::new(PROACTOR).args(["trace", "show", "--op", "recv"]).arg(&path).output();
     let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
     assert!(shown.lines().count() > 4000 && shown.contains("recv*"), "{shown:.300}");

@@ -15,7 +15,7 @@ use proactor_trace::view::{
     ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Lanes, Summary, TraceStats,
 };
 use proactor_trace::{
-    About, Clock, Kind, Log, Op, Payload, Recorder, Settings, Trace, WaitMode, events,
+    About, Clock, Content, Kind, Log, OpKind, Recorder, Settings, Trace, WaitMode, events,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -44,7 +44,7 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
                 assert!(conn.is_clean() && conn.ending == Ending::PeerFirst, "{conn:?}\n{context}");
                 assert!(conn.closed_ns.is_some() && conn.accepted_ns.is_some(), "{conn:?}");
             }
-            let ended = stats.ops.iter().filter(|row| row.op != Op::Ring(Kind::Wake));
+            let ended = stats.ops.iter().filter(|row| row.op != OpKind::Ring(Kind::Wake));
             for row in ended {
                 assert_eq!((row.in_flight, row.unseen), (0, 0), "{} {context}", row.op);
             }
@@ -322,7 +322,7 @@ fn a_heading_stands_once_over_the_columns_of_the_events_and_not_among_json() {
 }
 
 /// Runs an idle server until `seen` is in its recording. Returns what `trace show` prints.
-fn shown_of(options: &[&str], file: &Path, seen: impl Fn(&Payload) -> bool) -> String {
+fn shown_of(options: &[&str], file: &Path, seen: impl Fn(&Content) -> bool) -> String {
     let option = format!("--trace={}", file.display());
     let args = [&["serve", "--listen", "127.0.0.1:0", &option], options].concat();
     let server = Launch::new(PROACTOR, &args).start();
@@ -362,10 +362,10 @@ fn listeners_and_what_stops_a_loop_are_named_where_no_connection_is_meant() {
 fn nonblocking_is_not_reported_as_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let options = ["--model", "nonblocking", "--trace-size", "128K"];
-    let begun = |what: &Payload| matches!(what, Payload::WaitBegin { .. });
+    let begun = |what: &Content| matches!(what, Content::WaitBegin { .. });
     let tireless = shown_of(&options, &folder.path().join("a"), begun);
     let slept =
-        |what: &Payload| matches!(what, Payload::WaitBegin { mode: Some(WaitMode::Until), .. });
+        |what: &Content| matches!(what, Content::WaitBegin { mode: Some(WaitMode::Until), .. });
     let options = [&options[..], &["--idle-sleep", "1ms"]].concat();
     let restful = shown_of(&options, &folder.path().join("b"), slept);
     for (text, sleeps) in [(tireless, false), (restful, true)] {

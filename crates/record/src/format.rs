@@ -195,7 +195,7 @@ macro_rules! numbered {
 
 numbered! {
     /// The kind of a record. [`Record`](crate::Record) has a constructor for each, and
-    /// [`Payload`](crate::Payload) a variant.
+    /// [`Content`](crate::Content) a variant.
     RecordKind {
         /// A submission was queued. `id` its token, `op` its opcode, `res` its length, `flags` its
         /// file, `aux` its `IOSQE_*`.
@@ -360,7 +360,7 @@ impl Call {
 
 /// An operation on a ring, a system call, or a wait of a selector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Op {
+pub enum OpKind {
     /// An operation on a ring.
     Ring(Kind),
     /// A call by a loop or a thread.
@@ -370,39 +370,39 @@ pub enum Op {
     Wait,
 }
 
-impl Op {
+impl OpKind {
     /// The name, the same in every view.
     pub const fn name(self) -> &'static str {
         match self {
-            Op::Ring(kind) => kind.name(),
-            Op::Call(call) => call.name(),
-            Op::Wait => "wait",
+            OpKind::Ring(kind) => kind.name(),
+            OpKind::Call(call) => call.name(),
+            OpKind::Wait => "wait",
         }
     }
 
     /// Whether this is an operation on a ring.
     pub const fn is_on_ring(self) -> bool {
-        matches!(self, Op::Ring(_))
+        matches!(self, OpKind::Ring(_))
     }
 
     /// Whether it accepts connections.
     pub const fn accepts(self) -> bool {
-        matches!(self, Op::Ring(Kind::Accept) | Op::Call(Call::Accept))
+        matches!(self, OpKind::Ring(Kind::Accept) | OpKind::Call(Call::Accept))
     }
 
     /// Whether it receives bytes from a connection.
     pub const fn receives(self) -> bool {
-        matches!(self, Op::Ring(Kind::Recv) | Op::Call(Call::Recv))
+        matches!(self, OpKind::Ring(Kind::Recv) | OpKind::Call(Call::Recv))
     }
 
     /// Whether it sends bytes on a connection.
     pub const fn sends(self) -> bool {
-        matches!(self, Op::Ring(Kind::Send) | Op::Call(Call::Send | Call::SendVectored))
+        matches!(self, OpKind::Ring(Kind::Send) | OpKind::Call(Call::Send | Call::SendVectored))
     }
 
     /// Whether it closes a connection.
     pub const fn closes(self) -> bool {
-        matches!(self, Op::Ring(Kind::Close) | Op::Call(Call::Close))
+        matches!(self, OpKind::Ring(Kind::Close) | OpKind::Call(Call::Close))
     }
 
     /// Whether its duration says nothing of this program: it waits for a peer, a person at the
@@ -411,17 +411,17 @@ impl Op {
     pub const fn waits_for_others(self, may_sleep: bool) -> bool {
         use Kind::*;
         match self {
-            Op::Ring(Accept | Recv | Wake | Internal | Read) => true,
-            Op::Ring(PollAccept | PollRecv | PollSend | PollRead) => true,
-            Op::Ring(Send | Shutdown | Close | CancelAccept | CancelRecv) => false,
-            Op::Ring(CancelSend | Outq) => false,
-            Op::Call(_) => may_sleep && !self.sends(),
-            Op::Wait => true,
+            OpKind::Ring(Accept | Recv | Wake | Internal | Read) => true,
+            OpKind::Ring(PollAccept | PollRecv | PollSend | PollRead) => true,
+            OpKind::Ring(Send | Shutdown | Close | CancelAccept | CancelRecv) => false,
+            OpKind::Ring(CancelSend | Outq) => false,
+            OpKind::Call(_) => may_sleep && !self.sends(),
+            OpKind::Wait => true,
         }
     }
 }
 
-impl fmt::Display for Op {
+impl fmt::Display for OpKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }

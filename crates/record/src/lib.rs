@@ -8,21 +8,21 @@
 //! left of one; [`Reader`] reads it while it is written. `docs/trace-format.md` describes the file.
 //!
 //! ```text
-//!   loop ─► Recorder or Writer ─► file ─► Trace or Reader ─► Record ─► Payload
+//!   loop ─► Recorder or Writer ─► file ─► Trace or Reader ─► Record ─► Content
 //! ```
 //!
 //! The crate depends on std, libc, `memmap2`, `thiserror` and the facade `tracing`, and knows no
 //! ring and no selector: any program can embed it.
 //!
 //! ```
-//! use proactor_record::{About, Call, Log, Payload, Record, Recorder, Settings, Trace};
+//! use proactor_record::{About, Call, Log, Content, Record, Recorder, Settings, Trace};
 //!
 //! let about = About { model: "example".to_owned(), ..About::default() };
 //! let mut log = Recorder::new(None, &Settings::default(), &about)?;
 //! log.note(|| 0, Record::call_begin(Call::Recv, false, 7, 3, 2048));
 //! log.note(|| 0, Record::call_end(Call::Recv, false, 7, 3, 64));
 //! let trace = Trace::from_bytes(log.bytes()).expect("a trace");
-//! assert!(matches!(trace.records[1].payload(), Payload::CallEnd { result: Ok(64), .. }));
+//! assert!(matches!(trace.records[1].payload(), Content::CallEnd { result: Ok(64), .. }));
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
@@ -42,13 +42,13 @@ mod trigger;
 mod writer;
 
 pub use errno::Errno;
-pub use format::{Call, Clock, Frozen, Kind, Level, Op, RecordKind, WaitMode, Writers};
+pub use format::{Call, Clock, Frozen, Kind, Level, OpKind, RecordKind, WaitMode, Writers};
 pub use header::{About, Header, Settings, Unreadable};
 
 pub use log::Log;
 pub use lost_file::survive_lost_files;
 pub use reader::{Reader, Trace};
-pub use record::{Pairing, Payload, Record};
+pub use record::{Content, Pairing, Record};
 pub use recorder::Recorder;
 pub use recording::Recording;
 pub use trigger::StopTrigger;

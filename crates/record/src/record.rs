@@ -1,11 +1,11 @@
-//! A record: 32 bytes in the file, made by one constructor for each kind and read as a [`Payload`].
+//! A record: 32 bytes in the file, made by one constructor for each kind and read as a [`Content`].
 //!
 //! The constructors and [`Record::payload`] stand in the same order: what one packs, the other
 //! unpacks. The time, and where it applies the iteration or the lane, are set by the writer.
 
 use crate::errno::Errno;
 use crate::format::{
-    ABSENT, CONN, CQE_BUFFER, CQE_MORE, Call, Frozen, Kind, LINK, MAY_SLEEP, Op, RECORD,
+    ABSENT, CONN, CQE_BUFFER, CQE_MORE, Call, Frozen, Kind, LINK, MAY_SLEEP, OpKind, RECORD,
     RecordKind, SKIP_SUCCESS, UNKNOWN_COUNT, WaitMode, halves, pair, part,
 };
 
@@ -40,7 +40,7 @@ pub type Pairing = (u64, u8, u16);
 
 /// What a record says, by its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Payload {
+pub enum Content {
     /// An operation was queued.
     Submitted {
         /// Its number, one of `IORING_OP_*`.
@@ -250,7 +250,7 @@ impl Record {
     }
 
     /// What the record says.
-    pub fn payload(&self) -> Payload {
+    pub fn payload(&self) -> Content {
         use RecordKind::*;
         let result = match self.res {
             0.. => Ok(self.res as u32),
@@ -259,39 +259,39 @@ impl Record {
         let (id, file, len) = (self.id, self.flags as i32, self.res as u32);
         let has = |flag: u32| self.flags & flag != 0;
         let may_sleep = self.op & MAY_SLEEP != 0;
-        let Some(kind) = self.kind() else { return Payload::Unknown };
+        let Some(kind) = self.kind() else { return Content::Unknown };
         match kind {
             Sqe => {
                 let skip_success = self.aux & u16::from(SKIP_SUCCESS) != 0;
-                Payload::Submitted { opcode: self.op, file, len, skip_success }
+                Content::Submitted { opcode: self.op, file, len, skip_success }
             }
             Cqe => {
                 let buffer = has(CQE_BUFFER).then_some((self.flags >> 16) as u16);
-                Payload::Completed { result, more: has(CQE_MORE), buffer, position: self.aux }
+                Content::Completed { result, more: has(CQE_MORE), buffer, position: self.aux }
             }
-            Implied => Payload::Implied { bytes: len },
+            Implied => Content::Implied { bytes: len },
             EnterBegin => {
                 let mode = WaitMode::from_number(self.aux);
-                Payload::EnterBegin { queued: id, pending: len, mode }
+                Content::EnterBegin { queued: id, pending: len, mode }
             }
             EnterEnd => {
                 let (provided, overflow) = (self.flags >> 8, has(1));
-                Payload::EnterEnd { result, reaped: id, provided, overflow }
+                Content::EnterEnd { result, reaped: id, provided, overflow }
             }
             WaitBegin => {
                 let mode = WaitMode::from_number(self.op);
                 let at_most = (mode == Some(WaitMode::Until)).then_some(id);
-                Payload::WaitBegin { mode, at_most }
+                Content::WaitBegin { mode, at_most }
             }
-            WaitEnd => Payload::WaitEnd { result, is_counted: !has(UNKNOWN_COUNT) },
-            Ready => Payload::Ready { readable: has(1), writable: has(2), hung_up: has(4) },
-            CallBegin => Payload::CallBegin { file, len, may_sleep },
-            CallEnd => Payload::CallEnd { file, result, may_sleep },
-            Lost => Payload::Lost(id),
-            Clock => Payload::Clock(id),
-            Mark => Payload::Mark(id),
-            Lane => Payload::Lane { thread: id as u32, process: self.flags },
-            Freeze => Payload::Frozen(Frozen::from_number(self.aux)),
+            WaitEnd => Content::WaitEnd { result, is_counted: !has(UNKNOWN_COUNT) },
+            Ready => Content::Ready { readable: has(1), writable: has(2), hung_up: has(4) },
+            CallBegin => Content::CallBegin { file, len, may_sleep },
+            CallEnd => Content::CallEnd { file, result, may_sleep },
+            Lost => Content::Lost(id),
+            Clock => Content::Clock(id),
+            Mark => Content::Mark(id),
+            Lane => Content::Lane { thread: id as u32, process: self.flags },
+            Freeze => Content::Frozen(Frozen::from_number(self.aux)),
         }
     }
 
@@ -307,11 +307,11 @@ impl Record {
     }
 
     /// The operation, call or wait that the record is about.
-    pub fn op(&self) -> Option<Op> {
+    pub fn op(&self) -> Option<OpKind> {
         use RecordKind::*;
         match self.kind()? {
-            Sqe | Cqe | Implied => Kind::from_number((self.id >> 56) as u8).map(Op::Ring),
-            CallBegin | CallEnd => Call::from_number(self.op & !MAY_SLEEP).map(Op::Call),
+            Sqe | Cqe | Implied => Kind::from_number((self.id >> 56) as u8).map(OpKind::Ring),
+            CallBegin | CallEnd => Call::from_number(self.op & !MAY_SLEEP).map(OpKind::Call),
             _ => None,
         }
     }
@@ -363,7 +363,7 @@ impl Record {
     /// Whether an operation or a call ended with a failure: with an error that a loop in good order
     /// does not meet. That a shutdown comes too late for its peer is no failure of a call.
     pub fn is_failure(&self) -> bool {
-        let is_shutdown = self.op() == Some(Op::Call(Call::Shutdown));
+        let is_shutdown = self.op() == Some(OpKind::Call(Call::Shutdown));
         self.res < 0 && !is_shutdown && !Errno(self.res.wrapping_neg()).is_expected()
     }
 
@@ -391,10 +391,10 @@ impl Record {
     }
 }
 
-impl Payload {
+impl Content {
     /// The result, if it is the end of an operation, an enter, a wait or a call.
     pub fn result(&self) -> Option<Result<u32, Errno>> {
-        use Payload::*;
+        use Content::*;
         match *self {
             Completed { result, .. } | EnterEnd { result, .. } => Some(result),
             WaitEnd { result, .. } | CallEnd { result, .. } => Some(result),
@@ -435,51 +435,51 @@ mod tests {
         for (record, payload) in [
             (
                 Record::submitted(send, 26, -1, 64, SKIP_SUCCESS),
-                Payload::Submitted { opcode: 26, file: -1, len: 64, skip_success: true },
+                Content::Submitted { opcode: 26, file: -1, len: 64, skip_success: true },
             ),
             (
                 Record::completed(send, -4, 9 << 16 | 3, 5),
-                Payload::Completed { result: err(4), more: true, buffer: Some(9), position: 5 },
+                Content::Completed { result: err(4), more: true, buffer: Some(9), position: 5 },
             ),
-            (Record::implied(send, 64), Payload::Implied { bytes: 64 }),
+            (Record::implied(send, 64), Content::Implied { bytes: 64 }),
             (
                 Record::enter_begin(8, 3, until),
-                Payload::EnterBegin { queued: 8, pending: 3, mode: Some(until) },
+                Content::EnterBegin { queued: 8, pending: 3, mode: Some(until) },
             ),
             (
                 Record::enter_end(3, 9, u32::MAX, true),
-                Payload::EnterEnd { result: Ok(3), reaped: 9, provided: 0xff_ffff, overflow: true },
+                Content::EnterEnd { result: Ok(3), reaped: 9, provided: 0xff_ffff, overflow: true },
             ),
             (
                 Record::wait_begin(until, 50),
-                Payload::WaitBegin { mode: Some(until), at_most: Some(50) },
+                Content::WaitBegin { mode: Some(until), at_most: Some(50) },
             ),
-            (Record::wait_end(Some(2)), Payload::WaitEnd { result: Ok(2), is_counted: true }),
-            (Record::wait_end(None), Payload::WaitEnd { result: Ok(0), is_counted: false }),
+            (Record::wait_end(Some(2)), Content::WaitEnd { result: Ok(2), is_counted: true }),
+            (Record::wait_end(None), Content::WaitEnd { result: Ok(0), is_counted: false }),
             (
                 Record::ready(7, true, false, true),
-                Payload::Ready { readable: true, writable: false, hung_up: true },
+                Content::Ready { readable: true, writable: false, hung_up: true },
             ),
             (
                 Record::call_begin(Call::Recv, true, 7, 3, 2048),
-                Payload::CallBegin { file: 3, len: 2048, may_sleep: true },
+                Content::CallBegin { file: 3, len: 2048, may_sleep: true },
             ),
             (
                 Record::call_end(Call::Recv, false, 7, -1, -11),
-                Payload::CallEnd { file: -1, result: err(11), may_sleep: false },
+                Content::CallEnd { file: -1, result: err(11), may_sleep: false },
             ),
-            (Record::lost(3), Payload::Lost(3)),
-            (Record::mark(4), Payload::Mark(4)),
-            (Record::lane_begin(5, 6), Payload::Lane { thread: 5, process: 6 }),
-            (Record::frozen(Frozen::Age), Payload::Frozen(Some(Frozen::Age))),
-            (Record::default(), Payload::Unknown),
+            (Record::lost(3), Content::Lost(3)),
+            (Record::mark(4), Content::Mark(4)),
+            (Record::lane_begin(5, 6), Content::Lane { thread: 5, process: 6 }),
+            (Record::frozen(Frozen::Age), Content::Frozen(Some(Frozen::Age))),
+            (Record::default(), Content::Unknown),
         ] {
             assert_eq!(record.payload(), payload);
         }
         let call = Record::call_end(Call::Send, true, 7, 3, 64);
-        assert_eq!((call.op(), call.conn()), (Some(Op::Call(Call::Send)), Some(7)));
+        assert_eq!((call.op(), call.conn()), (Some(OpKind::Call(Call::Send)), Some(7)));
         let sqe = Record::submitted(send, 26, 3, 64, 0);
-        assert_eq!((sqe.op(), sqe.conn()), (Some(Op::Ring(Kind::Send)), Some(7)));
+        assert_eq!((sqe.op(), sqe.conn()), (Some(OpKind::Ring(Kind::Send)), Some(7)));
         assert_eq!(Record::ready(1 << 62, true, false, false).conn(), None);
     }
 }

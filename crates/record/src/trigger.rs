@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::format::{Frozen, MAY_SLEEP, RecordKind};
-use crate::record::{Pairing, Payload, Record};
+use crate::record::{Content, Pairing, Record};
 
 /// A condition at which recording stops.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,7 +118,7 @@ impl TriggerWatch {
     /// Returns the reason to stop, if this record is one.
     pub(crate) fn see(&mut self, record: &Record) -> Option<Frozen> {
         let kind = record.kind()?;
-        if self.overflow && matches!(record.payload(), Payload::EnterEnd { overflow: true, .. }) {
+        if self.overflow && matches!(record.payload(), Content::EnterEnd { overflow: true, .. }) {
             return Some(Frozen::Overflow);
         }
         let ends = matches!(kind, RecordKind::Cqe | RecordKind::CallEnd);

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor_record::{
-    Errno, Header, Kind, Op, Pairing, Payload, Record, RecordKind, Trace, Writers,
+    Content, Errno, Header, Kind, OpKind, Pairing, Record, RecordKind, Trace, Writers,
 };
 
 /// Something that happened in a loop, a thread or a process.
@@ -32,9 +32,9 @@ pub struct Event {
     /// The connection that it is about, if any.
     pub conn: Option<ConnId>,
     /// The operation or call that it is about, if any.
-    pub op: Option<Op>,
+    pub op: Option<OpKind>,
     /// What the record says.
-    pub what: Payload,
+    pub what: Content,
     /// The submission or the begin of the call that this belongs to. A submission has itself.
     /// `None` if it is not known.
     pub begun: Option<Begun>,
@@ -107,7 +107,7 @@ impl Event {
 
     /// The name of the operation, or of the record's kind if there is none.
     pub fn op_name(&self) -> &'static str {
-        self.op.map_or_else(|| self.name(), Op::name)
+        self.op.map_or_else(|| self.name(), OpKind::name)
     }
 
     /// The result, if it is the end of something.
@@ -116,24 +116,24 @@ impl Event {
     }
 
     /// Whether an operation that this test holds for ended here, with what result.
-    pub fn result_of(&self, is_wanted: impl Fn(Op) -> bool) -> Option<Result<u32, Errno>> {
+    pub fn result_of(&self, is_wanted: impl Fn(OpKind) -> bool) -> Option<Result<u32, Errno>> {
         self.op.filter(|op| is_wanted(*op)).and(self.result())
     }
 
     /// Whether it is the end of a receive that brought bytes.
     pub fn is_message(&self) -> bool {
-        matches!(self.result_of(Op::receives), Some(Ok(1..)))
+        matches!(self.result_of(OpKind::receives), Some(Ok(1..)))
     }
 
     /// Whether it is the end of a receive that says that the peer has ended.
     pub fn is_eof(&self) -> bool {
-        self.result_of(Op::receives) == Some(Ok(0))
+        self.result_of(OpKind::receives) == Some(Ok(0))
     }
 
     /// Whether it is the end of a send that took less than it was given.
     pub fn is_short(&self) -> bool {
         let given = self.begun.map(|begun| begun.len);
-        let sent = self.result_of(Op::sends).and_then(Result::ok);
+        let sent = self.result_of(OpKind::sends).and_then(Result::ok);
         sent.zip(given).is_some_and(|(sent, given)| sent < given)
     }
 
@@ -144,7 +144,7 @@ impl Event {
 
     /// Whether many completions belong to one submission of this, as far as is known by now.
     pub fn is_multishot(&self) -> bool {
-        let Payload::Completed { more, .. } = self.what else { return false };
+        let Content::Completed { more, .. } = self.what else { return false };
         more || self.begun.is_some_and(|begun| begun.shots > 1)
     }
 
@@ -152,11 +152,11 @@ impl Event {
     /// buffer, an overflow, records that are lost.
     pub fn is_abnormal(&self) -> bool {
         match self.what {
-            Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown => true,
-            Payload::EnterEnd { result, overflow, .. } => overflow || result.is_err(),
-            Payload::WaitEnd { result, .. } => result.is_err(),
-            Payload::Completed { result: Err(Errno(libc::ENOBUFS)), .. } => true,
-            Payload::Completed { .. } | Payload::CallEnd { .. } => self.raw.is_failure(),
+            Content::Lost(_) | Content::Frozen(_) | Content::Unknown => true,
+            Content::EnterEnd { result, overflow, .. } => overflow || result.is_err(),
+            Content::WaitEnd { result, .. } => result.is_err(),
+            Content::Completed { result: Err(Errno(libc::ENOBUFS)), .. } => true,
+            Content::Completed { .. } | Content::CallEnd { .. } => self.raw.is_failure(),
             _ => false,
         }
     }
@@ -165,7 +165,7 @@ impl Event {
     pub fn owner(&self) -> Option<KeyOwner> {
         let has_key = matches!(
             self.what,
-            Payload::Ready { .. } | Payload::CallBegin { .. } | Payload::CallEnd { .. }
+            Content::Ready { .. } | Content::CallBegin { .. } | Content::CallEnd { .. }
         );
         has_key.then(|| Key(self.raw.id).into())
     }
@@ -183,7 +183,7 @@ pub(crate) fn conn_id(number: u64) -> ConnId {
 
 /// An operation in flight.
 #[derive(Debug, Clone, Copy)]
-struct Flight {
+struct SeenOp {
     begun: Begun,
     /// The time of its submission or its last completion.
     last: u64,
@@ -193,7 +193,7 @@ struct Flight {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Decoder {
     /// The operations in flight, by token.
-    flights: HashMap<u64, Flight>,
+    in_flight: HashMap<u64, SeenOp>,
     /// The kinds of them, by connection.
     of_conns: HashMap<ConnId, Kinds>,
     /// How often each operation was submitted, by token.
@@ -229,26 +229,26 @@ impl Decoder {
             in_flight: InFlight::default(),
             raw,
         };
-        event.in_flight.before = self.flights.contains_key(&raw.id);
+        event.in_flight.before = self.in_flight.contains_key(&raw.id);
         match event.what {
-            Payload::Submitted { len, .. } => event.begun = Some(self.begin(&event, len)),
-            Payload::Completed { more, .. } => self.completed(&mut event, more),
-            Payload::Implied { .. } => self.completed(&mut event, false),
-            Payload::EnterBegin { queued, .. } => {
+            Content::Submitted { len, .. } => event.begun = Some(self.begin(&event, len)),
+            Content::Completed { more, .. } => self.completed(&mut event, more),
+            Content::Implied { .. } => self.completed(&mut event, false),
+            Content::EnterBegin { queued, .. } => {
                 self.queued = Some(queued);
                 self.span_begins(&event, 0);
             }
-            Payload::WaitBegin { .. } => self.span_begins(&event, 0),
-            Payload::CallBegin { len, .. } => self.span_begins(&event, len),
-            Payload::EnterEnd { .. } => {
+            Content::WaitBegin { .. } => self.span_begins(&event, 0),
+            Content::CallBegin { len, .. } => self.span_begins(&event, len),
+            Content::EnterEnd { .. } => {
                 event.completions = completions(&records[at + 1..]);
                 self.span_ends(&mut event);
             }
-            Payload::WaitEnd { .. } | Payload::CallEnd { .. } => self.span_ends(&mut event),
-            Payload::Lost(_) => *self = Decoder::new(1),
+            Content::WaitEnd { .. } | Content::CallEnd { .. } => self.span_ends(&mut event),
+            Content::Lost(_) => *self = Decoder::new(1),
             _ => {}
         }
-        event.in_flight.total = self.flights.len();
+        event.in_flight.total = self.in_flight.len();
         event.in_flight.of_conn =
             event.conn.and_then(|conn| self.of_conns.get(&conn).copied()).unwrap_or_default();
         event
@@ -261,15 +261,15 @@ impl Decoder {
         let begun =
             Begun { event: event.number, number, at: event.at, shots: 0, len, earlier: *earlier };
         *earlier = earlier.saturating_add(1);
-        self.flights.insert(event.raw.id, Flight { begun, last: event.at });
-        if let (Some(conn), Some(Op::Ring(kind))) = (event.conn, event.op) {
+        self.in_flight.insert(event.raw.id, SeenOp { begun, last: event.at });
+        if let (Some(conn), Some(OpKind::Ring(kind))) = (event.conn, event.op) {
             self.of_conns.entry(conn).or_default().0 |= Kinds::bit(kind);
         }
         begun
     }
 
     fn completed(&mut self, event: &mut Event, more: bool) {
-        if let Some(flight) = self.flights.get_mut(&event.raw.id) {
+        if let Some(flight) = self.in_flight.get_mut(&event.raw.id) {
             event.lasted = Some(event.at.saturating_sub(flight.last));
             flight.last = event.at;
             flight.begun.shots = flight.begun.shots.saturating_add(1);
@@ -278,8 +278,8 @@ impl Decoder {
         if more {
             return;
         }
-        self.flights.remove(&event.raw.id);
-        let (Some(conn), Some(Op::Ring(kind))) = (event.conn, event.op) else { return };
+        self.in_flight.remove(&event.raw.id);
+        let (Some(conn), Some(OpKind::Ring(kind))) = (event.conn, event.op) else { return };
         if let Some(kinds) = self.of_conns.get_mut(&conn) {
             kinds.0 &= !Kinds::bit(kind);
         }
@@ -336,11 +336,11 @@ impl<'a> Events<'a> {
     }
 
     /// How many operations of each kind are in flight behind the last event.
-    pub fn in_flight(&self) -> HashMap<Op, u64> {
+    pub fn in_flight(&self) -> HashMap<OpKind, u64> {
         let mut all = HashMap::new();
-        for token in self.decoder.flights.keys() {
+        for token in self.decoder.in_flight.keys() {
             if let Some(kind) = Kind::from_number((token >> 56) as u8) {
-                *all.entry(Op::Ring(kind)).or_default() += 1;
+                *all.entry(OpKind::Ring(kind)).or_default() += 1;
             }
         }
         all

@@ -25,7 +25,7 @@ pub use attach::{RingEvent, WatchedProcess};
 pub use event::{Begun, Event, Events, InFlight, Kinds, events};
 pub use follow::{Follow, open_process};
 pub use proactor_record::{
-    About, Call, Clock, Errno, Frozen, Header, Kind, Level, Log, Op, Payload, Reader, Record,
+    About, Call, Clock, Content, Errno, Frozen, Header, Kind, Level, Log, OpKind, Reader, Record,
     RecordKind, Recorder, Recording, Settings, StopTrigger, Trace, Unreadable, WaitMode, Writer,
     Writers, format,
 };

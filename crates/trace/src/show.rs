@@ -14,7 +14,7 @@ use super::event::Event;
 use proactor::keys::{ConnId, KeyOwner};
 use proactor_record::format::MAIN;
 use proactor_record::{
-    Call, Clock, Errno, Frozen, Header, Level, Op, Payload, RecordKind, WaitMode, Writers,
+    Call, Clock, Content, Errno, Frozen, Header, Level, OpKind, RecordKind, WaitMode, Writers,
 };
 use proactor_report::units::{self, nanos};
 
@@ -164,7 +164,7 @@ pub(crate) fn end_line(mut text: String, column: usize, abnormal: bool) -> Strin
 pub fn line(header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
     let op = event.op.map_or(String::new(), |op| format!("{op}{star}"));
-    let is_known = !matches!(event.what, Payload::WaitEnd { is_counted: false, .. });
+    let is_known = !matches!(event.what, Content::WaitEnd { is_counted: false, .. });
     let result = result_text(event.result().filter(|_| is_known));
     let (time, lane) = (moment(event.at), header.lane_name(event.lane));
     let (conn, details) = (owner(event), details(header, event));
@@ -202,9 +202,9 @@ fn details(header: &Header, event: &Event) -> String {
     let descriptor = |file: i32| (file >= 0).then(|| format!("fd {file}"));
     let end = || event.is_eof().then(|| "EOF".to_owned());
     let parts = match event.what {
-        Payload::Submitted { len, skip_success, .. } => {
+        Content::Submitted { len, skip_success, .. } => {
             let earlier = event.begun.map_or(0, |begun| begun.earlier);
-            let again = earlier > 0 && event.op.is_some_and(Op::receives);
+            let again = earlier > 0 && event.op.is_some_and(OpKind::receives);
             vec![
                 number,
                 length(len),
@@ -212,9 +212,9 @@ fn details(header: &Header, event: &Event) -> String {
                 again.then(|| format!("armed again, {} before", units::times(earlier.into()))),
             ]
         }
-        Payload::Completed { result, more, buffer, .. } => {
+        Content::Completed { result, more, buffer, .. } => {
             let no_buffer = result == Err(Errno(libc::ENOBUFS));
-            let no_buffer = no_buffer && event.op.is_some_and(Op::receives);
+            let no_buffer = no_buffer && event.op.is_some_and(OpKind::receives);
             vec![
                 number,
                 buffer.map(|buffer| format!("buf {buffer}")),
@@ -225,11 +225,11 @@ fn details(header: &Header, event: &Event) -> String {
                 lasted.filter(|_| !event.is_multishot()).map(|lasted| format!("age {lasted}")),
             ]
         }
-        Payload::Implied { .. } => {
+        Content::Implied { .. } => {
             let words = "succeeded without a completion".to_owned();
             vec![number, Some(words), lasted.map(|lasted| format!("age {lasted}"))]
         }
-        Payload::EnterEnd { result, provided, overflow, .. } => {
+        Content::EnterEnd { result, provided, overflow, .. } => {
             let (taken, completions) = (result.unwrap_or(0), event.completions);
             let cqes = units::plural(completions.into(), "cqe");
             vec![
@@ -241,15 +241,15 @@ fn details(header: &Header, event: &Event) -> String {
                 overflow.then(|| "OVERFLOW: completions wait outside the queue".to_owned()),
             ]
         }
-        Payload::WaitEnd { result, is_counted } => {
+        Content::WaitEnd { result, is_counted } => {
             vec![lasted, is_counted.then(|| format!("{} ready", result.unwrap_or(0)))]
         }
-        Payload::CallBegin { file, len, .. } => {
+        Content::CallBegin { file, len, .. } => {
             // What a selector watches for is not a length.
-            let watches = matches!(event.op, Some(Op::Call(Call::Watch | Call::Rewatch)));
+            let watches = matches!(event.op, Some(OpKind::Call(Call::Watch | Call::Rewatch)));
             vec![descriptor(file), length(len).filter(|_| !watches)]
         }
-        Payload::CallEnd { file, .. } => {
+        Content::CallEnd { file, .. } => {
             vec![descriptor(file), end(), measured(header, event.lasted).map(nanos)]
         }
         _ => vec![Some(words(header, event))],
@@ -260,10 +260,10 @@ fn details(header: &Header, event: &Event) -> String {
 /// The details of an event that has only one.
 fn words(header: &Header, event: &Event) -> String {
     match event.what {
-        Payload::EnterBegin { pending, mode, .. } => {
+        Content::EnterBegin { pending, mode, .. } => {
             format!("submit={pending}  {}", mode.map_or("?", WaitMode::name))
         }
-        Payload::WaitBegin { mode, at_most } => {
+        Content::WaitBegin { mode, at_most } => {
             let mode = match mode {
                 // It polls all sockets: whatever comes, it sleeps.
                 Some(WaitMode::Until) if header.model() == POLLS_ALL => "sleep",
@@ -271,16 +271,18 @@ fn words(header: &Header, event: &Event) -> String {
             };
             at_most.map_or(mode.to_owned(), |at_most| format!("{mode} {}", nanos(at_most)))
         }
-        Payload::Ready { readable, writable, hung_up } => readiness(readable, writable, hung_up),
-        Payload::Lost(n) => units::plural(n, "record"),
-        Payload::Clock(nanos) => format!("{nanos} ns of the monotonic clock"),
-        Payload::Mark(number) => number.to_string(),
-        Payload::Lane { thread, process } => match event.lane {
+        Content::Ready { readable, writable, hung_up } => readiness(readable, writable, hung_up),
+        Content::Lost(n) => units::plural(n, "record"),
+        Content::Clock(nanos) => format!("{nanos} ns of the monotonic clock"),
+        Content::Mark(number) => number.to_string(),
+        Content::Lane { thread, process } => match event.lane {
             Some(MAIN) => format!("started the recording: process {process}"),
             _ if header.writers == Writers::Processes => format!("process {process}"),
             _ => format!("thread {thread}"),
         },
-        Payload::Frozen(why) => format!("recording stopped {}", why.map_or("", |why| why.name())),
+        Content::Frozen(why) => {
+            format!("recording stopped {}", why.map_or("", |why| why.name()))
+        }
         _ => format!("a record of kind {}", event.raw.kind),
     }
 }
@@ -315,7 +317,8 @@ pub fn json(header: &Header, event: &Event) -> Value {
     let mut all = fields(header, event);
     all.extend(applying(json!({
         "n": event.number, "t_ns": event.at, "lane": header.lane_name(event.lane),
-        "iteration": event.iteration, "op": event.op.map(Op::name), "conn": conn, "owner": owner,
+        "iteration": event.iteration, "op": event.op.map(OpKind::name), "conn": conn,
+        "owner": owner,
         "kind": event.raw.kind().map_or("unknown".to_owned(), kind),
         "abnormal": event.is_abnormal(), "flags": event.raw.flags,
     })));
@@ -344,41 +347,41 @@ pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
     let (lasted, begun) = (event.lasted, event.begun);
     let number = begun.and_then(|begun| begun.number);
     let fields = match event.what {
-        Payload::Submitted { opcode, file, len, skip_success } => json!({
+        Content::Submitted { opcode, file, len, skip_success } => json!({
             "number": number, "again": begun.map(|begun| begun.earlier), "opcode": opcode,
             "file": file, "len": len, "skip_success": skip_success,
         }),
-        Payload::Completed { more, buffer, position, .. } => json!({
+        Content::Completed { more, buffer, position, .. } => json!({
             "number": number, "shot": begun.map(|begun| begun.shots), "age_ns": lasted,
             "more": more, "multi": event.is_multishot(), "buf": buffer, "position": position,
         }),
-        Payload::Implied { .. } => json!({ "number": number, "age_ns": lasted }),
-        Payload::EnterBegin { queued, pending, mode } => json!({
+        Content::Implied { .. } => json!({ "number": number, "age_ns": lasted }),
+        Content::EnterBegin { queued, pending, mode } => json!({
             "queued": queued, "pending": pending, "wait": mode.map(WaitMode::name),
         }),
-        Payload::EnterEnd { reaped, provided, overflow, .. } => json!({
+        Content::EnterEnd { reaped, provided, overflow, .. } => json!({
             "reaped": reaped, "completions": event.completions, "provided": provided,
             "overflow": overflow, "lasted_ns": lasted, "in_flight": event.in_flight.total,
         }),
-        Payload::WaitBegin { mode, at_most } => json!({
+        Content::WaitBegin { mode, at_most } => json!({
             "wait": mode.map(WaitMode::name), "at_most_ns": at_most,
         }),
-        Payload::WaitEnd { .. } => json!({ "lasted_ns": lasted }),
-        Payload::Ready { readable, writable, hung_up } => json!({
+        Content::WaitEnd { .. } => json!({ "lasted_ns": lasted }),
+        Content::Ready { readable, writable, hung_up } => json!({
             "readable": readable, "writable": writable, "hung_up": hung_up,
         }),
-        Payload::CallBegin { file, len, may_sleep } => json!({
+        Content::CallBegin { file, len, may_sleep } => json!({
             "file": file, "len": len, "may_sleep": may_sleep,
         }),
-        Payload::CallEnd { file, may_sleep, .. } => json!({
+        Content::CallEnd { file, may_sleep, .. } => json!({
             "file": file, "lasted_ns": measured(header, lasted), "may_sleep": may_sleep,
         }),
-        Payload::Lost(n) => json!({ "lost": n }),
-        Payload::Clock(nanos) => json!({ "monotonic_ns": nanos.to_string() }),
-        Payload::Mark(number) => json!({ "mark": number.to_string() }),
-        Payload::Lane { thread, process } => json!({ "thread": thread, "process": process }),
-        Payload::Frozen(why) => json!({ "why": why.map(Frozen::name) }),
-        Payload::Unknown => json!({}),
+        Content::Lost(n) => json!({ "lost": n }),
+        Content::Clock(nanos) => json!({ "monotonic_ns": nanos.to_string() }),
+        Content::Mark(number) => json!({ "mark": number.to_string() }),
+        Content::Lane { thread, process } => json!({ "thread": thread, "process": process }),
+        Content::Frozen(why) => json!({ "why": why.map(Frozen::name) }),
+        Content::Unknown => json!({}),
     };
     let Value::Object(mut fields) = fields else { unreachable!("each is an object") };
     fields.insert("user_data".to_owned(), json!(format!("{:#018x}", event.raw.id)));

@@ -18,7 +18,7 @@ use proactor::os::probe::Probe;
 use proactor::os::process::{self, Alone, Signals, Wake};
 use proactor::os::{self, ShutdownSignal};
 use proactor_models::{BLOCKING, PROCESS, Service, THREAD};
-use proactor_record::{Level, Payload, Recording, Settings, Trace};
+use proactor_record::{Content, Level, Recording, Settings, Trace};
 use proactor_trace::events;
 
 /// The pause before and after a message, in which the server goes to sleep.
@@ -176,12 +176,12 @@ fn enter_ops(file: &File) -> io::Result<Vec<Enter>> {
     for event in events(&trace) {
         let name = event.op.filter(|op| op.is_on_ring()).map(|op| op.name().to_owned());
         match event.what {
-            Payload::Submitted { .. } => queued.extend(name),
-            Payload::EnterBegin { .. } => {
+            Content::Submitted { .. } => queued.extend(name),
+            Content::EnterBegin { .. } => {
                 let submitted = std::mem::take(&mut queued);
                 enters.push((origin + event.at, RingOps { submitted, completed: Vec::new() }));
             }
-            Payload::Completed { .. } => {
+            Content::Completed { .. } => {
                 if let Some((_, ops)) = enters.last_mut() {
                     ops.completed.extend(name);
                 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::{Call, HEADER, MARGIN, RECORD, RecordKind};
 use crate::reader::{Reader, Trace};
-use crate::record::Payload;
+use crate::record::Content;
 use crate::shm_log::Claim;
 use crate::sys::monotonic;
 use crate::trigger::StopTrigger;
@@ -80,7 +80,7 @@ fn followed() -> (tempfile::NamedTempFile, Writer, Reader) {
 }
 
 /// What was written since the last call.
-fn poll(reader: &mut Reader) -> Vec<Payload> {
+fn poll(reader: &mut Reader) -> Vec<Content> {
     reader.poll().expect("it is a trace").iter().map(Record::payload).collect()
 }
 
@@ -265,14 +265,14 @@ fn a_follower_waits_for_what_is_being_written_and_gives_up_when_all_is_over() {
     writer.mark(1);
     let (slow, _dead) = (reserve(), reserve());
     writer.mark(2);
-    assert_eq!(poll(), [Payload::Mark(1)]);
+    assert_eq!(poll(), [Content::Mark(1)]);
     let late = telling(3, 0); // Its time is before all others.
     writer.shared.log.claim(slow).expect("it is its own").finish(late.words());
-    assert_eq!(poll(), [Payload::Mark(3 << 32)]);
+    assert_eq!(poll(), [Content::Mark(3 << 32)]);
     assert_eq!(poll(), []);
     drop(writer);
     assert_eq!(poll(), [], "it sees that all is over, and then looks a last time");
-    assert_eq!(poll(), [Payload::Lost(1), Payload::Mark(2)]);
+    assert_eq!(poll(), [Content::Lost(1), Content::Mark(2)]);
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn a_follower_waits_for_the_dead_once_and_not_in_every_lap() {
                 seen.extend(poll(&mut reader));
             }
         }
-        let marks = seen.iter().filter(|one| matches!(one, Payload::Mark(_))).count() as u64;
+        let marks = seen.iter().filter(|one| matches!(one, Content::Mark(_))).count() as u64;
         assert_eq!((marks, reader.lost()), (LEAST - 1, 1 + lap));
     }
 }
@@ -323,7 +323,7 @@ fn a_gap_that_the_file_reports_may_be_as_long_as_it_says() {
     drop(writer);
     let mut poll = || poll(&mut reader);
     assert_eq!(poll(), [], "it sees that all is over, and then looks a last time");
-    assert_eq!(poll(), [Payload::Lost(1), Payload::Lost(u64::MAX)]);
+    assert_eq!(poll(), [Content::Lost(1), Content::Lost(u64::MAX)]);
     assert!(reader.is_read());
 }
 
@@ -344,8 +344,8 @@ fn what_stops_it_stops_all_of_them_and_what_was_missed_is_said() {
     other.mark(10);
     let payloads: Vec<_> = read(&writer).records.iter().map(Record::payload).collect();
     let [.., stopped, lost, mark] = &payloads[..] else { panic!("{payloads:?}") };
-    assert_eq!(*stopped, Payload::Frozen(Some(Frozen::Signal)));
-    assert_eq!((lost, mark), (&Payload::Lost(6), &Payload::Mark(10)));
+    assert_eq!(*stopped, Content::Frozen(Some(Frozen::Signal)));
+    assert_eq!((lost, mark), (&Content::Lost(6), &Content::Mark(10)));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use proactor::keys::{ConnId, KeyOwner};
 use proactor::ring::Token;
 use proactor_record::format::MAIN;
-use proactor_record::{Call, Kind, Op, Payload};
+use proactor_record::{Call, Content, Kind, OpKind};
 
 use super::track_event::*;
 use crate::event::Event;
@@ -89,7 +89,7 @@ impl TrackBuilder {
             earlier.chain([event]).for_each(|event| self.put(&Rc::new(event)));
         } else if let Some(lane) = event.lane.filter(|_| self.threads.is_some()) {
             self.earlier.remove(&lane);
-            if matches!(event.what, Payload::CallBegin { .. } | Payload::WaitBegin { .. })
+            if matches!(event.what, Content::CallBegin { .. } | Content::WaitBegin { .. })
                 && let Some(since) = self.cut.since
             {
                 let at = event.at.max(since.as_nanos() as u64);
@@ -110,7 +110,7 @@ impl TrackBuilder {
 
     fn put(&mut self, event: &Rc<Event>) {
         self.at = event.at;
-        if let Payload::Lost(_) = event.what {
+        if let Content::Lost(_) = event.what {
             self.close();
         }
         let track = self.track(event);
@@ -118,8 +118,8 @@ impl TrackBuilder {
             None => self.loop_event(event, track),
             Some(_) => self.thread_event(event, track),
         };
-        let is_mark = matches!(event.what, Payload::Mark(_)) && self.threads.is_none();
-        if is_mark || matches!(event.what, Payload::Lost(_) | Payload::Frozen(_) | Payload::Unknown)
+        let is_mark = matches!(event.what, Content::Mark(_)) && self.threads.is_none();
+        if is_mark || matches!(event.what, Content::Lost(_) | Content::Frozen(_) | Content::Unknown)
         {
             self.instant(Track::Loop, event, None);
         }
@@ -131,16 +131,16 @@ impl TrackBuilder {
     /// Draws on the loop's track. Returns the flow of an operation.
     fn loop_event(&mut self, event: &Rc<Event>, track: Option<Track>) -> Option<Flow> {
         match event.what {
-            Payload::EnterBegin { .. } | Payload::WaitBegin { .. } => {
+            Content::EnterBegin { .. } | Content::WaitBegin { .. } => {
                 self.end_all(Track::Loop);
                 self.count_undrawn();
-                if matches!(event.what, Payload::EnterBegin { .. }) {
+                if matches!(event.what, Content::EnterBegin { .. }) {
                     self.count(QUEUE, 0);
                 }
                 self.begin(Track::Loop, "iteration", event, None);
                 self.begin(Track::Loop, event.name().trim_matches(['<', '>']), event, None);
             }
-            Payload::EnterEnd { result, provided, .. } => {
+            Content::EnterEnd { result, provided, .. } => {
                 self.handling_begins(event);
                 self.provided += u64::from(provided);
                 self.count(TAKEN, result.unwrap_or(0).into());
@@ -150,27 +150,27 @@ impl TrackBuilder {
                     self.count(BUFFERS, self.provided.saturating_sub(self.filled));
                 }
             }
-            Payload::WaitEnd { result, .. } => {
+            Content::WaitEnd { result, .. } => {
                 self.handling_begins(event);
                 self.count(READY, result.unwrap_or(0).into());
             }
-            Payload::Submitted { .. } | Payload::Completed { .. } | Payload::Implied { .. } => {
-                let has_buffer = matches!(event.what, Payload::Completed { buffer: Some(_), .. });
+            Content::Submitted { .. } | Content::Completed { .. } | Content::Implied { .. } => {
+                let has_buffer = matches!(event.what, Content::Completed { buffer: Some(_), .. });
                 self.filled += u64::from(has_buffer);
                 let flow = self.flow(event);
                 track.iter().for_each(|_| self.instant(Track::Loop, event, flow));
                 return flow;
             }
-            Payload::Ready { .. } if track == Some(Track::Loop) => {
+            Content::Ready { .. } if track == Some(Track::Loop) => {
                 self.instant(Track::Loop, event, None);
             }
-            Payload::CallBegin { .. } => {
+            Content::CallBegin { .. } => {
                 let is_in_call = self.innermost(Track::Loop).is_some_and(|one| one.is_call);
                 if track.is_some() && !is_in_call {
-                    self.begin(Track::Loop, event.op.map_or("call", Op::name), event, None);
+                    self.begin(Track::Loop, event.op.map_or("call", OpKind::name), event, None);
                 }
             }
-            Payload::CallEnd { .. } if self.ends(Track::Loop, event) => {
+            Content::CallEnd { .. } if self.ends(Track::Loop, event) => {
                 self.end(Track::Loop, Some(event));
             }
             _ => {}
@@ -194,7 +194,7 @@ impl TrackBuilder {
     /// another thread serves that connection.
     fn thread_event(&mut self, event: &Rc<Event>, track: Option<Track>) -> Option<Flow> {
         let lane = event.lane?;
-        if let Payload::WaitBegin { .. } = event.what {
+        if let Content::WaitBegin { .. } = event.what {
             self.count_undrawn();
         }
         let threads = self.threads.as_ref()?;
@@ -203,17 +203,17 @@ impl TrackBuilder {
         self.occupied.insert(lane);
         let mut flow = None;
         match event.what {
-            Payload::CallBegin { .. } | Payload::WaitBegin { .. } => {
+            Content::CallBegin { .. } | Content::WaitBegin { .. } => {
                 self.abandon(lane);
                 let (number, waits) = (event.number, Phase::of(event) == Some(Phase::Waiting));
                 self.calls.insert(lane, CallInProgress { number, thread, waits });
                 if self.drawn.contains(&thread) {
                     flow = flow_to(track, lane, event);
                 }
-                let name = event.op.map_or("wait", Op::name).to_owned();
+                let name = event.op.map_or("wait", OpKind::name).to_owned();
                 self.emit(own, Shape::Begin(name), Some(event), flow.map(Flow::Continue));
             }
-            Payload::CallEnd { .. } | Payload::WaitEnd { .. } => {
+            Content::CallEnd { .. } | Content::WaitEnd { .. } => {
                 let begun = event.begun.map(|begun| begun.event);
                 let is_its =
                     |call: &CallInProgress| call.thread == thread && Some(call.number) == begun;
@@ -224,7 +224,7 @@ impl TrackBuilder {
                     self.instant(own, event, None);
                 }
             }
-            Payload::Lane { .. } => {
+            Content::Lane { .. } => {
                 self.lane_ends(lane);
                 self.abandon(lane);
             }
@@ -275,16 +275,16 @@ impl TrackBuilder {
     fn flow(&self, event: &Event) -> Option<Flow> {
         let number = event.begun.filter(|begun| self.cut.is_in_time(begun.at))?.event;
         match event.what {
-            Payload::Submitted { .. } => Some(Flow::Continue(number.wrapping_add(1))),
+            Content::Submitted { .. } => Some(Flow::Continue(number.wrapping_add(1))),
             // A flow through each of a thousand shots would hide all others.
-            Payload::Completed { more: true, .. } => None,
+            Content::Completed { more: true, .. } => None,
             _ => Some(Flow::End(number.wrapping_add(1))),
         }
     }
 
     /// Draws an operation, a call or a readiness on the track of its connection or listener.
     fn side(&mut self, track: Track, event: &Rc<Event>, flow: Option<Flow>) {
-        let begins = matches!(event.what, Payload::Submitted { .. } | Payload::CallBegin { .. });
+        let begins = matches!(event.what, Content::Submitted { .. } | Content::CallBegin { .. });
         let is_same = |one: &OpenSlice| one.operation == operation(event);
         if begins && self.innermost(track).is_some_and(is_same) {
             self.end(track, None); // Its end is missing: it begins anew.
@@ -295,10 +295,10 @@ impl TrackBuilder {
             if event.is_multishot() {
                 self.instant(track, event, None);
             }
-            if !matches!(event.what, Payload::Completed { more: true, .. }) {
+            if !matches!(event.what, Content::Completed { more: true, .. }) {
                 self.end(track, Some(event));
             }
-        } else if !matches!(event.what, Payload::CallBegin { .. }) {
+        } else if !matches!(event.what, Content::CallBegin { .. }) {
             self.instant(track, event, None);
         }
     }
@@ -314,7 +314,7 @@ impl TrackBuilder {
     }
 
     fn begin(&mut self, track: Track, name: &str, event: &Rc<Event>, flow: Option<Flow>) {
-        let is_call = matches!(event.what, Payload::CallBegin { .. });
+        let is_call = matches!(event.what, Content::CallBegin { .. });
         let slice = OpenSlice { number: event.number, operation: operation(event), is_call };
         self.open.entry(track).or_default().push(slice);
         self.emit(track, Shape::Begin(name.to_owned()), Some(event), flow);
@@ -370,9 +370,11 @@ impl TrackBuilder {
             return None;
         }
         let inbound = match event.op {
-            Some(Op::Ring(kind)) => matches!(kind, Kind::Recv | Kind::PollRecv | Kind::CancelRecv),
-            Some(Op::Call(call)) => call == Call::Recv,
-            Some(Op::Wait) | None => true,
+            Some(OpKind::Ring(kind)) => {
+                matches!(kind, Kind::Recv | Kind::PollRecv | Kind::CancelRecv)
+            }
+            Some(OpKind::Call(call)) => call == Call::Recv,
+            Some(OpKind::Wait) | None => true,
         };
         Some(if inbound { Track::Inbound(conn) } else { Track::Outbound(conn) })
     }
@@ -396,7 +398,7 @@ fn flow_to(track: Option<Track>, lane: u16, event: &Event) -> Option<u64> {
 fn is_slice(event: &Event) -> bool {
     use Kind::{Accept, PollAccept, PollRecv, PollSend, Recv, Send};
     match event.op {
-        Some(Op::Ring(kind)) => {
+        Some(OpKind::Ring(kind)) => {
             matches!(kind, Accept | Recv | Send | PollAccept | PollRecv | PollSend)
         }
         _ => true,
@@ -406,7 +408,7 @@ fn is_slice(event: &Event) -> bool {
 /// The track of an event that belongs to no connection.
 fn track_without_conn(event: &Event) -> Track {
     match (event.op, event.owner()) {
-        (Some(Op::Ring(Kind::Accept | Kind::PollAccept | Kind::CancelAccept)), _) => {
+        (Some(OpKind::Ring(Kind::Accept | Kind::PollAccept | Kind::CancelAccept)), _) => {
             Track::Listener(Token(event.raw.id).accept().listener.0.into())
         }
         (_, Some(KeyOwner::Listener(index))) => Track::Listener(index.0.into()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use minijinja::{Value, context};
-use proactor_record::{Call, Errno, Kind, Op};
+use proactor_record::{Call, Errno, Kind, OpKind};
 use serde::Serialize;
 
 use super::connection::ConnectionStats;
@@ -208,7 +208,7 @@ fn disarmed(stats: &TraceStats) -> Option<Found> {
 }
 
 fn one_shot(stats: &TraceStats) -> Option<Found> {
-    let row = stats.op(Op::Ring(Kind::Recv)).filter(|row| !row.multishot)?;
+    let row = stats.op(OpKind::Ring(Kind::Recv)).filter(|row| !row.multishot)?;
     // Two of three, and not too few.
     let is_one_shot = stats.messages >= 100 && row.begun * 3 >= stats.messages * 2;
     is_one_shot.then(|| Found::new(Note, Vec::new()))
@@ -240,7 +240,7 @@ fn would_block(stats: &TraceStats) -> Option<Found> {
 }
 
 fn rewatched(stats: &TraceStats) -> Option<Found> {
-    let rewatched = stats.op(Op::Call(Call::Rewatch))?.begun;
+    let rewatched = stats.op(OpKind::Call(Call::Rewatch))?.begun;
     let severity = if stats.source.model == "epoll-oneshot" { Note } else { Costly };
     let found = Found { values: context! { rewatched }, ..Found::new(severity, Vec::new()) };
     often(rewatched, stats.messages, 10).then_some(found)

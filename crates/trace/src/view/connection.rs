@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use proactor::keys::ConnId;
-use proactor_record::{Call, Errno, Kind, Level, Op, Payload, RecordKind, Trace};
+use proactor_record::{Call, Content, Errno, Kind, Level, OpKind, RecordKind, Trace};
 use serde::Serialize;
 
 use super::names;
@@ -35,8 +35,8 @@ impl Measure {
         let has = |kind| trace.records.iter().any(|one| one.is(kind));
         if has(RecordKind::Sqe) || has(RecordKind::Cqe) {
             let skips = trace.records.iter().any(|one| {
-                one.op() == Some(Op::Ring(Kind::Send))
-                    && matches!(one.payload(), Payload::Submitted { skip_success: true, .. })
+                one.op() == Some(OpKind::Ring(Kind::Send))
+                    && matches!(one.payload(), Content::Submitted { skip_success: true, .. })
             });
             return if skips { Measure::Taken } else { Measure::Completed };
         }
@@ -170,12 +170,12 @@ impl ConnectionTracker {
     /// Takes in an event. All events of the trace are needed, also those outside of a cut.
     pub(super) fn see(&mut self, event: &Event) {
         match event.what {
-            Payload::EnterBegin { .. } | Payload::WaitBegin { .. } => {
+            Content::EnterBegin { .. } | Content::WaitBegin { .. } => {
                 for conn in std::mem::take(&mut self.ending) {
                     self.answer(conn, event.at);
                 }
             }
-            Payload::Lost(_) => {
+            Content::Lost(_) => {
                 // Nothing is known to be in flight. Each connection learns of it with its next
                 // event: there may be as many gaps as connections.
                 self.ending.clear();
@@ -184,7 +184,7 @@ impl ConnectionTracker {
             }
             _ => {}
         }
-        match (event.conn, event.result_of(Op::accepts)) {
+        match (event.conn, event.result_of(OpKind::accepts)) {
             (Some(conn), _) => self.of_conn(conn, event),
             (None, Some(Ok(file))) => drop(self.accepted.insert(file as i32, event.at)),
             _ => {}
@@ -227,10 +227,10 @@ impl ConnectionTracker {
         stats.last_ns = event.at;
         stats.in_flight = event.in_flight.of_conn;
         stats.check(event, self.whole);
-        let begins = matches!(event.what, Payload::Submitted { .. } | Payload::CallBegin { .. });
-        stats.receives += u64::from(begins && event.op.is_some_and(Op::receives));
+        let begins = matches!(event.what, Content::Submitted { .. } | Content::CallBegin { .. });
+        stats.receives += u64::from(begins && event.op.is_some_and(OpKind::receives));
         stats.ended(event);
-        let sends = event.op.is_some_and(Op::sends);
+        let sends = event.op.is_some_and(OpKind::sends);
         let sent = sends && matches!(event.result(), Some(Ok(1..)));
         let is_open = stats.exchange.is_some();
         match self.measure {
@@ -258,15 +258,15 @@ impl ConnectionStats {
             self.faults.push(format!("{name} came after the close"));
         }
         // Two cancels of a kind may be in flight: the result says which operation they cancel.
-        let Some(Op::Ring(kind)) = event.op else { return };
+        let Some(OpKind::Ring(kind)) = event.op else { return };
         if kind.is_cancel() {
             return;
         }
         match event.what {
-            Payload::Submitted { .. } if event.in_flight.before => {
+            Content::Submitted { .. } if event.in_flight.before => {
                 self.fault(format!("a second {name} was submitted"));
             }
-            Payload::Completed { .. } | Payload::Implied { .. }
+            Content::Completed { .. } | Content::Implied { .. }
                 if whole && event.begun.is_none() =>
             {
                 self.fault(format!("{name} completed without a submission"));
@@ -290,7 +290,7 @@ impl ConnectionStats {
                 self.messages += 1;
                 self.bytes_in += u64::from(n);
                 let position = match event.what {
-                    Payload::Completed { position, .. } => position,
+                    Content::Completed { position, .. } => position,
                     _ => 0,
                 };
                 self.exchange.get_or_insert((event.at, position));
@@ -327,16 +327,16 @@ impl ConnectionStats {
 }
 
 /// Whether it is about the child that serves the connection and outlives it.
-fn is_of_child(op: Op) -> bool {
-    matches!(op, Op::Call(Call::Fork | Call::Reap | Call::Kill))
+fn is_of_child(op: OpKind) -> bool {
+    matches!(op, OpKind::Call(Call::Fork | Call::Reap | Call::Kill))
 }
 
 /// The file that an event names.
 fn file(event: &Event) -> Option<i32> {
     match event.what {
-        Payload::Submitted { file, .. }
-        | Payload::CallBegin { file, .. }
-        | Payload::CallEnd { file, .. } => Some(file),
+        Content::Submitted { file, .. }
+        | Content::CallBegin { file, .. }
+        | Content::CallEnd { file, .. } => Some(file),
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use super::lanes::Lanes;
 use super::ops::OpRow;
 use super::stats::TraceStats;
 use super::text::fill;
-use proactor_record::{Call, Kind, Op};
+use proactor_record::{Call, Kind, OpKind};
 use proactor_report::histogram::Percentiles;
 
 /// Two traces, side by side.
@@ -91,9 +91,9 @@ fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
     all.add("system calls / message", Ratio, |d| d.per_message(d.calls?));
     all.add("  enters or waits", Ratio, |d| {
         let iterations = d.iterations.as_ref().map(|iterations| iterations.count);
-        d.per_message(iterations.or_else(|| Some(d.op(Op::Wait)?.begun))?)
+        d.per_message(iterations.or_else(|| Some(d.op(OpKind::Wait)?.begun))?)
     });
-    for op in both(a, b, false).into_iter().filter(|&op| op != Op::Wait) {
+    for op in both(a, b, false).into_iter().filter(|&op| op != OpKind::Wait) {
         all.add(&format!("  {op} calls"), Ratio, |d| d.per_message(d.op(op)?.begun));
     }
     all.add("bytes / system call", Bytes, |d| {
@@ -163,14 +163,14 @@ type DurationRow = (&'static str, usize, fn(&TraceStats) -> Option<Percentiles>)
 const TIMED: [DurationRow; 6] = [
     ("enter or wait", 2, |d| Some(d.iterations.as_ref()?.inside)),
     ("between them", 2, |d| Some(d.iterations.as_ref()?.outside)),
-    ("send age", 3, |d| ages(d, Op::Ring(Kind::Send))),
-    ("recv took", 3, |d| ages(d, Op::Call(Call::Recv))),
-    ("send took", 3, |d| ages(d, Op::Call(Call::Send))),
+    ("send age", 3, |d| ages(d, OpKind::Ring(Kind::Send))),
+    ("recv took", 3, |d| ages(d, OpKind::Call(Call::Recv))),
+    ("send took", 3, |d| ages(d, OpKind::Call(Call::Send))),
     ("answered", 3, |d| Some(d.answered)),
 ];
 
 /// How long an operation took, unless it waits for others.
-fn ages(stats: &TraceStats, op: Op) -> Option<Percentiles> {
+fn ages(stats: &TraceStats, op: OpKind) -> Option<Percentiles> {
     stats.op(op).filter(|row| !row.waits_for_others())?.ages
 }
 
@@ -213,7 +213,7 @@ fn has_times(stats: &TraceStats) -> bool {
 }
 
 /// The names of the operations, or of the calls, of both: each once, in their order.
-fn both(a: &TraceStats, b: &TraceStats, on_ring: bool) -> Vec<Op> {
+fn both(a: &TraceStats, b: &TraceStats, on_ring: bool) -> Vec<OpKind> {
     let rows = a.ops.iter().chain(&b.ops).filter(|row| row.on_ring == on_ring);
     let mut seen = HashSet::new();
     rows.map(|row| row.op).filter(|&op| seen.insert(op)).collect()

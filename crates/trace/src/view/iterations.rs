@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::names;
 use crate::event::Event;
 use proactor::keys::ConnId;
-use proactor_record::{Payload, WaitMode};
+use proactor_record::{Content, WaitMode};
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 
@@ -141,23 +141,23 @@ impl IterationCounter {
     pub(super) fn see(&mut self, event: &Event) {
         let (all, open) = (&mut self.all, &mut self.open);
         match event.what {
-            Payload::EnterBegin { mode, .. } | Payload::WaitBegin { mode, .. } => {
+            Content::EnterBegin { mode, .. } | Content::WaitBegin { mode, .. } => {
                 self.close(Some(event.at));
                 self.open.mode = mode;
             }
-            Payload::EnterEnd { result, overflow, .. } => {
+            Content::EnterEnd { result, overflow, .. } => {
                 all.in_flight_max = all.in_flight_max.max(event.in_flight.total as u64);
                 (open.submitted, open.overflow) = (result.unwrap_or(0).into(), overflow);
                 self.back("enter", event, result.is_err());
             }
-            Payload::WaitEnd { result, .. } => {
+            Content::WaitEnd { result, .. } => {
                 open.brought = result.unwrap_or(0).into();
                 self.back("wait", event, result.is_err());
             }
-            Payload::Completed { .. } => open.brought += 1,
-            Payload::Implied { .. } => open.implied += 1,
-            Payload::CallEnd { result, .. } => open.moved += u64::from(result.is_ok()),
-            Payload::Lost(_) => *open = OpenIteration::default(),
+            Content::Completed { .. } => open.brought += 1,
+            Content::Implied { .. } => open.implied += 1,
+            Content::CallEnd { result, .. } => open.moved += u64::from(result.is_ok()),
+            Content::Lost(_) => *open = OpenIteration::default(),
             _ => {}
         }
     }

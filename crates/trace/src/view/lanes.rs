@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::source::Cut;
 use crate::event::Event;
 use proactor_record::format::MAIN;
-use proactor_record::{Header, Payload, Writers};
+use proactor_record::{Content, Header, Writers};
 
 /// What a call does with the time of its thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -34,8 +34,8 @@ impl Phase {
     /// Of the begin or the end of a call or a wait; `None` of what is none.
     pub fn of(event: &Event) -> Option<Phase> {
         match event.what {
-            Payload::WaitBegin { .. } | Payload::WaitEnd { .. } => Some(Phase::Waiting),
-            Payload::CallBegin { may_sleep, .. } | Payload::CallEnd { may_sleep, .. } => {
+            Content::WaitBegin { .. } | Content::WaitEnd { .. } => Some(Phase::Waiting),
+            Content::CallBegin { may_sleep, .. } | Content::CallEnd { may_sleep, .. } => {
                 Some(match event.op {
                     Some(op) if op.sends() => Phase::Copying,
                     _ if may_sleep => Phase::Waiting,
@@ -110,7 +110,7 @@ pub struct ThreadSpan {
 impl ThreadSpan {
     fn new(header: &Header, lane: u16, event: &Event) -> ThreadSpan {
         let (thread, process) = match event.what {
-            Payload::Lane { thread, process } => (Some(thread), Some(process)),
+            Content::Lane { thread, process } => (Some(thread), Some(process)),
             _ => (None, None),
         };
         ThreadSpan {
@@ -138,11 +138,11 @@ impl ThreadSpan {
     fn see(&mut self, event: &Event, from: u64, all: &mut TimeSpent) {
         (self.ends.1, self.until_ns) = (event.number, event.at);
         let next = match (event.what, Phase::of(event)) {
-            (Payload::CallBegin { .. } | Payload::WaitBegin { .. }, Some(phase)) => {
+            (Content::CallBegin { .. } | Content::WaitBegin { .. }, Some(phase)) => {
                 self.calls += u64::from(event.at >= from);
                 phase
             }
-            (_, Some(_)) | (Payload::Lane { .. }, _) => Phase::Between,
+            (_, Some(_)) | (Content::Lane { .. }, _) => Phase::Between,
             _ => return,
         };
         self.spend(event.at, from, all);
@@ -196,7 +196,7 @@ impl Lanes {
             return;
         }
         let Lanes { spans, of_lanes, spent, .. } = self;
-        if matches!(event.what, Payload::Lost(_)) {
+        if matches!(event.what, Content::Lost(_)) {
             // The ends of the calls that they were in may be among the missing records.
             for last in of_lanes.values().filter_map(|of_lane| of_lane.last()) {
                 spans[*last].now = None;
@@ -204,7 +204,7 @@ impl Lanes {
         }
         let Some(lane) = event.lane else { return };
         let of_lane = of_lanes.entry(lane).or_default();
-        if matches!(event.what, Payload::Lane { .. }) || of_lane.is_empty() {
+        if matches!(event.what, Content::Lane { .. }) || of_lane.is_empty() {
             // The thread or child before it has gone; if it was in a call, it was killed in it.
             if let Some(&last) = of_lane.last() {
                 spans[last].now = None;

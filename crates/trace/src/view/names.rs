@@ -1,7 +1,7 @@
 //! The spelling of connections and operations in JSON: `"c7.1"` and `"recv"`, in every view.
 
 use proactor::keys::ConnId;
-use proactor_record::Op;
+use proactor_record::OpKind;
 use serde::{Serialize, Serializer};
 
 use crate::event::Kinds;
@@ -14,7 +14,7 @@ pub(super) fn some_conn<S: Serializer>(of: &Option<ConnId>, to: S) -> Result<S::
     of.map(|conn| format!("c{conn}")).serialize(to)
 }
 
-pub(super) fn op<S: Serializer>(op: &Op, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn op<S: Serializer>(op: &OpKind, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(op.name())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use proactor_record::{Op, Payload};
+use proactor_record::{Content, OpKind};
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub type Errors = BTreeMap<String, u64>;
 pub struct OpRow {
     /// The operation or call.
     #[serde(serialize_with = "names::op")]
-    pub op: Op,
+    pub op: OpKind,
     /// Whether it is an operation of a ring, and not a call.
     pub on_ring: bool,
     /// Whether one submission of it had many completions.
@@ -85,7 +85,7 @@ impl OpRow {
 #[derive(Debug)]
 pub(super) struct Ops {
     /// Each row with its ages, if it has any.
-    rows: HashMap<Op, (OpRow, Option<Latencies>)>,
+    rows: HashMap<OpKind, (OpRow, Option<Latencies>)>,
     /// Whether calls have durations.
     timed: bool,
     /// Whether waits are calls like others, and not iterations of a loop.
@@ -100,13 +100,13 @@ impl Ops {
     }
 
     pub(super) fn see(&mut self, event: &Event) {
-        let is_wait = matches!(event.what, Payload::WaitBegin { .. } | Payload::WaitEnd { .. });
-        let wait = (is_wait && self.counts_waits).then_some(Op::Wait);
+        let is_wait = matches!(event.what, Content::WaitBegin { .. } | Content::WaitEnd { .. });
+        let wait = (is_wait && self.counts_waits).then_some(OpKind::Wait);
         let Some(op) = event.op.or(wait) else { return };
         let (row, ages) = self.rows.entry(op).or_insert_with(|| {
             let on_ring = op.is_on_ring();
             let has_ages = if on_ring { !op.waits_for_others(false) } else { self.timed };
-            let row = OpRow { op, on_ring, may_sleep: op == Op::Wait, ..OpRow::default() };
+            let row = OpRow { op, on_ring, may_sleep: op == OpKind::Wait, ..OpRow::default() };
             (row, has_ages.then(Latencies::new))
         });
         let Some(result) = event.result() else {
@@ -114,11 +114,11 @@ impl Ops {
             return;
         };
         match event.what {
-            Payload::Implied { .. } => row.implied += 1,
+            Content::Implied { .. } => row.implied += 1,
             _ => row.ended += 1,
         }
         row.multishot |= event.is_multishot();
-        row.may_sleep |= matches!(event.what, Payload::CallEnd { may_sleep: true, .. });
+        row.may_sleep |= matches!(event.what, Content::CallEnd { may_sleep: true, .. });
         row.unseen += u64::from(row.on_ring && event.begun.is_none());
         if let (Some(ages), Some(nanos)) = (ages, event.lasted) {
             ages.record(Duration::from_nanos(nanos));
@@ -139,7 +139,7 @@ impl Ops {
 
     /// Returns all rows, in the order of the operations' numbers, with those `in_flight` at the
     /// end.
-    pub(super) fn finish(self, in_flight: &HashMap<Op, u64>) -> Vec<OpRow> {
+    pub(super) fn finish(self, in_flight: &HashMap<OpKind, u64>) -> Vec<OpRow> {
         let rows = self.rows.into_values().map(|(row, ages)| OpRow {
             ages: ages.filter(|ages| !ages.is_empty()).map(|ages| ages.percentiles()),
             in_flight: in_flight.get(&row.op).copied().unwrap_or(0),
@@ -147,9 +147,9 @@ impl Ops {
         });
         let mut rows: Vec<OpRow> = rows.collect();
         rows.sort_by_key(|row| match row.op {
-            Op::Wait => (0, 0),
-            Op::Ring(kind) => (1, kind as u8),
-            Op::Call(call) => (2, call as u8),
+            OpKind::Wait => (0, 0),
+            OpKind::Ring(kind) => (1, kind as u8),
+            OpKind::Call(call) => (2, call as u8),
         });
         rows
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use minijinja::{Value, context};
 use proactor::keys::ConnId;
-use proactor_record::{Call, Errno, Kind, Level, Op, Payload, RecordKind, Trace, Writers};
+use proactor_record::{Call, Content, Errno, Kind, Level, OpKind, RecordKind, Trace, Writers};
 use proactor_report::Latencies;
 use serde::Serialize;
 
@@ -155,7 +155,7 @@ impl TraceStats {
     }
 
     /// The row of this operation or call, if there is one.
-    pub fn op(&self, op: Op) -> Option<&OpRow> {
+    pub fn op(&self, op: OpKind) -> Option<&OpRow> {
         self.ops.iter().find(|row| row.op == op)
     }
 
@@ -178,7 +178,7 @@ impl TraceStats {
 
     /// The values of its texts: those of its JSON, and what follows from them.
     pub(super) fn values(&self) -> Value {
-        let rows = |is: fn(Op) -> bool| self.ops.iter().filter(move |row| is(row.op));
+        let rows = |is: fn(OpKind) -> bool| self.ops.iter().filter(move |row| is(row.op));
         context! {
             head => self.source.to_string(),
             ring => self.is_ring(),
@@ -188,7 +188,7 @@ impl TraceStats {
             stall_ns => STALL.as_nanos() as u64,
             receive => self.receives(),
             moving => rows(|op| op.receives() || op.sends()).collect::<Vec<_>>(),
-            sent => rows(Op::sends).map(|row| row.ok).sum::<u64>(),
+            sent => rows(OpKind::sends).map(|row| row.ok).sum::<u64>(),
             known => self.conns.len(),
             out_of_order => self.conns.iter().filter(|conn| !conn.faults.is_empty()).count(),
             ..Value::from_serialize(self)
@@ -221,14 +221,14 @@ impl SeenConnections {
             self.open.insert(conn);
             self.open_max = self.open_max.max(self.open.len());
         }
-        if let Some(Ok(n @ 1..)) = event.result_of(Op::receives) {
+        if let Some(Ok(n @ 1..)) = event.result_of(OpKind::receives) {
             self.messages += 1;
             self.bytes_in += u64::from(n);
         }
-        if let Some(Ok(n)) = event.result_of(Op::sends) {
+        if let Some(Ok(n)) = event.result_of(OpKind::sends) {
             self.bytes_out += u64::from(n);
         }
-        if event.result_of(Op::closes).is_some() {
+        if event.result_of(OpKind::closes).is_some() {
             self.open.remove(&conn);
         }
     }
@@ -243,14 +243,14 @@ impl Anomalies {
                 amount = Some(u64::from(n));
                 &mut self.short
             }
-            Ok(1..) if op == Op::Ring(Kind::Recv) && event.is_multishot() => match event.what {
-                Payload::Completed { more: false, .. } => &mut self.disarmed,
+            Ok(1..) if op == OpKind::Ring(Kind::Recv) && event.is_multishot() => match event.what {
+                Content::Completed { more: false, .. } => &mut self.disarmed,
                 _ => return,
             },
             Ok(_) => return,
             Err(errno) if op.accepts() && errno.is_shortage() => &mut self.exhausted,
             Err(Errno(libc::ENOBUFS)) if op.receives() => &mut self.out_of_buffers,
-            Err(Errno(libc::EAGAIN)) if op == Op::Call(Call::Recv) => &mut self.recv_blocked,
+            Err(Errno(libc::EAGAIN)) if op == OpKind::Call(Call::Recv) => &mut self.recv_blocked,
             Err(Errno(libc::EAGAIN)) if op.sends() => &mut self.send_blocked,
             Err(errno) if errno.is_reset() => &mut self.reset,
             Err(errno) if event.is_abnormal() => {
@@ -266,11 +266,11 @@ impl Anomalies {
 impl Buffers {
     fn see(&mut self, event: &Event) {
         match event.what {
-            Payload::EnterEnd { provided, .. } => {
+            Content::EnterEnd { provided, .. } => {
                 self.lent += u64::from(provided);
                 self.most = self.most.max(Some(self.lent.saturating_sub(self.filled)));
             }
-            Payload::Completed { buffer: Some(_), .. } => {
+            Content::Completed { buffer: Some(_), .. } => {
                 self.filled += 1;
                 let left = self.lent.saturating_sub(self.filled);
                 self.fewest = Some(self.fewest.map_or(left, |fewest| fewest.min(left)));
@@ -292,11 +292,11 @@ impl Buffers {
 fn calls(source: &Source, ops: &[OpRow], iterations: Option<&Iterations>) -> u64 {
     let keeps_interests = ["epoll", "epoll-et", "epoll-oneshot"].contains(&&*source.model);
     let is_call = |row: &&OpRow| match row.op {
-        Op::Call(Call::Watch | Call::Unwatch) => keeps_interests || source.model == "sigio",
-        Op::Call(Call::Rewatch) => keeps_interests,
+        OpKind::Call(Call::Watch | Call::Unwatch) => keeps_interests || source.model == "sigio",
+        OpKind::Call(Call::Rewatch) => keeps_interests,
         // No system call: a thread that unlocks lets the next one in.
-        Op::Call(Call::Lock) | Op::Ring(_) => false,
-        Op::Call(_) | Op::Wait => true,
+        OpKind::Call(Call::Lock) | OpKind::Ring(_) => false,
+        OpKind::Call(_) | OpKind::Wait => true,
     };
     let iterations =
         iterations.filter(|_| !source.polls_all()).map_or(0, |iterations| iterations.count);

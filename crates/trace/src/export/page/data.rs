@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use minijinja::context;
-use proactor_record::{Payload, Trace};
+use proactor_record::{Content, Trace};
 use proactor_report::template;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -166,21 +166,21 @@ impl PageData {
     fn loop_event(&mut self, event: &Event) {
         let new = |at| Iteration { number: event.iteration, at, ..Iteration::default() };
         match event.what {
-            Payload::EnterBegin { .. } | Payload::WaitBegin { .. } => {
+            Content::EnterBegin { .. } | Content::WaitBegin { .. } => {
                 self.iteration_ends(event.at);
                 self.iteration = Some(new(event.at));
             }
-            Payload::EnterEnd { result, .. } | Payload::WaitEnd { result, .. } => {
+            Content::EnterEnd { result, .. } | Content::WaitEnd { result, .. } => {
                 let begun = new(event.at - event.lasted.unwrap_or(0));
                 let iteration = self.iteration.get_or_insert(begun);
                 iteration.inside = Some(event.at.saturating_sub(iteration.at));
                 (iteration.taken, iteration.returned) = match event.what {
-                    Payload::EnterEnd { .. } => (result.unwrap_or(0), event.completions),
+                    Content::EnterEnd { .. } => (result.unwrap_or(0), event.completions),
                     _ => (0, result.unwrap_or(0)),
                 };
                 iteration.in_flight = u32::try_from(event.in_flight.total).unwrap_or(u32::MAX);
             }
-            Payload::Lost(_) => self.iteration = None,
+            Content::Lost(_) => self.iteration = None,
             _ => {}
         }
     }
@@ -229,16 +229,16 @@ impl PageData {
         match (track, &event.what) {
             (Track::Loop | Track::Listener(_), _) => return None,
             (Track::Thread(_), what) => {
-                if matches!(what, Payload::CallBegin { .. } | Payload::WaitBegin { .. }) {
+                if matches!(what, Content::CallBegin { .. } | Content::WaitBegin { .. }) {
                     bits |= (Phase::of(event).unwrap_or(Phase::Other) as u64) << PHASE;
                 }
                 if let Some(conn) = event.conn {
                     name = format!("{name} c{conn}");
                 }
             }
-            (_, Payload::Submitted { .. }) => name.push_str(" submitted"),
-            (_, Payload::CallBegin { .. }) => name.push_str(" called"),
-            (_, Payload::Implied { .. }) => bits |= IMPLIED,
+            (_, Content::Submitted { .. }) => name.push_str(" submitted"),
+            (_, Content::CallBegin { .. }) => name.push_str(" called"),
+            (_, Content::Implied { .. }) => bits |= IMPLIED,
             _ => {}
         }
         if matches!(track, Track::Outbound(_)) {

@@ -4,7 +4,7 @@ use super::super::{ConnectionList, Cut, Doctor, Measure, Summary, TraceStats};
 use super::tape::{SEND, Tape, key, ring, selector, token};
 use proactor::ring::{Cqe, Kind};
 use proactor_record::format::{LINK, SKIP_SUCCESS};
-use proactor_record::{Call, Level, Op, Record, Settings};
+use proactor_record::{Call, Level, OpKind, Record, Settings};
 use std::time::Duration;
 
 #[test]
@@ -20,7 +20,7 @@ fn operations_are_counted_with_their_ages() {
     assert_eq!(ages.p99_ns, None);
     let octaves: Vec<_> = send.octaves.iter().map(|one| (one.from_ns, one.count)).collect();
     assert_eq!(octaves, [(16_000, 100), (32_000, 100)]);
-    let recv = stats.op(Op::Ring(Kind::Recv)).unwrap();
+    let recv = stats.op(OpKind::Ring(Kind::Recv)).unwrap();
     assert_eq!((recv.begun, recv.ended, recv.in_flight), (2, 200, 2));
     assert!(recv.multishot && recv.ages.is_none(), "a receive waits for its peer: no age");
     let iterations = stats.iterations.as_ref().unwrap();
@@ -58,7 +58,7 @@ fn calls_are_counted_where_the_kernel_is_called() {
         assert_eq!(stats.calls, Some(calls), "{model}");
         assert_eq!(stats.measure, Measure::Waited);
         assert!(
-            stats.op(Op::Call(Call::Recv)).unwrap().ages.is_none(),
+            stats.op(OpKind::Call(Call::Recv)).unwrap().ages.is_none(),
             "the clock was read per batch"
         );
     }
@@ -67,7 +67,7 @@ fn calls_are_counted_where_the_kernel_is_called() {
     tape.wait(5, &[0]).call(Call::Recv, 0, 64, 9).call(Call::Send, 0, 9, 9);
     let stats = tape.stats();
     assert_eq!(
-        stats.op(Op::Call(Call::Send)).unwrap().ages.unwrap().max_ns.map(|n| n / 10),
+        stats.op(OpKind::Call(Call::Send)).unwrap().ages.unwrap().max_ns.map(|n| n / 10),
         Some(200)
     );
     assert_eq!(stats.measure, Measure::Called);
@@ -86,7 +86,7 @@ fn what_a_parent_and_its_children_send_each_other_is_no_message_of_a_client() {
     let listed: u64 = stats.conns.iter().map(|conn| conn.messages).sum();
     assert_eq!((stats.messages, listed), (200, 200));
     assert_eq!((stats.bytes_in, stats.bytes_out), (200 * 64, 200 * 64));
-    assert_eq!(stats.op(Op::Call(Call::Recv)).unwrap().ok, 201, "it is a call all the same");
+    assert_eq!(stats.op(OpKind::Call(Call::Recv)).unwrap().ok, 201, "it is a call all the same");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn the_ages_that_are_drawn_are_never_those_of_a_wait_for_a_person() {
     tape.entered(1_460_000).cqe(Kind::PollRead, 0, 1, 0).cqe(Kind::Read, 0, 9, 0);
     let stats = tape.stats();
     for kind in [Kind::PollRead, Kind::Read] {
-        assert_eq!(stats.op(Op::Ring(kind)).unwrap().ages, None, "{kind}");
+        assert_eq!(stats.op(OpKind::Ring(kind)).unwrap().ages, None, "{kind}");
     }
     let text = Summary { stats }.to_string();
     assert!(text.contains("send age") && !text.contains("read age"), "{text}");

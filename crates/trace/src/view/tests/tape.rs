@@ -5,10 +5,10 @@ use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind, Token};
 use proactor::selector::{Key, KeyOwner};
 use proactor_record::{
-    About, Call, Clock, Log, Op, Record, Recorder, Settings, Trace, WaitMode, Writer, Writers,
+    About, Call, Clock, Log, OpKind, Record, Recorder, Settings, Trace, WaitMode, Writer, Writers,
 };
 
-pub(super) const SEND: Op = Op::Ring(Kind::Send);
+pub(super) const SEND: OpKind = OpKind::Ring(Kind::Send);
 
 /// Writes a trace as a loop would.
 pub(super) struct Tape {

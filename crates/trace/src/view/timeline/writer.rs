@@ -8,7 +8,7 @@ use crate::show::readiness;
 use proactor::keys::ConnId;
 use proactor::ring::Kind;
 use proactor_record::format::MAIN;
-use proactor_record::{Header, Level, Op, Payload, Trace};
+use proactor_record::{Content, Header, Level, OpKind, Trace};
 use proactor_report::units::nanos;
 
 /// Makes steps of events.
@@ -53,7 +53,7 @@ impl<'a> TimelineWriter<'a> {
             ends: None,
             begins: false,
             abnormal: event.is_abnormal(),
-            sends: event.op.is_some_and(Op::sends),
+            sends: event.op.is_some_and(OpKind::sends),
         };
         if event.is_message() {
             self.exchange += 1;
@@ -90,18 +90,20 @@ impl<'a> TimelineWriter<'a> {
 
     /// The event in a few words; `None` if it says nothing by itself.
     fn words(&self, event: &Event) -> Option<String> {
-        let name = event.op.map_or("", Op::name);
+        let name = event.op.map_or("", OpKind::name);
         Some(match event.what {
-            Payload::Submitted { skip_success, .. } => submitted(name, event, skip_success),
-            Payload::Completed { more, buffer, .. } => completed(name, event, more, buffer),
-            Payload::Implied { bytes, .. } => format!("{name} went: {bytes} B, no completion"),
-            Payload::Ready { readable, writable, hung_up } => {
+            Content::Submitted { skip_success, .. } => submitted(name, event, skip_success),
+            Content::Completed { more, buffer, .. } => completed(name, event, more, buffer),
+            Content::Implied { bytes, .. } => {
+                format!("{name} went: {bytes} B, no completion")
+            }
+            Content::Ready { readable, writable, hung_up } => {
                 format!("ready to {}", readiness(readable, writable, hung_up))
             }
-            Payload::CallEnd { may_sleep, .. } => {
+            Content::CallEnd { may_sleep, .. } => {
                 // With a clock per batch, calls have no time of their own.
                 let is_timed = self.header.level == Some(Level::Record);
-                let slept = may_sleep && !event.op.is_some_and(Op::sends);
+                let slept = may_sleep && !event.op.is_some_and(OpKind::sends);
                 let slept = if slept { " with its sleep" } else { "" };
                 let took = event.lasted.filter(|_| is_timed);
                 let took = took.map_or(String::new(), |took| format!("   {}{slept}", nanos(took)));
@@ -124,8 +126,8 @@ fn submitted(name: &str, event: &Event, skip_success: bool) -> String {
     let skips = if skip_success { ", skip-success" } else { "" };
     let again = if earlier > 0 { " again" } else { "" };
     match event.op {
-        Some(Op::Ring(Kind::Send)) => format!("{name} {len} B{number}{skips}"),
-        Some(Op::Ring(Kind::Recv)) => format!("{name} armed{again}{number}"),
+        Some(OpKind::Ring(Kind::Send)) => format!("{name} {len} B{number}{skips}"),
+        Some(OpKind::Ring(Kind::Recv)) => format!("{name} armed{again}{number}"),
         _ => format!("{name}{number}"),
     }
 }
@@ -133,7 +135,7 @@ fn submitted(name: &str, event: &Event, skip_success: bool) -> String {
 fn completed(name: &str, event: &Event, more: bool, buffer: Option<u16>) -> String {
     let buffer = buffer.map_or(String::new(), |one| format!(" buf {one}"));
     let last = if event.is_multishot() && !more { ", last shot" } else { "" };
-    let age = event.lasted.filter(|_| !event.op.is_some_and(Op::receives));
+    let age = event.lasted.filter(|_| !event.op.is_some_and(OpKind::receives));
     let age = age.map_or(String::new(), |age| format!("   age {}", nanos(age)));
     let star = if event.is_multishot() { "*" } else { "" };
     let done = match (event.result(), event.op) {
