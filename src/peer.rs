@@ -92,8 +92,7 @@ impl AcceptedPeer {
     /// Returns the client as an operator reads it: by its address, or as a Unix socket that a PROXY
     /// header names. `None` if neither is known.
     pub fn client(&self) -> Option<String> {
-        let proxied = self.proxied().map(ToString::to_string);
-        proxied.or_else(|| Some(self.socket_addr?.to_string()))
+        self.proxied().map(ToString::to_string).or_else(|| Some(self.socket_addr?.to_string()))
     }
 
     /// Returns true if, of so many bytes that were received, one is the client's.

@@ -328,6 +328,7 @@ fn wrong_usage_exits_with_status_two() {
         &["load", "127.0.0.1:1", "--protocol", "upper", "--slow-readers", "5"],
         &["compare", "--size", "128..64"],
         &["compare", "-w", "upload", "--size", "64..128"],
+        &["compare", "-w", "fanout", "--idle", "5"],
         &["load", "127.0.0.1:1", "--rate", "1000M"],
         &["load", "127.0.0.1:1", "--rate", "1k", "--ramp", "1k:2k"],
         &["load", "127.0.0.1:1", "--ramp", "2k:1k"],

@@ -17,7 +17,7 @@ use super::output::{self, Destination, GREEN, RED};
 use super::picks::{self, Pick, picked};
 use super::stderr::note;
 use super::{
-    ExitStatus, MessageArgs, SEED_MAX, number, peer, run_on_cpu, stop_signal, wrong_usage,
+    ExitStatus, MessageArgs, SEED_MAX, number, peer, refuse, run_on_cpu, stop_signal, wrong_usage,
 };
 use proactor::limits::Limits;
 use proactor::os;
@@ -105,10 +105,9 @@ pub(super) struct CompareArgs {
     confidence: String,
 
     /// Idle connections per model, to measure memory, descriptors, threads and processes of one
-    /// connection; 0 skips this
-    #[arg(long, value_name = "N", default_value_t = 1000,
-          value_parser = number::<usize>(0, CONNECTIONS_MAX as u64))]
-    idle: usize,
+    /// connection; 0 skips this [default: 1000 for echo and churn, else 0]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(0, CONNECTIONS_MAX as u64))]
+    idle: Option<usize>,
 
     /// I/O engine of the client: uring, epoll, or auto (uring where it works)
     #[arg(long, alias = "wire", value_name = "ENGINE", default_value = "auto")]
@@ -236,6 +235,8 @@ impl CompareArgs {
             ));
         }
         self.messages.check(&self.connections);
+        let has_idle = self.messages.workload.protocol().is_none();
+        refuse(&[(self.idle > Some(0) && !has_idle, "--idle is for echo and churn")]);
         let peers = self.peers.iter().map(|peer| unvaried(&peer.name));
         let models = if self.ablate { tiers() } else { picked(&self.models) };
         ComparisonPlan {
@@ -246,7 +247,7 @@ impl CompareArgs {
             loads: self.connections.iter().map(|&it| self.messages.of(it, 1)).collect(),
             extent: self.extent(),
             rules: self.rules(),
-            idle: if self.messages.workload.protocol().is_some() { 0 } else { self.idle },
+            idle: self.idle.unwrap_or(if has_idle { 1000 } else { 0 }),
             // Short enough to type.
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(BASELINE) % 10_000),
             engine: self.engine,
