@@ -86,13 +86,15 @@ fn slower(quantile: &str, time: &str) -> Option<Condition> {
 }
 
 impl Gate {
-    /// Returns a name that the gate uses and that is not one of a plan: of its rows, or of its
+    /// Returns what is wrong with a name that the gate uses: it is no row of a plan, or not its
     /// baseline.
-    pub fn unknown_name(&self, plan: &ComparisonPlan) -> Option<&str> {
-        let rows = plan.participants();
-        let model = self.model.as_deref().filter(|model| rows.iter().all(|it| it.name != *model));
-        let baseline = self.baseline.as_deref().filter(|base| plan.baseline.to_string() != **base);
-        model.or(baseline)
+    pub fn wrong_name(&self, plan: &ComparisonPlan) -> Option<String> {
+        let (rows, base) = (plan.participants(), plan.baseline.to_string());
+        let model = self.model.as_ref().filter(|model| rows.iter().all(|it| it.name != **model));
+        let other = self.baseline.as_ref().filter(|other| **other != base);
+        let no_row =
+            model.map(|model| format!("{model:?} is not among the models that are compared"));
+        no_row.or(other.map(|it| format!("the ratios are to {base:?}, not to {it:?} (--baseline)")))
     }
 
     /// Judges the condition under each load of a comparison.

@@ -415,7 +415,7 @@ fn a_gate_is_judged_by_the_interval_of_its_row() {
     let mut comparison = comparison_of(uring_table(blocks_of(20, &[(1.0, 1.0), (1.15, 0.87)])));
     let judged = |text: &str| -> Vec<(String, GateVerdict)> {
         let gate: gate::Gate = text.parse().expect("a condition");
-        assert_eq!(gate.unknown_name(&comparison.plan), None, "{text}");
+        assert_eq!(gate.wrong_name(&comparison.plan), None, "{text}");
         gate.judge(&comparison).into_iter().map(|it| (it.model, it.verdict)).collect()
     };
     let one = |text| judged(text).remove(0).1;
@@ -427,12 +427,13 @@ fn a_gate_is_judged_by_the_interval_of_its_row() {
     assert_eq!(all, [holds("epoll"), holds("uring")], "one of a hundred is slower");
     assert_eq!(one("uring p99.5 <= 1ms"), GateVerdict::Fails);
     assert_eq!(one("uring p50 <= 1ms"), GateVerdict::Holds);
-    let unknown = |text: &str| {
+    let wrong = |text: &str| {
         let gate: gate::Gate = text.parse().expect("a condition");
-        gate.unknown_name(&comparison.plan).map(str::to_owned)
+        gate.wrong_name(&comparison.plan).expect("a wrong name")
     };
-    assert_eq!(unknown("uring cpu <= 1 poll").as_deref(), Some("poll"));
-    assert_eq!(unknown("select p99 <= 2ms").as_deref(), Some("select"));
+    let baseline = "the ratios are to \"epoll\", not to \"poll\" (--baseline)";
+    assert_eq!(wrong("uring cpu <= 1 poll"), baseline);
+    assert!(wrong("select p99 <= 2ms").starts_with("\"select\" is not among the models"));
     let gate: gate::Gate = "uring cpu <= 0.97 epoll".parse().expect("a condition");
     comparison.gates = gate.judge(&comparison);
     let text = render::text(&comparison);

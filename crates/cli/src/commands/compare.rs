@@ -149,8 +149,8 @@ impl CompareArgs {
         self.check_names();
         let plan = self.plan();
         let gates: Vec<&Gate> = self.require.iter().chain(&self.slo).collect();
-        if let Some(name) = gates.iter().find_map(|gate| gate.unknown_name(&plan)) {
-            wrong_usage(&format!("--require, --slo: {name} is no row, or not the baseline"));
+        if let Some(wrong) = gates.iter().find_map(|gate| gate.wrong_name(&plan)) {
+            wrong_usage(&format!("--require, --slo: {wrong}"));
         }
         try_cpus(&plan)?;
         // Opened before the measurement: an unwritable path fails at once.
