@@ -313,7 +313,9 @@ mod tests {
 
     #[test]
     fn the_switches_of_all_threads_are_counted() {
-        let own = ProcessTree::of(std::process::id()).expect("it runs");
+        let mut own = ProcessTree::of(std::process::id()).expect("it runs");
+        // The children that other tests start end at any time.
+        own.pids.truncate(1);
         let before = own.switches().expect("a number of this process");
         std::thread::sleep(Duration::from_millis(1));
         assert!(own.switches().expect("a number of this process") > before);
