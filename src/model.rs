@@ -36,6 +36,8 @@ pub struct EngineOptions {
     pub buffers: Vec<BufferClass>,
     /// A ring uses no feature newer than this kernel.
     pub kernel: Option<Version>,
+    /// A ring does not use these features, nor those that need them.
+    pub without: Vec<Capability>,
     /// If true, a ring permits only the operations of a server, where the kernel can restrict it.
     pub restrict: bool,
     /// How long a busy-polling model sleeps after a pass that did nothing; without it, never.
@@ -51,6 +53,7 @@ impl Default for EngineOptions {
             buffers: default_buffers(&limits),
             limits,
             kernel: None,
+            without: Vec::new(),
             restrict: true,
             idle_sleep: Some(Duration::from_millis(1)),
             polling: Polling::default(),
@@ -305,7 +308,8 @@ fn refused(model: Model, error: io::Error) -> io::Error {
 
 /// Sets up the loop of completions.
 fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
-    let EngineOptions { limits, buffers, kernel: ceiling, restrict, polling, .. } = options.clone();
+    let EngineOptions { limits, buffers, kernel: ceiling, without, restrict, polling, .. } =
+        options.clone();
     let mut kernel = Kernel::detect()?;
     polling.check()?;
     if !restrict {
@@ -314,6 +318,7 @@ fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
     if let Some(ceiling) = ceiling {
         kernel = kernel.lowered_to(ceiling)?;
     }
+    kernel = without.into_iter().fold(kernel, Kernel::without);
     if polling.sqpoll.is_some() {
         kernel = kernel.with_sqpoll()?;
     }

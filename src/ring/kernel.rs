@@ -11,6 +11,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::str::FromStr;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -90,6 +91,26 @@ impl Capability {
             Capability::NoIowait => "ENTER_NO_IOWAIT",
             Capability::SocketCommands => "SOCKET_URING_OP_SIOCOUTQ",
         }
+    }
+}
+
+impl Capability {
+    /// Returns all, in the order of the kernels that brought them.
+    pub fn all() -> impl Iterator<Item = Capability> {
+        SINCE.iter().flat_map(|(_, brought)| *brought).copied()
+    }
+}
+
+impl FromStr for Capability {
+    type Err = String;
+
+    /// Parses a [`name`](Capability::name), in upper or lower case.
+    fn from_str(text: &str) -> Result<Capability, String> {
+        let known = Capability::all().find(|it| it.name().eq_ignore_ascii_case(text));
+        known.ok_or_else(|| {
+            let names: Vec<_> = Capability::all().map(Capability::name).collect();
+            format!("unknown feature {text:?}: use one of {}", names.join(", "))
+        })
     }
 }
 
@@ -206,11 +227,19 @@ impl Kernel {
         Ok(newer.flat_map(|(_, brought)| *brought).fold(self, |kernel, &one| kernel.without(one)))
     }
 
-    /// The same, but for one.
+    /// The same without one, and without those that need it.
     #[must_use]
     pub fn without(mut self, capability: Capability) -> Kernel {
         self.set(capability, false);
-        self
+        match capability {
+            // A poll in front of each operation is on a descriptor of the process.
+            Capability::FastPoll => {
+                self.without(Capability::Direct).without(Capability::BufferRing)
+            }
+            Capability::BufferRing => self.without(Capability::MultishotRecv),
+            Capability::SingleIssuer => self.without(Capability::DeferTaskrun),
+            _ => self,
+        }
     }
 
     /// The same for a ring whose submissions a kernel thread takes: it runs the task work, and a
@@ -255,8 +284,7 @@ impl Kernel {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = SINCE.iter().flat_map(|(_, brought)| *brought);
-        f.debug_set().entries(known.filter(|capability| self.has(**capability))).finish()
+        f.debug_set().entries(Capability::all().filter(|it| self.has(*it))).finish()
     }
 }
 

@@ -91,6 +91,7 @@ fn the_help_of_a_server_names_every_option() {
         "--buffer-size",
         "--buffers",
         "--kernel",
+        "--without",
         "--drain-timeout",
         "--cpu",
         "--trace",
@@ -543,6 +544,7 @@ fn a_value_that_cannot_be_meant_is_a_usage_error_and_named() {
         ("--protocol", "http"),
         ("--protocol", "chat=loud"),
         ("--kernel", "six"),
+        ("--without", "IOPOLL"),
         ("--max-connections", "0"),
         ("--max-connections", "many"),
         ("--max-connections", "-1"),
@@ -589,6 +591,8 @@ fn a_wrong_rate_or_network_is_refused_with_the_right_spelling() {
 fn an_option_without_effect_is_a_usage_error() {
     let exit = proactor(&["--kernel", "5.6", "--model", "epoll"]).run();
     assert_refused(exit, 2, "--kernel is only for uring");
+    let exit = proactor(&["--without", "RECV_MULTISHOT", "--model", "epoll"]).run();
+    assert_refused(exit, 2, "--without is only for uring");
     let exit = proactor(&["--stats=-", "--trace=-"]).run();
     assert_refused(exit, 2, "--stats and --trace");
 }

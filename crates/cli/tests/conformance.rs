@@ -18,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use proactor::model::Ability;
+use proactor::ring::kernel::Capability;
 use serde_json::Value;
 use support::process::{Holdings, queues};
 use support::server::{PROACTOR, REACTOR, Server};
@@ -373,6 +374,18 @@ fn eventually_nothing_stays(process: Process, before: Holdings) {
 
 fn every_byte_comes_back_however_it_was_cut(model: Model) {
     integrity(model, "echo", Options::default(), 4, 1 << 20);
+}
+
+/// No kernel has been seen with these sets of features, but `serve --without` makes them.
+#[test]
+fn a_ring_without_any_one_feature_echoes_and_drains() {
+    if Model::uring().available().is_none() {
+        return;
+    }
+    for feature in Capability::all() {
+        let without = format!("--without={}", feature.name()).leak();
+        integrity(Model::uring().polling(without), "echo", Options::default(), 2, 256 << 10);
+    }
 }
 
 fn letters_are_raised_and_every_byte_comes_back(model: Model) {

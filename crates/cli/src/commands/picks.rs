@@ -15,8 +15,8 @@ pub(super) struct Pick {
     specs: Vec<ModelSpec>,
 }
 
-/// Parses a model by its name; `NAME+trace` and `NAME` are different models, and so is
-/// `uring@KERNEL`.
+/// Parses a model by its name; `NAME+trace` and `NAME` are different models, and so are
+/// `uring@KERNEL` and `uring-FEATURE`.
 ///
 /// # Errors
 /// The name is unknown; the message lists the known names.
@@ -26,8 +26,8 @@ pub(super) fn named(name: &str) -> Result<ModelSpec, String> {
         kernel.parse::<Version>().map_err(|wrong| format!("{name}: {wrong}"))?;
     }
     match choose(&spec.model) {
-        Ok(Some(model)) if spec.kernel.is_some() && model != Model::URING => {
-            Err(format!("{name}: {model} does not use io_uring, whose features @ selects"))
+        Ok(Some(model)) if uses_less(&spec) && model != Model::URING => {
+            Err(format!("{name}: {model} does not use io_uring, whose features @ and - select"))
         }
         Ok(Some(_)) => Ok(spec),
         Ok(None) => Err("`auto` is not possible here: name a model".to_owned()),
@@ -39,6 +39,11 @@ pub(super) fn named(name: &str) -> Result<ModelSpec, String> {
             Err(format!("unknown model {:?}: use one of {names}", spec.model))
         }
     }
+}
+
+/// Returns whether a server uses less of io_uring than it could.
+fn uses_less(spec: &ModelSpec) -> bool {
+    spec.kernel.is_some() || spec.without.is_some()
 }
 
 impl FromStr for Pick {
@@ -57,7 +62,7 @@ impl FromStr for Pick {
 /// Parses a word of `--models` where nothing is recorded into a file.
 pub(super) fn unrecorded(text: &str) -> Result<Pick, String> {
     let pick: Pick = text.parse()?;
-    match pick.specs.iter().find(|spec| spec.recorded || spec.kernel.is_some()) {
+    match pick.specs.iter().find(|spec| spec.recorded || uses_less(spec)) {
         Some(spec) => Err(format!("only compare takes {text}: write {}", spec.model)),
         None => Ok(pick),
     }
@@ -114,7 +119,8 @@ mod tests {
             names("uring@5.6,uring@5.6+trace,uring"),
             ["uring@5.6", "uring@5.6+trace", "uring"]
         );
-        for wrong in ["epoll@5.6", "uring@", "uring@new"] {
+        assert_eq!(names("uring-recv_multishot,-uring"), ["uring-RECV_MULTISHOT"]);
+        for wrong in ["epoll@5.6", "uring@", "uring@new", "epoll-RECV_MULTISHOT", "uring-IOPOLL"] {
             wrong.parse::<Pick>().expect_err(wrong);
         }
         unrecorded("uring@5.6").expect_err("only compare takes it");

@@ -13,7 +13,7 @@ use super::output::{self, Destination};
 use super::stderr::note;
 use super::stream::{self, Stream, StreamWait};
 use super::{limits, polling, record, timeouts};
-use super::{lock_down, log, number, run_on_cpu, stop_signal, usage_error, wrong_usage};
+use super::{lock_down, log, number, refuse, run_on_cpu, stop_signal, usage_error, wrong_usage};
 use crate::parse_protocol;
 use proactor::address::Address;
 use proactor::buffer::{BufferClass, Pool};
@@ -23,7 +23,7 @@ use proactor::memory_plan::{classes, default_buffers};
 use proactor::model::{self, Ability, EngineOptions, PreparedModel};
 use proactor::printable::escape;
 use proactor::proxy::ProxyGate;
-use proactor::ring::kernel::{self, Version};
+use proactor::ring::kernel::{self, Capability, Version};
 use proactor::{Model, os};
 use proactor_compare::{STATS_SCHEMA, ServerStats};
 use proactor_models::registry::NamedProtocol;
@@ -75,6 +75,11 @@ pub(super) struct ServeArgs {
     /// Only for uring: use no io_uring feature newer than this kernel version, 5.6 or later
     #[arg(long, value_name = "X.Y")]
     kernel: Option<Version>,
+
+    /// Only for uring: do not use these features of io_uring, nor those that need them: names of
+    /// `check`, separated by commas, as RECV_MULTISHOT
+    #[arg(long, value_name = "FEATURE,…", value_delimiter = ',')]
+    without: Vec<Capability>,
 
     /// Time to wait for connections to finish on shutdown before they are closed
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = up_to_a_day)]
@@ -217,8 +222,13 @@ impl ServeArgs {
     /// Refuses options that do not fit to each other or to this machine.
     fn check(&self, asked: Option<Model>, console: Option<&str>) {
         let named = self.model.flatten();
-        if let Some((model, _)) = named.filter(|model| *model != Model::URING).zip(self.kernel) {
-            wrong_usage(&format!("--kernel is only for uring: {model} does not use io_uring"));
+        if let Some(model) = named.filter(|model| *model != Model::URING) {
+            let only =
+                |option| format!("{option} is only for uring: {model} does not use io_uring");
+            refuse(&[
+                (self.kernel.is_some(), &only("--kernel")),
+                (!self.without.is_empty(), &only("--without")),
+            ]);
         }
         let newest = kernel::SINCE.iter().map(|(since, _)| *since).chain(Version::running());
         if let Some((version, newest)) = self.kernel.zip(newest.max())
@@ -283,6 +293,7 @@ impl ServeArgs {
             buffers: self.buffer_classes(&limits),
             limits,
             kernel: self.kernel,
+            without: self.without.clone(),
             restrict: self.lock_down.restricts_rings(),
             idle_sleep: self.idle_sleep,
             polling: self.polling.polling(),
