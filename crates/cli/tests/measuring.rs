@@ -297,6 +297,31 @@ fn compare_measures_every_workload() {
 }
 
 #[test]
+fn compare_makes_a_table_of_each_rate_in_each_form() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let [csv, json] = ["csv", "json"].map(|name| dir.path().join(name).display().to_string());
+    let fixed = ["compare", "--models", "poll", "--baseline", "poll", "-c", "2", "--blocks", "1"];
+    let forms = ["--idle", "0", "--csv", &csv, "--json", &json, "--markdown", "-"];
+    let loops = ["--rate", "50%,4k", "--arrivals", "poisson", "--size", "64,128"];
+    let output = proactor(&[&fixed[..], &forms, &loops].concat());
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output.stderr));
+    let out = text(&output.stdout);
+    let titles = out.lines().filter(|line| line.starts_with("## 2 connections"));
+    let titles: Vec<&str> = titles.collect();
+    assert_eq!(titles.len(), 4, "{out}");
+    assert!(titles[0].contains("64 B echo, up to depth 1024, open loop of "), "{out}");
+    assert!(titles[0].contains("(poisson), a share of the "), "{out}");
+    assert!(titles[3].contains("128 B echo, up to depth 1024, open loop of 4.00k msg/s"), "{out}");
+    let lines = std::fs::read_to_string(csv).expect("it was written");
+    assert_eq!(lines.lines().count(), 1 + 4 * 2, "{lines}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(json).expect("it was written"))
+            .expect("one JSON object");
+    assert_eq!(json["plan"]["loads"][0]["open"]["of_slowest"], 0.5);
+    assert_eq!(json["tables"][3]["offered_rate"], 4000.0);
+}
+
+#[test]
 fn load_fails_in_one_line_without_a_listener() {
     let output = proactor(&["load", "unix:/no/such/socket"]);
     assert_eq!(output.status.code(), Some(1));
@@ -305,10 +330,57 @@ fn load_fails_in_one_line_without_a_listener() {
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 
+/// Asserts that each of these commands is refused as wrong usage.
+fn refuses(commands: &[&[&str]]) {
+    for arguments in commands {
+        let output = proactor(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn wrong_usage_of_compare_exits_with_status_two() {
+    refuses(&[
+        &["compare", "--size", "128..64"],
+        &["compare", "-w", "upload", "--size", "64..128"],
+        &["compare", "-w", "fanout", "--idle", "5"],
+        &["compare", "--protocol", "upper", "--size", "64"],
+        &["compare", "--protocol", "discard"],
+        &["compare", "--models", "kqueue"],
+        &["compare", "--models", "all,kqueue"],
+        &["compare", "--models", "auto"],
+        &["compare", "--models", "all+trace"],
+        &["compare", "--models", "epoll@5.6"],
+        &["compare", "--ablate", "--models", "poll"],
+        &["compare", "--ablate=sizes"],
+        &["compare", "--models", "epoll-RECV_MULTISHOT"],
+        &["compare", "--models", "uring-IOPOLL"],
+        &["compare", "--rate", "0"],
+        &["compare", "--rate", "201%"],
+        &["compare", "--rate", "-1%"],
+        &["compare", "--arrivals", "poisson"],
+        &["compare", "-w", "upload", "--rate", "50%"],
+        &["compare", "--json", "-", "--csv", "-"],
+        &["compare", "--baseline", "kqueue+trace"],
+        &["compare", "--peer", "mine"],
+        &["compare", "--peer", "epoll=./server"],
+        &["compare", "--peer", "mine=./one", "--peer", "mine=./two"],
+        &["compare", "--idle", "70000"],
+        &["compare", "--blocks", "3", "--time", "3"],
+        &["compare", "--server-cpu", "0", "--client-cpu", "0"],
+        &["compare", "--cpu-margin", "5.1"],
+        &["compare", "--rate-margin", "0"],
+        &["compare", "--confidence", "90"],
+        &["compare", "--connections", "64,1000"],
+        &["compare", "--connections", "8,x"],
+    ]);
+}
+
 #[test]
 fn wrong_usage_exits_with_status_two() {
-    for arguments in [
-        &["load"][..],
+    refuses(&[
+        &["load"],
         &["load", "nowhere"],
         &["load", "127.0.0.1:1", "--depth", "0"],
         &["load", "127.0.0.1:1", "--duration", "soon"],
@@ -326,9 +398,6 @@ fn wrong_usage_exits_with_status_two() {
         &["load", "127.0.0.1:1", "-w", "fanout", "--protocol", "upper"],
         &["load", "127.0.0.1:1", "-w", "upload", "--idle", "5"],
         &["load", "127.0.0.1:1", "--protocol", "upper", "--slow-readers", "5"],
-        &["compare", "--size", "128..64"],
-        &["compare", "-w", "upload", "--size", "64..128"],
-        &["compare", "-w", "fanout", "--idle", "5"],
         &["load", "127.0.0.1:1", "--rate", "1000M"],
         &["load", "127.0.0.1:1", "--rate", "1k", "--ramp", "1k:2k"],
         &["load", "127.0.0.1:1", "--ramp", "2k:1k"],
@@ -336,35 +405,13 @@ fn wrong_usage_exits_with_status_two() {
         &["load", "127.0.0.1:1", "--rate", "1k", "--arrivals", "soon"],
         &["load", "127.0.0.1:1", "--protocol", "chat"],
         &["load", "127.0.0.1:1", "--protocol", "upper", "--size", "64"],
-        &["compare", "--protocol", "upper", "--size", "64"],
-        &["compare", "--protocol", "discard"],
-        &["compare", "--models", "kqueue"],
-        &["compare", "--models", "all,kqueue"],
-        &["compare", "--models", "auto"],
-        &["compare", "--models", "all+trace"],
-        &["compare", "--models", "epoll@5.6"],
-        &["compare", "--ablate", "--models", "poll"],
-        &["compare", "--baseline", "kqueue+trace"],
-        &["compare", "--peer", "mine"],
-        &["compare", "--peer", "epoll=./server"],
-        &["compare", "--peer", "mine=./one", "--peer", "mine=./two"],
-        &["compare", "--idle", "70000"],
-        &["compare", "--blocks", "3", "--time", "3"],
-        &["compare", "--server-cpu", "0", "--client-cpu", "0"],
-        &["compare", "--cpu-margin", "5.1"],
-        &["compare", "--rate-margin", "0"],
-        &["compare", "--confidence", "90"],
-        &["compare", "--connections", "64,1000"],
-        &["compare", "--connections", "8,x"],
+        &["load", "127.0.0.1:9", "--size", "64,128"],
+        &["load", "127.0.0.1:9", "--depth", "1,2"],
         &["explain", "--models", "kqueue"],
         &["explain", "--models", "auto"],
         &["explain", "--models", "poll,-poll"],
         &["explain", "--size", "0"],
-    ] {
-        let output = proactor(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(text(&output.stderr).starts_with("error: "), "{arguments:?}");
-    }
+    ]);
 }
 
 #[test]
@@ -676,7 +723,7 @@ fn compare_measures_real_servers_and_writes_every_slice() {
     let bytes = std::fs::read(file).expect("it was written");
     assert!(bytes.ends_with(b"}\n"), "it is a text file");
     let json: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");
-    assert_eq!(json["schema"], "proactor.compare/4");
+    assert_eq!(json["schema"], "proactor.compare/5");
     assert_eq!(json["idle"]["connections"], 10);
     assert_eq!(json["idle"]["rows"][1]["model"], "poll");
     assert_eq!(json["idle"]["rows"][1]["cost"]["descriptors"], 1.0);

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::plan::{MESSAGES_MIN, OPEN_MESSAGES_MIN, OPEN_SLICE, SLICE};
 use crate::process_stat::CpuTicks;
-use proactor_load::LoadSlice;
+use proactor_load::{LoadSlice, Offer, Workload};
 use proactor_report::units::as_nanos;
 
 /// A block of one table.
@@ -49,9 +50,22 @@ pub struct ServerUse {
     pub ticks: CpuTicks,
     /// The context switches of all threads.
     pub switches: Option<u64>,
-    /// The service times in a closed loop: each in nanoseconds, rounded up by at most 2 %, with its
-    /// count.
+    /// The smallest and the largest number of messages of a connection, the lead-in included.
+    pub connection_messages: (u64, u64),
+    /// The service times: each in nanoseconds, rounded up by at most 2 %, with its count.
     pub service_times: Vec<(u64, u64)>,
+    /// The times from plan to reply of an open loop; empty in a closed one.
+    pub latencies: Vec<(u64, u64)>,
+    /// The times from plan to send of an open loop.
+    pub offer_lags: Vec<(u64, u64)>,
+}
+
+impl ServerUse {
+    /// Returns the times that a loop is judged by: in an open loop they begin when a message was
+    /// planned, so that they contain what it waited.
+    pub(crate) fn times(&self) -> &[(u64, u64)] {
+        if self.latencies.is_empty() { &self.service_times } else { &self.latencies }
+    }
 }
 
 impl MeasuredBlock {
@@ -117,16 +131,25 @@ impl Orders {
     }
 }
 
-/// Returns the length of a slice of a table whose slowest server had this rate.
-pub(crate) fn slice_length(connections: usize, slowest: f64, shortest: Duration) -> Duration {
-    let messages = (crate::plan::MESSAGES_MIN * connections) as f64;
-    // A rate of no more than a trial has its error.
-    let needed = 1.1 * messages / slowest.max(1.0);
-    shortest.max(Duration::from_secs_f64(needed.min(10.0)))
+/// Returns the length of a slice of a load whose slowest server had this rate.
+pub(crate) fn slice_length(load: &Workload, slowest: f64) -> Duration {
+    let Some(Offer { rate, .. }) = load.offer else {
+        let messages = (MESSAGES_MIN * load.shape.connections) as f64;
+        // A rate of no more than a trial has its error.
+        let needed = 1.1 * messages / slowest.max(1.0);
+        return SLICE.max(Duration::from_secs_f64(needed.min(SLICE_MAX)));
+    };
+    let needed = (OPEN_MESSAGES_MIN as f64 / rate).min(SLICE_MAX) / OPEN_SLICE.as_secs_f64();
+    OPEN_SLICE * needed.ceil().max(1.0) as u32
 }
+
+/// The longest slice, in seconds.
+const SLICE_MAX: f64 = 10.0;
 
 #[cfg(test)]
 mod tests {
+    use proactor_load::LoadShape;
+
     use super::*;
 
     #[test]
@@ -145,11 +168,26 @@ mod tests {
 
     #[test]
     fn a_slice_has_twenty_messages_of_each_connection() {
-        let millis =
-            |connections, rate| slice_length(connections, rate, crate::plan::SLICE).as_millis();
+        let millis = |connections, rate| slice_length(&load_of(connections), rate).as_millis();
         assert_eq!(millis(64, 100_000.0), 40);
         assert_eq!(millis(1000, 100_000.0), 220);
         assert_eq!(millis(1000, 40_000.0), 550);
         assert_eq!(millis(1000, 0.0), 10_000, "a server that serves nothing is found elsewhere");
+    }
+
+    #[test]
+    fn a_slice_of_an_open_loop_has_whole_bursts_and_four_hundred_messages() {
+        let millis = |rate| {
+            let offer = Some(Offer { rate, arrivals: Default::default() });
+            slice_length(&Workload { offer, ..load_of(64) }, 1.0).as_millis()
+        };
+        assert_eq!(millis(100_000.0), 100);
+        assert_eq!(millis(4_000.0), 100);
+        assert_eq!(millis(3_000.0), 200);
+        assert_eq!(millis(1.0), 10_000);
+    }
+
+    fn load_of(connections: usize) -> Workload {
+        LoadShape { connections, size: 64, depth: 1 }.into()
     }
 }

@@ -60,11 +60,21 @@ impl ConnectedServer {
         let ((ticks, switches), tree) = (self.meter.start, &self.meter.tree);
         let since = tree.ticks().zip(ticks).map(|(now, then)| now.since(then));
         let switches = tree.switches().zip(switches);
+        let load = &self.load;
+        let [service_times, latencies, offer_lags] = match load.is_open() {
+            true => {
+                [load.service_times(), load.latencies(), load.offer_lags()].map(|it| it.counts())
+            }
+            false => [load.latencies().counts(), Vec::new(), Vec::new()],
+        };
         ServerUse {
             participant,
             ticks: since.unwrap_or_default(),
             switches: switches.map(|(now, then)| now.saturating_sub(then)),
-            service_times: self.load.latencies().counts(),
+            connection_messages: load.connection_messages(),
+            service_times,
+            latencies,
+            offer_lags,
         }
     }
 

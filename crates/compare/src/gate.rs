@@ -116,7 +116,7 @@ impl Gate {
                 None => (GateVerdict::Undecided, "it was not measured".to_owned()),
             };
             let (gate, model) = (self.text.clone(), row.spec.name.clone());
-            GateResult { gate, connections: table.load.shape.connections, model, verdict, because }
+            GateResult { gate, load: table.load, model, verdict, because }
         };
         rows.map(result).collect()
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use proactor_load::{EngineChoice, LoadProtocol, Workload};
+use proactor::ring::kernel::Capability;
+use proactor_load::{Arrivals, EngineChoice, LoadProtocol, LoadShape, Offer, Workload};
 
 /// The default baseline: level-triggered epoll.
 pub const BASELINE: &str = "epoll";
@@ -31,9 +32,16 @@ pub const TASKS_MAX: usize = 1000;
 /// moment of each other: slow drift, as on shared machines, then affects both.
 pub const SLICE: Duration = Duration::from_millis(40);
 
-/// A slice has at least this many messages of each connection, on average: it begins and ends
-/// without outstanding messages, which is not the steady state.
+/// A slice of a closed loop has at least this many messages of each connection, on average: it
+/// begins and ends without outstanding messages, which is not the steady state.
 pub const MESSAGES_MIN: usize = 20;
+
+/// The shortest slice of an open loop, and what the length of any is a multiple of: the period of
+/// its bursts.
+pub const OPEN_SLICE: Duration = Duration::from_millis(100);
+
+/// A slice of an open loop has at least this many messages over all connections.
+pub const OPEN_MESSAGES_MIN: usize = 400;
 
 /// How long each server is driven before its first slice. That does not count.
 pub const LEAD_IN: Duration = Duration::from_millis(40);
@@ -120,7 +128,7 @@ pub struct ComparisonPlan {
     #[serde(flatten)]
     pub protocol: LoadProtocol,
     /// The loads, with a table for each.
-    pub loads: Vec<Workload>,
+    pub loads: Vec<PlannedLoad>,
     /// The extent of the measurement.
     pub extent: Extent,
     /// The rules of the verdicts.
@@ -138,14 +146,75 @@ pub struct ComparisonPlan {
     pub client_cpu: usize,
 }
 
+/// A load of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PlannedLoad {
+    /// What the client does in a closed loop.
+    #[serde(flatten)]
+    pub closed: Workload,
+    /// The open loop that is measured instead.
+    pub open: Option<OpenLoop>,
+}
+
+/// An open loop of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct OpenLoop {
+    /// What it offers to each server.
+    #[serde(flatten)]
+    pub rate: OfferedRate,
+    /// How the planned times are spread.
+    pub arrivals: Arrivals,
+    /// The maximum number of outstanding messages of a connection.
+    pub depth: usize,
+}
+
+/// The rate of an open loop, over all connections.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OfferedRate {
+    /// So many messages per second.
+    PerSecond(f64),
+    /// A share of what the slowest server serves in a closed loop, as its trial shows.
+    OfSlowest(f64),
+}
+
+impl From<Workload> for PlannedLoad {
+    fn from(closed: Workload) -> PlannedLoad {
+        PlannedLoad { closed, open: None }
+    }
+}
+
+impl From<LoadShape> for PlannedLoad {
+    fn from(shape: LoadShape) -> PlannedLoad {
+        Workload::from(shape).into()
+    }
+}
+
+impl PlannedLoad {
+    /// Returns what is measured, if the slowest server serves so many messages per second in a
+    /// closed loop; `None` if that must be known and is not.
+    pub(crate) fn measured(&self, slowest: Option<f64>) -> Option<Workload> {
+        let Some(OpenLoop { rate, arrivals, depth }) = self.open else { return Some(self.closed) };
+        let rate = match rate {
+            OfferedRate::PerSecond(rate) => rate,
+            OfferedRate::OfSlowest(share) => share * slowest?,
+        };
+        let mut load = Workload { offer: Some(Offer { rate, arrivals }), ..self.closed };
+        load.shape.depth = depth;
+        Some(load)
+    }
+}
+
 /// A model, and how its server runs. Its text form, also in JSON, is `thread`, `thread+trace`,
-/// `uring@5.6` or `uring@5.6+trace`.
+/// `uring@5.6`, `uring-RECV_MULTISHOT`, or a combination in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelSpec {
     /// The name of the I/O model.
     pub model: String,
     /// The kernel whose io_uring features the server uses, and none that came later.
     pub kernel: Option<String>,
+    /// A feature of io_uring that the server does not use, nor those that need it.
+    pub without: Option<Capability>,
     /// True if the server records a trace into a file.
     pub recorded: bool,
 }
@@ -162,19 +231,27 @@ pub struct PeerServer {
 
 impl From<&str> for ModelSpec {
     fn from(name: &str) -> ModelSpec {
-        let variant = name.strip_suffix(RECORDED);
-        let (model, kernel) = match variant.unwrap_or(name).split_once('@') {
-            Some((model, kernel)) => (model, Some(kernel.to_owned())),
-            None => (variant.unwrap_or(name), None),
+        let (name, recorded) = match name.strip_suffix(RECORDED) {
+            Some(name) => (name, true),
+            None => (name, false),
         };
-        ModelSpec { model: model.to_owned(), kernel, recorded: variant.is_some() }
+        let feature = name.rsplit_once('-').and_then(|(name, it)| Some((name, it.parse().ok()?)));
+        let (name, without) = feature.map_or((name, None), |(name, it)| (name, Some(it)));
+        let (model, kernel) = match name.split_once('@') {
+            Some((model, kernel)) => (model, Some(kernel.to_owned())),
+            None => (name, None),
+        };
+        ModelSpec { model: model.to_owned(), kernel, without, recorded }
     }
 }
 
 impl fmt::Display for ModelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kernel = self.kernel.iter().map(|kernel| format!("@{kernel}")).collect::<String>();
-        write!(f, "{}{kernel}{}", self.model, if self.recorded { RECORDED } else { "" })
+        let kernel = self.kernel.as_ref().map(|kernel| format!("@{kernel}"));
+        let without = self.without.map(|feature| format!("-{}", feature.name()));
+        let recorded = if self.recorded { RECORDED } else { "" };
+        let (kernel, without) = (kernel.unwrap_or_default(), without.unwrap_or_default());
+        write!(f, "{}{kernel}{without}{recorded}", self.model)
     }
 }
 
@@ -241,8 +318,6 @@ impl ComparisonPlan {
 
 #[cfg(test)]
 mod tests {
-    use proactor_load::LoadShape;
-
     use super::*;
 
     fn plan(models: &[&str]) -> ComparisonPlan {
@@ -288,12 +363,32 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_of_a_kernel_has_its_name_and_keeps_it() {
-        for name in ["uring", "uring@5.6", "uring@5.6+trace", "uring+trace"] {
+    fn a_variant_has_its_name_and_keeps_it() {
+        let names = ["uring", "uring@5.6", "uring@5.6+trace", "uring+trace", "epoll-et"];
+        for name in names.into_iter().chain(["uring-RECV_MULTISHOT", "uring-ENTER_NO_IOWAIT+trace"])
+        {
             assert_eq!(ModelSpec::from(name).to_string(), name);
         }
-        let ModelSpec { model, kernel, recorded } = "uring@5.6+trace".into();
-        assert_eq!((&*model, kernel.as_deref(), recorded), ("uring", Some("5.6"), true));
+        let ModelSpec { model, kernel, without, recorded } =
+            "uring@6.1-recv_multishot+trace".into();
+        assert_eq!((&*model, kernel.as_deref(), recorded), ("uring", Some("6.1"), true));
+        assert_eq!(without, Some(Capability::MultishotRecv));
+    }
+
+    #[test]
+    fn a_share_of_the_slowest_server_is_a_rate_when_that_is_known() {
+        let closed: Workload = LoadShape { connections: 4, size: 64, depth: 1 }.into();
+        let open = |rate| PlannedLoad {
+            closed,
+            open: Some(OpenLoop { rate, arrivals: Arrivals::Poisson, depth: 8 }),
+        };
+        let share = open(OfferedRate::OfSlowest(0.5));
+        assert_eq!(share.measured(None), None);
+        let load = share.measured(Some(1000.0)).expect("it is known");
+        assert_eq!((load.offer.map(|it| it.rate), load.shape.depth), (Some(500.0), 8));
+        let load = open(OfferedRate::PerSecond(70.0)).measured(None).expect("it is given");
+        assert_eq!(load.offer, Some(Offer { rate: 70.0, arrivals: Arrivals::Poisson }));
+        assert_eq!(PlannedLoad::from(closed).measured(None), Some(closed));
     }
 
     #[test]

@@ -5,10 +5,24 @@ use minijinja::{Value, context};
 use crate::plan::CROWD_FROM;
 use crate::results::{Comparison, Measured, ResultTable};
 use crate::verdict::MetricWords;
-use proactor_report::template;
+use proactor_report::template::{self, TextFormat};
 
 /// Returns a comparison as tables and sentences for people.
 pub fn text(comparison: &Comparison) -> String {
+    fill(TextFormat::Text, include_str!("render.txt"), comparison)
+}
+
+/// Returns the same as Markdown.
+pub fn markdown(comparison: &Comparison) -> String {
+    fill(TextFormat::Markdown, include_str!("render.txt"), comparison)
+}
+
+/// Returns a line of comma-separated values for each row of each table, behind a heading.
+pub fn csv(comparison: &Comparison) -> String {
+    fill(TextFormat::Text, include_str!("csv.txt"), comparison)
+}
+
+fn fill(format: TextFormat, template: &str, comparison: &Comparison) -> String {
     let rules = &comparison.plan.rules;
     let say = |measured: &Measured| {
         let blocks_min = rules.blocks_min();
@@ -26,5 +40,5 @@ pub fn text(comparison: &Comparison) -> String {
     let more: Vec<Value> = comparison.tables.iter().map(of_table).collect();
     let values = context! { more, crowd_from => CROWD_FROM };
     let values = context! { ..values, ..Value::from_serialize(comparison) };
-    template::fill(include_str!("render.txt"), values)
+    template::fill_as(format, template, values)
 }

@@ -16,7 +16,7 @@ use proactor_report::units::as_nanos;
 
 /// The result of a comparison.
 #[derive(Debug, Serialize)]
-#[serde(tag = "schema", rename = "proactor.compare/4")]
+#[serde(tag = "schema", rename = "proactor.compare/5")]
 pub struct Comparison {
     /// The machine of the measurement.
     pub environment: Environment,
@@ -64,8 +64,9 @@ pub enum GateVerdict {
 pub struct GateResult {
     /// The condition as it was written.
     pub gate: String,
-    /// The number of connections of the table.
-    pub connections: usize,
+    /// The load of the table.
+    #[serde(flatten)]
+    pub load: Workload,
     /// The row that was judged.
     pub model: String,
     /// Whether the condition holds there.
@@ -80,6 +81,8 @@ pub struct ResultTable {
     /// The load on each participant.
     #[serde(flatten)]
     pub load: Workload,
+    /// The server whose rate in a closed loop an open one has a share of.
+    pub slowest: Option<Slowest>,
     /// The length of a slice.
     #[serde(rename = "slice_ns", serialize_with = "as_nanos")]
     pub slice: Duration,
@@ -90,6 +93,15 @@ pub struct ResultTable {
     /// By how much the speed of the machine changed: the 90th percentile of the CPU time per
     /// message of the baseline over the blocks, divided by the 10th.
     pub speed_change: Option<f64>,
+}
+
+/// The slowest server of a trial.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Slowest {
+    /// Its name in the table.
+    pub model: String,
+    /// The messages per second that it served in a closed loop.
+    pub rate: f64,
 }
 
 /// The result of one participant.
@@ -154,6 +166,9 @@ pub struct Measured {
     /// True if messages waited for the client, which never waited for the server: then `rate` is a
     /// lower bound.
     pub is_client_bound: bool,
+    /// The messages of the connection that got the fewest, relative to the one that got the most:
+    /// the median over the blocks. Near one, a server is fair; without messages it is `None`.
+    pub fairness: Option<f64>,
     /// The longest time in a block in which the server sent nothing although it owed everything:
     /// the median over the blocks.
     #[serde(rename = "longest_wait_ns", serialize_with = "as_nanos")]
@@ -164,10 +179,30 @@ pub struct Measured {
     pub switches_per_message: Option<f64>,
     /// What the servers counted of themselves, from their start to their end.
     pub counted: Option<CountsPerMessage>,
-    /// The median of the service times in a closed loop.
+    /// The median of the times from plan to reply in an open loop, of the service times in a closed
+    /// one.
     pub p50: Option<Percentile>,
     /// The 99th percentile of these times.
     pub p99: Option<Percentile>,
+    /// The 99.9th percentile of these times.
+    pub p99_9: Option<Percentile>,
+    /// What an open loop is more than a closed one.
+    pub open: Option<OpenMeasured>,
+}
+
+/// The numbers of one participant that only an open loop has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct OpenMeasured {
+    /// True if the server answered fewer messages in its slices than were offered.
+    pub is_behind: bool,
+    /// The share of the messages that were sent more than a millisecond after their planned time.
+    pub late_share: f64,
+    /// The share of the messages that were never sent.
+    pub unsent_share: f64,
+    /// The 99th percentile of the times from send to reply.
+    pub service_p99: Option<Percentile>,
+    /// The 99th percentile of the times from plan to send.
+    pub offer_lag_p99: Option<Percentile>,
 }
 
 /// Some counters of a server, per message.

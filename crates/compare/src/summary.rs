@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use minijinja::context;
 
-use crate::block::{MeasuredBlock, Sample};
+use crate::block::{MeasuredBlock, Sample, ServerUse};
 use crate::connected_server::SPINNING;
 use crate::percentile;
 use crate::plan::CONTROL;
 use crate::process_stat::CpuTicks;
-use crate::results::{CountsPerMessage, Measured, Outcome, ResultTable};
+use crate::results::{CountsPerMessage, Measured, OpenMeasured, Outcome, ResultTable};
 use crate::verdict::{Judge, Ratio, Verdict};
-use proactor_load::Workload;
+use proactor_load::{LoadSlice, Workload};
 use proactor_report::stats;
 use proactor_report::template;
-use proactor_report::units::plural;
+use proactor_report::units::{self, plural};
 
 /// A client that waited for less of its CPU time than this, while more than this share of its
 /// connections had an unread reply, set the rate. (A client that is merely always busy, with one
@@ -29,6 +29,13 @@ const SPEED_CHANGE_MAX: f64 = 1.10;
 /// any kernel's clock at which another process may take its CPU.
 const STALL: Duration = Duration::from_millis(5);
 
+/// A server that takes longer by more than this for the messages of its slices, or to which more
+/// than that of them could not be sent, does not hold the rate of an open loop.
+const BEHIND: f64 = 1.05;
+const UNSENT_MAX: f64 = 0.01;
+/// If more messages than this are sent late, latencies are those of the client too.
+const LATE_MAX: f64 = 0.01;
+
 /// Makes the results of a load.
 pub(crate) fn table(
     load: Workload,
@@ -40,6 +47,9 @@ pub(crate) fn table(
     for (at, outcome) in participants.iter_mut().enumerate() {
         if outcome.reason.is_none() {
             outcome.measured = measured(&blocks, at, outcome, judge);
+            if let Some(measured) = outcome.measured.as_mut().filter(|_| load.offer.is_some()) {
+                measured.open = Some(open_measured(&blocks, at, slice));
+            }
             if outcome.measured.is_none() {
                 outcome.reason = Some("no block was completed".to_owned());
             }
@@ -58,7 +68,7 @@ pub(crate) fn table(
     let speeds: Vec<f64> = valid(&blocks).filter_map(|block| cpu_of(block, 0)).collect();
     let speed_change = stats::quantile(&speeds, 0.9).zip(stats::quantile(&speeds, 0.1));
     let speed_change = speed_change.map(|(slow, fast)| slow / fast);
-    ResultTable { load, slice, participants, blocks, speed_change }
+    ResultTable { load, slowest: None, slice, participants, blocks, speed_change }
 }
 
 fn valid(blocks: &[MeasuredBlock]) -> impl Iterator<Item = &MeasuredBlock> {
@@ -161,7 +171,9 @@ fn numbers(used: &[&MeasuredBlock], at: usize) -> Option<Measured> {
     let mut ticks = CpuTicks::default();
     servers().for_each(|server| ticks += server.ticks);
     let switches: Option<u64> = servers().map(|server| server.switches).sum();
-    let times: Vec<&[(u64, u64)]> = servers().map(|it| it.service_times.as_slice()).collect();
+    let times: Vec<&[(u64, u64)]> = servers().map(ServerUse::times).collect();
+    let connections = servers().map(|it| it.connection_messages).filter(|(_, most)| *most > 0);
+    let fairness: Vec<f64> = connections.map(|(least, most)| least as f64 / most as f64).collect();
     let cpu_us = stats::median(&costs)? * 1e6;
     Some(Measured {
         blocks: used.len(),
@@ -172,14 +184,37 @@ fn numbers(used: &[&MeasuredBlock], at: usize) -> Option<Measured> {
         server_waiting: median(Sample::server_waiting)?,
         client_waiting,
         unread_share,
+        fairness: stats::median(&fairness),
         is_client_bound: client_waiting < CLIENT_WAITS_MIN && unread_share > UNREAD_MAX,
         longest_wait: Duration::from_secs_f64(stats::median(&waits)?),
         is_spinning: median(|sample| sample.server_idle_cpu_share)? > SPINNING,
         switches_per_message: switches.map(|switches| switches as f64 / messages.max(1.0)),
         p50: percentile::of(&times, 0.5),
         p99: percentile::of(&times, 0.99),
+        p99_9: percentile::of(&times, 0.999),
         ..Measured::default()
     })
+}
+
+/// Returns what the valid blocks of an open loop say of a participant.
+fn open_measured(blocks: &[MeasuredBlock], at: usize, slice: Duration) -> OpenMeasured {
+    let used = || valid(blocks);
+    let samples = || used().flat_map(|block| block.slices(at)).map(|sample| sample.slice);
+    let sum = |of: fn(&LoadSlice) -> f64| samples().map(|it| of(&it)).sum::<f64>();
+    let offered = sum(|it| it.offered as f64).max(1.0);
+    let (late, unsent) = (sum(|it| it.late as f64), sum(|it| it.unsent as f64));
+    let planned = slice.as_secs_f64() * samples().count() as f64;
+    let p99 = |of: fn(&ServerUse) -> &[(u64, u64)]| {
+        let servers = used().flat_map(|block| &block.servers).filter(|it| it.participant == at);
+        percentile::of(&servers.map(of).collect::<Vec<_>>(), 0.99)
+    };
+    OpenMeasured {
+        is_behind: sum(LoadSlice::seconds) > BEHIND * planned || unsent / offered > UNSENT_MAX,
+        late_share: late / offered,
+        unsent_share: unsent / offered,
+        service_p99: p99(|server| &server.service_times),
+        offer_lag_p99: p99(|server| &server.offer_lags),
+    }
 }
 
 /// Returns what the servers of a participant counted, per message.
@@ -195,11 +230,20 @@ fn counted(outcome: &Outcome) -> Option<CountsPerMessage> {
 }
 
 impl ResultTable {
-    /// Returns the service times of a participant in each valid block.
+    /// Returns the connections of the load, and the rate of an open loop.
+    pub(crate) fn place(&self) -> String {
+        let connections = plural(self.load.shape.connections as u64, "connection");
+        match self.load.offer {
+            Some(offer) => format!("{connections} and {} msg/s", units::rate(offer.rate)),
+            None => connections,
+        }
+    }
+
+    /// Returns the times of a participant in each valid block, by which its loop is judged.
     pub(crate) fn times(&self, participant: usize) -> Vec<&[(u64, u64)]> {
         let servers = valid(&self.blocks).flat_map(|block| &block.servers);
         let its = servers.filter(|server| server.participant == participant);
-        its.map(|server| server.service_times.as_slice()).collect()
+        its.map(ServerUse::times).collect()
     }
 
     /// Returns the number of valid and of void blocks; of a table of pairs, those of one pair.
@@ -242,8 +286,10 @@ pub(crate) fn warnings(table: &ResultTable, engine: &str) -> Vec<String> {
         stalled => measured(|measured| measured.longest_wait > STALL),
         stall => STALL.as_nanos() as u64,
         spinning => measured(|measured| measured.is_spinning),
+        behind => measured(|measured| measured.open.is_some_and(|it| it.is_behind)),
+        late => measured(|measured| measured.open.is_some_and(|it| it.late_share > LATE_MAX)),
     };
-    let load = plural(table.load.shape.connections as u64, "connection");
+    let load = table.place();
     let text = template::fill(include_str!("warnings.txt"), values);
     text.lines().map(|warning| format!("at {load} {warning}")).collect()
 }

@@ -7,9 +7,9 @@ use crate::block::{MeasuredBlock, Orders, Sample, slice_length};
 use crate::capacity;
 use crate::connected_server::{ConnectedServer, Spins};
 use crate::disturbance::HostState;
-use crate::plan::{CROWD_FROM, ComparisonPlan, SLICE, TIMEOUT};
+use crate::plan::{CROWD_FROM, ComparisonPlan, OPEN_SLICE, PlannedLoad, SLICE, TIMEOUT};
 use crate::progress::{Activity, Monitor};
-use crate::results::{Outcome, ResultTable};
+use crate::results::{Outcome, ResultTable, Slowest};
 use crate::server_process::{ServerError, ServerProcess, StartCommand};
 use crate::summary;
 use crate::verdict::Judge;
@@ -24,7 +24,10 @@ const REPEATED: u32 = 4;
 /// The measurement of one table.
 pub(crate) struct TableRun<'a> {
     plan: &'a ComparisonPlan,
+    planned: PlannedLoad,
+    /// What the client does now: in a trial that is to find a rate, a closed loop.
     load: Workload,
+    slowest: Option<Slowest>,
     command: StartCommand<'a>,
     outcomes: Vec<Outcome>,
     /// What the trial found, for each participant.
@@ -49,7 +52,8 @@ impl<'a> TableRun<'a> {
         command: StartCommand<'a>,
         origin: Nanos,
     ) -> TableRun<'a> {
-        let load = plan.loads[number];
+        let planned = plan.loads[number];
+        let load = planned.measured(None).unwrap_or(planned.closed);
         let outcome = |spec| {
             let mut outcome = Outcome::new(spec);
             outcome.reason =
@@ -61,12 +65,15 @@ impl<'a> TableRun<'a> {
         let groups = ComparisonPlan::groups(load, &possible.collect::<Vec<_>>());
         TableRun {
             plan,
+            planned,
             load,
+            slowest: None,
             command,
             spins: vec![None; outcomes.len()],
             outcomes,
             groups: groups.into_iter().map(|group| (group, Duration::ZERO)).collect(),
-            span: SLICE,
+            // A closed loop whose rate an open one has a share of needs more than a glance.
+            span: if planned.open.is_some() { OPEN_SLICE } else { SLICE },
             orders: Orders::new(plan.seed ^ (number as u64) << 32),
             blocks: Vec::new(),
             origin,
@@ -91,23 +98,31 @@ impl<'a> TableRun<'a> {
     /// Measures a block of one round that does not count. It shows which models can run, how long a
     /// slice must be, and what a block takes.
     pub(crate) fn try_out(&mut self, monitor: &mut Monitor<'_>) -> anyhow::Result<()> {
-        let mut slowest = f64::INFINITY;
+        let mut rates: Vec<(f64, usize)> = Vec::new();
         let mut overheads = Vec::new();
         for at in 0..self.groups.len() {
             let began = os::now();
             let Some(block) = self.measure_block(at, 1, monitor)? else { continue };
-            let slices = block.rounds.iter().flatten().map(|sample| sample.slice);
-            let rates = slices.clone().map(|slice| slice.rate());
-            slowest = rates.fold(slowest, f64::min);
+            let samples = || block.rounds.iter().flatten();
+            let slices = samples().map(|sample| sample.slice);
+            rates.extend(samples().map(|sample| (sample.slice.rate(), sample.participant)));
             let overhead = os::now().since(began).saturating_sub(slices.map(|it| it.wall).sum());
-            overheads.push((at, overhead, block.rounds.iter().flatten().count()));
+            overheads.push((at, overhead, samples().count()));
         }
+        rates.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let slowest = rates
+            .first()
+            .map(|&(rate, at)| Slowest { model: self.outcomes[at].spec.name.clone(), rate });
         for outcome in &mut self.outcomes {
             // Of the trial, only a reason and the server's description of itself are kept.
             let Outcome { spec, reason, about, .. } = std::mem::take(outcome);
             *outcome = Outcome { reason, about, ..Outcome::new(spec) };
         }
-        self.span = slice_length(self.load.shape.connections, slowest, SLICE);
+        let slowest_rate = slowest.as_ref().map(|it| it.rate);
+        if let Some(load) = self.planned.measured(slowest_rate).filter(|it| *it != self.load) {
+            (self.load, self.slowest) = (load, slowest);
+        }
+        self.span = slice_length(&self.load, slowest_rate.unwrap_or(f64::INFINITY));
         for (at, overhead, servers) in overheads {
             // A slice ends with the last reply.
             let slices = self.span.mul_f64(1.05) * servers as u32 * self.plan.extent.rounds;
@@ -145,7 +160,8 @@ impl<'a> TableRun<'a> {
             }
             self.blocks.push(block);
         }
-        Ok(summary::table(self.load, self.span, self.outcomes, self.blocks, judge))
+        let table = summary::table(self.load, self.span, self.outcomes, self.blocks, judge);
+        Ok(ResultTable { slowest: self.slowest, ..table })
     }
 
     /// Measures a block of one group. Returns `None` if there is nothing to measure in it, or the

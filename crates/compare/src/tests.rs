@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::block::{MeasuredBlock, Sample, ServerUse};
 use super::plan::{BASELINE, BLOCKS_MIN, Extent, ModelSpec, ParticipantSpec, Role, Rules};
-use super::results::{GateVerdict, Measured, Outcome, ResultTable};
+use super::results::{GateVerdict, Measured, Outcome, ResultTable, Slowest};
 use super::stats_line::{STATS_SCHEMA, ServerStats};
 use super::verdict::{Ratio, Verdict};
 use super::*;
 use crate::idle::{Footprint, IdleCosts, IdleRow};
 use crate::process_stat::CpuTicks;
 use proactor::counters::Counters;
-use proactor_load::{EngineChoice, LoadShape, LoadSlice};
+use proactor_load::{Arrivals, EngineChoice, LoadShape, LoadSlice, Offer, Workload};
 
 const SHAPE: LoadShape = LoadShape { connections: 64, size: 64, depth: 1 };
 
@@ -57,7 +57,9 @@ fn blocks_of(number: u32, others: &[(f64, f64)]) -> Vec<MeasuredBlock> {
             participant,
             ticks: CpuTicks { user: 12, system: 88 },
             switches: Some(600),
+            connection_messages: (180, 200),
             service_times: vec![(400_000, 900), (800_000, 90), (1_200_000, 10)],
+            ..ServerUse::default()
         };
         MeasuredBlock {
             number,
@@ -214,11 +216,11 @@ epoll again (A/A)     1.20       8.80       3.00          0.05            0.00  
 uring                 1.04       7.66       0.07          0.04            0.00           0.00           0.00
 epoll-et              1.20       8.80       2.04          0.05            0.00           0.00           0.00
 
-model              server busy  client waits  unread  longest wait  p50                      p99
-epoll                    100 %          50 %    10 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
-epoll again (A/A)        100 %          50 %    10 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
-uring                    100 %          50 %    10 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
-epoll-et                 100 %          50 %    10 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
+model              server busy  client waits  unread  least served  longest wait  p50                      p99
+epoll                    100 %          50 %    10 %          90 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
+epoll again (A/A)        100 %          50 %    10 %          90 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
+uring                    100 %          50 %    10 %          90 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
+epoll-et                 100 %          50 %    10 %          90 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
 p50 and p99 are service times of a closed loop, in which a stall delays only one message of each connection: see the longest wait
 epoll: its own description
 uring: its own description
@@ -244,6 +246,89 @@ io_uring are slots of its ring and not descriptors of the process.
 Warning: there are two CPUs, one for the servers and one for the client: every other program affects the numbers.
 ";
     assert_eq!(render::text(&comparison), expected);
+}
+
+/// Returns the table of an open loop of 50,000 messages a second, of which `uring` serves fewer.
+fn open_table() -> ResultTable {
+    let mut blocks = blocks_of(20, &[(1.0, 1.0), (0.9, 1.0)]);
+    for sample in blocks.iter_mut().flat_map(|block| &mut block.rounds).flatten() {
+        let slice = &mut sample.slice;
+        slice.messages /= 2;
+        (slice.offered, slice.late) = (slice.messages, slice.messages / 100);
+        slice.wall = slice.wall.mul_f64(1.0 + 0.1 * (sample.participant / 2) as f64);
+    }
+    for server in blocks.iter_mut().flat_map(|block| &mut block.servers) {
+        server.latencies = vec![(500_000, 9_900), (900_000, 90), (5_000_000, 10)];
+        server.offer_lags = vec![(100_000, 10_000)];
+    }
+    let offer = Some(Offer { rate: 50_000.0, arrivals: Arrivals::Poisson });
+    let load = Workload { offer, ..LoadShape { depth: 1024, ..SHAPE }.into() };
+    let participants = plan(&["uring"]).participants().into_iter().map(|spec| outcome(spec, 1));
+    let judge = Judge { rules: Rules::DEFAULT, intervals: 4 };
+    let table = summary::table(load, plan::SLICE, participants.collect(), blocks, &judge);
+    let slowest = Some(Slowest { model: "uring".to_owned(), rate: 100_000.0 });
+    ResultTable { slowest, ..table }
+}
+
+#[test]
+fn an_open_loop_has_latencies_from_plan_to_reply() {
+    let table = open_table();
+    assert_eq!(
+        warnings(&table, "uring"),
+        ["at 64 connections and 50.0k msg/s uring did not hold the offered rate: their latencies \
+          grow with the length of a slice, and are those of a queue. Lower --rate."]
+    );
+    let mut comparison = comparison_of(table);
+    let gate: gate::Gate = "epoll p99 <= 600us".parse().expect("a condition");
+    comparison.gates = gate.judge(&comparison);
+    let text = render::text(&comparison);
+    for part in [
+        "64 connections, 64 B echo, up to depth 1024, open loop of 50.0k msg/s (poisson), a share \
+         of the 100k msg/s of uring in a closed loop, 20 blocks",
+        "500 µs [500 µs..500 µs]  500 µs [500 µs..500 µs]\n",
+        "model              sent late  never sent  p99.9                    service p99",
+        "1.0 %         0 %  900 µs [900 µs..900 µs]  800 µs [800 µs..800 µs]  100 µs [100 µs",
+        "p99 <= 600us, at 64 connections and 50.0k msg/s, epoll: holds",
+    ] {
+        assert!(text.contains(part), "{part}\nis not in\n{text}");
+    }
+}
+
+#[test]
+fn a_comparison_as_markdown_has_its_tables_and_sentences() {
+    let mut comparison = comparison_of(synthetic_table());
+    comparison.warnings = vec!["one".to_owned()];
+    comparison.tables[0].participants[2].spec.name = "a|b".to_owned();
+    let text = render::markdown(&comparison);
+    for part in [
+        "\n| kernel ",
+        "\n\n## 64 connections, 64 B echo",
+        "\n| model             | msg/s |",
+        "\n|-------------------|-------|",
+        "\n| a\\|b ",
+        "\n- a\\|b takes 12.4 to 13.6 % less",
+        "\n- Warning: one\n",
+    ] {
+        assert!(text.contains(part), "{part}\nis not in\n{text}");
+    }
+}
+
+#[test]
+fn a_comparison_as_csv_has_as_many_values_in_each_line_as_names() {
+    let mut comparison = comparison_of(synthetic_table());
+    comparison.tables.push(open_table());
+    comparison.tables[0].participants[4].reason = Some("no \"such\" file".to_owned());
+    let text = render::csv(&comparison);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 1 + 5 + 3);
+    let count = |line: &str| line.split(',').count();
+    assert!(lines.iter().all(|line| count(line) == count(lines[0])), "{text}");
+    let starts = |at: usize, with: &str| assert!(lines[at].starts_with(with), "{}", lines[at]);
+    starts(1, "echo,64,64,,1,,,\"epoll\",baseline,20,");
+    starts(3, "echo,64,64,,1,,,\"uring\",model,20,");
+    starts(8, "echo,64,64,,1024,50000.0,poisson,\"uring\",model,20,");
+    assert!(lines[3].contains(",0.864,0.876,lower,"), "{}", lines[3]);
+    assert!(lines[5].ends_with(",\"no \"\"such\"\" file\""), "{}", lines[5]);
 }
 
 /// Returns a table in which much is not known.
@@ -344,8 +429,8 @@ fn a_server_that_stalls_is_named_and_not_client_bound() {
     assert_eq!(verdicts(&table, 2), [Verdict::Within, Verdict::Lower]);
     let warnings = warnings(&table, "uring");
     assert!(warnings[0].ends_with(
-        "nothing came for more than 5.00 ms in half of the blocks although everything was owed: \
-         uring. The server, or its CPU, stood still."
+        "nothing came for more than 5.00 ms in half of the blocks although replies were owed: uring. The \
+         server, or its CPU, stood still."
     ));
     assert_eq!(warnings.len(), 1);
 }

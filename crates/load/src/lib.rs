@@ -225,9 +225,13 @@ impl Load {
             ("offer_lag", self.offer_lags()),
             ("service_time", self.service_times()),
         ];
-        let is_open = self.streams.workload.offer.is_some();
-        let named = if is_open { &open[..] } else { &[("service_time", self.latencies())] };
+        let named = if self.is_open() { &open[..] } else { &[("service_time", self.latencies())] };
         proactor_report::interval_log(start, span, named)
+    }
+
+    /// Returns whether the load is an open loop.
+    pub fn is_open(&self) -> bool {
+        self.streams.workload.offer.is_some()
     }
 
     /// Makes the following slices an open loop of this offer.
@@ -238,6 +242,15 @@ impl Load {
     /// Removes the latencies of a warm-up.
     pub fn clear_latencies(&mut self) {
         self.streams.clear_times();
+    }
+
+    /// Returns the smallest and the largest number of replies of a connection, of those that
+    /// receive any.
+    pub fn connection_messages(&self) -> (u64, u64) {
+        // The first connection of a chat receives nothing of itself.
+        let first = usize::from(self.streams.workload.pattern == Pattern::Fanout);
+        let replies = || self.streams.streams[first..].iter().map(|stream| stream.replies);
+        (replies().min().unwrap_or(0), replies().max().unwrap_or(0))
     }
 
     /// Returns the number of verified replies of all slices; of bytes in one direction, how many

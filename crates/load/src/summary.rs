@@ -6,7 +6,7 @@ use std::time::Duration;
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use super::{Load, LoadProtocol, LoadSlice, Pattern, Workload};
+use super::{Load, LoadProtocol, LoadSlice, Workload};
 use proactor_report::histogram::Percentiles;
 use proactor_report::template;
 
@@ -60,9 +60,7 @@ impl LoadSummary {
     /// Makes the result of a finished run.
     pub fn new(load: &Load, address: String, seed: u64, slice: LoadSlice) -> LoadSummary {
         let is_open = load.streams.workload.offer.is_some();
-        // The first connection of a chat receives nothing of itself.
-        let first = usize::from(load.streams.workload.pattern == Pattern::Fanout);
-        let replies = load.streams.streams[first..].iter().map(|stream| stream.replies);
+        let (connection_messages_min, connection_messages_max) = load.connection_messages();
         LoadSummary {
             address,
             workload: load.streams.workload,
@@ -78,8 +76,8 @@ impl LoadSummary {
             latency: is_open.then(|| load.latencies().estimates()),
             offer_lag: is_open.then(|| load.offer_lags().estimates()),
             service_time: if is_open { load.service_times() } else { load.latencies() }.estimates(),
-            connection_messages_min: replies.clone().min().unwrap_or(0),
-            connection_messages_max: replies.max().unwrap_or(0),
+            connection_messages_min,
+            connection_messages_max,
             warnings: warnings(
                 &slice,
                 is_open,

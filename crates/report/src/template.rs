@@ -1,7 +1,7 @@
 //! Texts for people as templates: a text stands in a file as it is printed, and a value that
 //! serializes fills it. What people read and what programs read is therefore the same value.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableStyle, presets};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, escape_formatter};
 
 use crate::histogram::is_lower_end;
@@ -11,17 +11,42 @@ use crate::{NOTHING, units};
 /// of private use.
 const BAR: &str = "\u{E000}";
 
+/// Stands for a `|` between the cells of a table, which would become a [`BAR`] when it is printed.
+const LINE: &str = "\u{E001}";
+
 /// The last character of a bar: from an eighth to the whole.
 const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
 
-/// Fills a template. Its filters are those of minijinja, the formats of [`units`], and those of
-/// texts: `digits(n)` for decimals, `left(n)` and `right(n)` for a place of `n` columns, `wrap(n)`
+/// How a template's columns are written, and what stands in front of its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextFormat {
+    /// Columns that blanks align.
+    Text,
+    /// As Markdown, in which each line is an item of a list, or a heading.
+    Markdown,
+}
+
+/// Fills a template as text. Its filters are those of minijinja, the formats of [`units`], and those
+/// of texts: `digits(n)` for decimals, `left(n)` and `right(n)` for a place of `n` columns, `wrap(n)`
 /// for lines of at most `n` columns, `trim_end`, `bar(most, n)`, and `columns("lr")`, which aligns
 /// lines of cells that `|` separates, left or right; with a width, they are wrapped to fit it.
 ///
 /// # Panics
 /// The template is not one, or uses a value that it is not given.
 pub fn fill(template: &str, values: Value) -> String {
+    fill_as(TextFormat::Text, template, values)
+}
+
+/// Fills a template, as [`fill`] does. The values `heading`, `line` and `indented` stand in front
+/// of lines, and are empty, empty and two blanks in text.
+///
+/// # Panics
+/// As [`fill`].
+pub fn fill_as(format: TextFormat, template: &str, values: Value) -> String {
+    let (bar_in_text, style, [heading, line, indented]) = match format {
+        TextFormat::Text => ("|", presets::NOTHING, ["", "", "  "]),
+        TextFormat::Markdown => ("\\|", presets::ASCII_MARKDOWN, ["## ", "- ", "- "]),
+    };
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
@@ -52,9 +77,14 @@ pub fn fill(template: &str, values: Value) -> String {
     environment.add_filter("trim_end", |text: &str| text.trim_end().to_owned());
     environment.add_filter("wrap", wrap);
     environment.add_filter("bar", bar);
-    environment.add_filter("columns", columns);
+    environment.add_filter("columns", move |text: &str, alignments: &str, width: Option<usize>| {
+        columns(text, alignments, width, style)
+    });
+    for (name, value) in [("heading", heading), ("line", line), ("indented", indented)] {
+        environment.add_global(name, value);
+    }
     let text = environment.render_str(template, values);
-    text.expect("a template that fits its values").replace(BAR, "|")
+    text.expect("a template that fits its values").replace(BAR, bar_in_text).replace(LINE, "|")
 }
 
 /// An estimate of the percentile for `share` of so many samples, with `≥` for a lower end.
@@ -65,24 +95,26 @@ fn estimate(nanos: Option<u64>, samples: u64, share: f64) -> String {
 
 /// Aligns cells in columns, left for an `l`, else right. The first line is the heading. If there is
 /// a width, cells are wrapped so that a line is at most this wide.
-fn columns(text: &str, alignments: &str, width: Option<usize>) -> String {
+fn columns(text: &str, alignments: &str, width: Option<usize>, style: TableStyle) -> String {
     let align = |align| if align == 'l' { CellAlignment::Left } else { CellAlignment::Right };
     let mut rows = text.lines().map(|line| {
         let cells = line.split('|').enumerate().map(cell).map(Cell::new).zip(alignments.chars());
         cells.map(|(cell, letter)| cell.set_alignment(align(letter))).collect::<Vec<_>>()
     });
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
     if let Some(width) = width {
         table.set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(width.try_into().unwrap_or(u16::MAX));
     }
     table.set_header(rows.next().unwrap_or_default());
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    if style == presets::NOTHING {
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
     }
     table.add_rows(rows);
-    table.trim_fmt() + "\n"
+    table.trim_fmt().replace('|', LINE) + "\n"
 }
 
 /// A cell without the blank beside each `|`. Other blanks are of its text, as those that indent it.

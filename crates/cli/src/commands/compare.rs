@@ -6,13 +6,14 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::load::{ONE_WAY_RATE, OPEN_DEPTH, arrivals, rate};
 use super::output::{self, Destination, GREEN, RED};
 use super::picks::{self, Pick, picked};
 use super::stderr::note;
@@ -21,16 +22,17 @@ use super::{
 };
 use proactor::limits::Limits;
 use proactor::os;
-use proactor::ring::kernel::{self, Version};
+use proactor::ring::kernel::{self, Capability, Kernel, Version};
 use proactor_compare::gate::Gate;
 use proactor_compare::plan::{
-    BASELINE, CROWD_FROM, ComparisonPlan, Extent, MODELS, ModelSpec, PeerServer, Rules,
+    BASELINE, CROWD_FROM, ComparisonPlan, Extent, MODELS, ModelSpec, OfferedRate, OpenLoop,
+    PeerServer, PlannedLoad, Rules,
 };
 use proactor_compare::progress::{Activity, Progress};
 use proactor_compare::render;
 use proactor_compare::results::{Comparison, GateVerdict};
 use proactor_compare::server_process::{ServerCommand, ServerError};
-use proactor_load::{CONNECTIONS_MAX, EngineChoice, LoadShape};
+use proactor_load::{Arrivals, CONNECTIONS_MAX, EngineChoice, LoadShape, Workload};
 use proactor_report::units;
 
 /// Compare I/O models under the same load, side by side.
@@ -57,10 +59,13 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "MODEL", default_value = BASELINE)]
     baseline: String,
 
-    /// Compare io_uring with what it was: a row for each kernel that brought a feature which this
-    /// one has, without it and what came later; the baseline is uring
-    #[arg(long, conflicts_with_all = ["models", "baseline"])]
-    ablate: bool,
+    /// Compare io_uring with less of it: a row for each of the `features` that a server uses here,
+    /// without it and those that need it; or for each of the `kernels` that brought some, without
+    /// what came later. The baseline is uring
+    #[arg(long, value_name = "BY", num_args = 0..=1, require_equals = true,
+          default_missing_value = "features", value_parser = ["features", "kernels"],
+          conflicts_with_all = ["models", "baseline"])]
+    ablate: Option<String>,
 
     /// Server of another program that is compared too, by the command that starts it: as in
     /// 'mine=./server --port {port}', with a free port in the place of {port}. Without {port}, it
@@ -76,6 +81,18 @@ pub(super) struct CompareArgs {
 
     #[command(flatten)]
     messages: MessageArgs,
+
+    /// Open loop: send so many messages a second to each server over all connections, at planned
+    /// times: 50k, or 70% of what the slowest serves in a closed loop. Several make several tables.
+    /// Each connection may then have 1024 messages in flight, unless --depth says otherwise
+    #[arg(long, short = 'R', value_name = "RATE,…", value_delimiter = ',',
+          value_parser = offered_rate)]
+    rate: Vec<OfferedRate>,
+
+    /// Planned times of an open loop: constant, poisson (random, as independent clients send), or
+    /// bursts (ten times as often in the first 10 ms of each 100 ms) [default: constant]
+    #[arg(long, value_name = "KIND", value_parser = arrivals, requires = "rate")]
+    arrivals: Option<Arrivals>,
 
     /// Time for all tables together: 30s, 2m. As many blocks are measured as fit, and fewer than 12
     /// give no verdict [default: 20 blocks, or as many as fit into a minute but at least 12]
@@ -118,7 +135,8 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "CONDITION")]
     require: Vec<Gate>,
 
-    /// Condition on the service times: 'p99 <= 2ms' for all models, or 'uring p99.9 <= 10ms'
+    /// Condition on the service times, or in an open loop on the times from plan to reply:
+    /// 'p99 <= 2ms' for all models, or 'uring p99.9 <= 10ms'
     #[arg(long, value_name = "CONDITION")]
     slo: Vec<Gate>,
 
@@ -138,7 +156,19 @@ pub(super) struct CompareArgs {
     /// of the text
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Write a line of comma-separated values for each row to this file; - is standard output,
+    /// instead of the text
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+
+    /// Write the text as Markdown to this file; - is standard output, instead of the text
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
+
+/// A form in which a comparison is written into a file.
+type Form = fn(&Comparison) -> anyhow::Result<String>;
 
 impl CompareArgs {
     /// Runs the comparison, and prints the result on standard output.
@@ -154,7 +184,7 @@ impl CompareArgs {
         }
         try_cpus(&plan)?;
         // Opened before the measurement: an unwritable path fails at once.
-        let to = self.json.as_deref().map(Destination::open).transpose()?;
+        let to = self.destinations()?;
         let stop = stop_signal()?;
         // A trace file has no name, so none remains after a crash. It stays open until the next is
         // created: by then its server has opened it, or has ended.
@@ -178,11 +208,10 @@ impl CompareArgs {
         let mut comparison = comparison?;
         comparison.gates = gates.iter().flat_map(|gate| gate.judge(&comparison)).collect();
 
-        if let Some(to) = to {
-            // On one line: it has a histogram for each server of each block.
-            to.write(&(serde_json::to_string(&comparison)? + "\n"))?;
+        for (file, form) in to {
+            file.write(&form(&comparison)?)?;
         }
-        if !self.json.as_deref().is_some_and(output::is_stdout) {
+        if !self.files().any(|(path, _)| output::is_stdout(path)) {
             let words = [("faster", GREEN), ("slower", RED)];
             output::print_coloured(&render::text(&comparison), &words)?;
         }
@@ -197,9 +226,45 @@ impl CompareArgs {
         }
     }
 
+    /// Returns the files that are asked for.
+    fn files(&self) -> impl Iterator<Item = (&Path, Form)> {
+        let forms: [(&Option<PathBuf>, Form); 3] = [
+            // On one line: it has a histogram for each server of each block.
+            (&self.json, |it| Ok(serde_json::to_string(it)? + "\n")),
+            (&self.csv, |it| Ok(render::csv(it))),
+            (&self.markdown, |it| Ok(render::markdown(it))),
+        ];
+        forms.into_iter().filter_map(|(path, form)| Some((path.as_deref()?, form)))
+    }
+
+    /// Opens these files.
+    ///
+    /// # Errors
+    /// One cannot be written.
+    fn destinations(&self) -> anyhow::Result<Vec<(Destination, Form)>> {
+        let stdout = self.files().filter(|(path, _)| output::is_stdout(path)).count();
+        refuse(&[(stdout > 1, "--json, --csv, --markdown: one may be standard output")]);
+        self.files().map(|(path, form)| Ok((Destination::open(path)?, form))).collect()
+    }
+
+    /// Returns the loads: each number of connections with each size, depth and rate.
+    fn loads(&self) -> Vec<PlannedLoad> {
+        let closed = self.connections.iter().flat_map(|&it| self.messages.all(it));
+        let open = |closed: Workload, rate| {
+            let depth =
+                if self.messages.depth.is_empty() { OPEN_DEPTH } else { closed.shape.depth };
+            let arrivals = self.arrivals.unwrap_or_default();
+            PlannedLoad { closed, open: Some(OpenLoop { rate, arrivals, depth }) }
+        };
+        match &*self.rate {
+            [] => closed.map(PlannedLoad::from).collect(),
+            rates => closed.flat_map(|it| rates.iter().map(move |&rate| open(it, rate))).collect(),
+        }
+    }
+
     /// Returns the baseline: a model, or a peer.
     fn baseline(&self) -> ModelSpec {
-        let name = if self.ablate { "uring" } else { self.baseline.as_str() };
+        let name = if self.ablate.is_some() { "uring" } else { self.baseline.as_str() };
         match picks::named(name) {
             Ok(model) => model,
             Err(_) if self.peers.iter().any(|peer| peer.name == name) => unvaried(name),
@@ -236,15 +301,22 @@ impl CompareArgs {
         }
         self.messages.check(&self.connections);
         let has_idle = self.messages.workload.protocol().is_none();
-        refuse(&[(self.idle > Some(0) && !has_idle, "--idle is for echo and churn")]);
+        refuse(&[
+            (self.idle > Some(0) && !has_idle, "--idle is for echo and churn"),
+            (!self.rate.is_empty() && self.messages.workload.is_one_way(), ONE_WAY_RATE),
+        ]);
         let peers = self.peers.iter().map(|peer| unvaried(&peer.name));
-        let models = if self.ablate { tiers() } else { picked(&self.models) };
+        let models = match self.ablate.as_deref() {
+            None => picked(&self.models),
+            Some("kernels") => tiers(),
+            Some(_) => features(),
+        };
         ComparisonPlan {
             baseline: self.baseline(),
             models: models.into_iter().chain(peers).collect(),
             peers: self.peers.clone(),
             protocol: self.messages.protocol(),
-            loads: self.connections.iter().map(|&it| self.messages.of(it, 1)).collect(),
+            loads: self.loads(),
             extent: self.extent(),
             rules: self.rules(),
             idle: self.idle.unwrap_or(if has_idle { 1000 } else { 0 }),
@@ -283,6 +355,14 @@ fn tiers() -> Vec<ModelSpec> {
     all.into_iter().rev().map(|tier| format!("uring@{tier}").as_str().into()).collect()
 }
 
+/// Returns the variants of the ring without one feature, of those that a server uses here. Where
+/// io_uring cannot be used, there is none, and the baseline says why.
+fn features() -> Vec<ModelSpec> {
+    let Ok(kernel) = Kernel::detect() else { return Vec::new() };
+    let used = Capability::all().filter(|it| kernel.has(*it) && kernel.unused(*it).is_none());
+    used.map(|it| ModelSpec { without: Some(it), ..unvaried("uring") }).collect()
+}
+
 /// Returns a server by its name alone.
 fn unvaried(name: &str) -> ModelSpec {
     ModelSpec { model: name.to_owned(), ..ModelSpec::default() }
@@ -292,7 +372,7 @@ fn unvaried(name: &str) -> ModelSpec {
 /// its recording.
 fn server_command(
     plan: &ComparisonPlan,
-    ModelSpec { model, kernel, recorded }: &ModelSpec,
+    ModelSpec { model, kernel, without, recorded }: &ModelSpec,
     trace: &Cell<Option<File>>,
 ) -> Result<ServerCommand, ServerError> {
     if let Some(peer) = plan.peers.iter().find(|peer| peer.name == *model) {
@@ -303,11 +383,12 @@ fn server_command(
     command.args(["serve", "--listen", "127.0.0.1:0", "--protocol", &plan.protocol.name]);
     command.args(["--model", model, "--cpu", &plan.server_cpu.to_string()]);
     command.args(kernel.iter().flat_map(|kernel| ["--kernel", kernel]));
+    command.args(without.iter().flat_map(|feature| ["--without", feature.name()]));
     // The mask of this thread has the CPU of the client alone.
     os::start_on_cpu(&mut command, plan.server_cpu);
     // The pipe of standard output, by its path: the first line stays there too.
     command.arg("--stats=/proc/self/fd/1");
-    let loads = plan.loads.iter().map(|load| load.shape.connections);
+    let loads = plan.loads.iter().map(|load| load.closed.shape.connections);
     let most = loads.max().unwrap_or(0).max(plan.idle + 1);
     if most > Limits::default().connections {
         command.args(["--max-connections", &most.to_string()]);
@@ -352,6 +433,19 @@ fn margin(text: &str) -> Result<f64, String> {
     match text.trim_end_matches([' ', '%']).parse::<f64>() {
         Ok(percent) if percent > 0.0 && percent <= 5.0 => Ok(percent / 100.0),
         _ => Err("it is more than 0 and at most 5: a larger difference is not *within*".to_owned()),
+    }
+}
+
+/// Parses a rate, or a share of the slowest server's.
+fn offered_rate(text: &str) -> Result<OfferedRate, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return rate(text).map(OfferedRate::PerSecond);
+    };
+    match percent.trim_end().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 200.0 => {
+            Ok(OfferedRate::OfSlowest(percent / 100.0))
+        }
+        _ => Err("a share of the slowest server's rate is more than 0 and at most 200%".to_owned()),
     }
 }
 

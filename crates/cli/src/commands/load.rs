@@ -100,7 +100,7 @@ pub(super) struct LoadArgs {
 }
 
 /// The messages in flight of a connection in an open loop.
-const OPEN_DEPTH: usize = 1024;
+pub(super) const OPEN_DEPTH: usize = 1024;
 
 impl LoadArgs {
     /// Runs the load, and prints the result on standard output.
@@ -140,8 +140,10 @@ impl LoadArgs {
         let is_echoed = self.messages.protocol().name == "echo";
         self.messages.check(&[self.connections]);
         refuse(&[
+            (self.messages.size.len() > 1, "--size: several are for compare"),
+            (self.messages.depth.len() > 1, "--depth: several are for compare"),
             (self.arrivals.is_some() && !self.is_open(), "--arrivals needs --rate or --ramp"),
-            (self.is_open() && pattern.is_one_way(), "bytes in one direction have no --rate"),
+            (self.is_open() && pattern.is_one_way(), ONE_WAY_RATE),
             (self.ramp.is_some() && pattern == Pattern::Fanout, "--ramp is for echo and churn"),
             (self.idle > 0 && pattern.protocol().is_some(), "--idle is for echo and churn"),
             (self.slow_readers > 0 && !is_echoed, "--slow-readers need a server of echo"),
@@ -151,13 +153,16 @@ impl LoadArgs {
     }
 
     fn workload(&self, arrivals: Arrivals) -> Workload {
-        let depth = if self.is_open() { OPEN_DEPTH } else { 1 };
-        Workload {
+        let mut workload = Workload {
             idle_connections: self.idle,
             slow_readers: self.slow_readers,
             offer: self.rate.map(|rate| Offer { rate, arrivals }),
-            ..self.messages.of(self.connections, depth)
+            ..self.messages.all(self.connections)[0]
+        };
+        if self.is_open() && self.messages.depth.is_empty() {
+            workload.shape.depth = OPEN_DEPTH;
         }
+        workload
     }
 
     fn measure(
@@ -217,8 +222,11 @@ impl LoadArgs {
     }
 }
 
+/// Why an open loop is refused.
+pub(super) const ONE_WAY_RATE: &str = "bytes in one direction have no --rate";
+
 /// Returns a rate that an open loop can have.
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     let rate = units::parse_rate(text)?;
     let most = format!("{} messages a second at most", units::rate(RATE_MAX));
     (rate <= RATE_MAX).then_some(rate).ok_or(most)
@@ -231,7 +239,7 @@ fn ramp(text: &str) -> Result<(f64, f64), String> {
     (from < to).then_some((from, to)).ok_or_else(|| "the second rate must be higher".to_owned())
 }
 
-fn arrivals(text: &str) -> Result<Arrivals, String> {
+pub(super) fn arrivals(text: &str) -> Result<Arrivals, String> {
     match text {
         "constant" => Ok(Arrivals::Constant),
         "poisson" => Ok(Arrivals::Poisson),

@@ -222,30 +222,33 @@ struct MessageArgs {
     #[arg(long, value_name = "PROTOCOL", default_value = "echo", value_parser = load_protocol)]
     protocol: LoadProtocol,
 
-    /// Bytes per message of echo, or a range as 64..16384, from which each size is drawn [default:
-    /// 64]
-    #[arg(long, short = 'l', visible_alias = "length", value_name = "BYTES", value_parser = sizes)]
-    size: Option<(usize, Option<usize>)>,
+    /// Bytes per message of echo, or a range as 64..16384, from which each size is drawn; several
+    /// make several tables of `compare` [default: 64]
+    #[arg(long, short = 'l', visible_alias = "length", value_name = "BYTES,…",
+          value_delimiter = ',', value_parser = sizes)]
+    size: Vec<(usize, Option<usize>)>,
 
-    /// Messages in flight per connection (pipelining) [default: 1]
-    #[arg(long, value_name = "N", value_parser = number::<usize>(1, DEPTH_MAX as u64))]
-    depth: Option<usize>,
+    /// Messages in flight per connection (pipelining); several make several tables of `compare`
+    /// [default: 1]
+    #[arg(long, value_name = "N,…", value_delimiter = ',',
+          value_parser = number::<usize>(1, DEPTH_MAX as u64))]
+    depth: Vec<usize>,
 }
 
 impl MessageArgs {
     /// Refuses options that do not go together, with these numbers of connections.
     fn check(&self, connections: &[usize]) {
         use Pattern::{Churn, Download, Echo, Fanout};
-        let has_range = self.size.is_some_and(|(_, most)| most.is_some());
+        let has_range = self.size.iter().any(|(_, most)| most.is_some());
         let is = |patterns: &[Pattern]| patterns.contains(&self.workload);
         refuse(&[
             (
                 self.protocol.name != "echo" && !is(&[Echo, Churn]),
                 "--protocol is for echo and churn",
             ),
-            (self.depth.is_some() && !is(&[Echo, Fanout]), "--depth is for echo and fanout"),
+            (!self.depth.is_empty() && !is(&[Echo, Fanout]), "--depth is for echo and fanout"),
             (has_range && !is(&[Echo, Churn]), "a range of sizes is for echo and churn"),
-            (self.size.is_some() && is(&[Download]), "--size: the server has its own"),
+            (!self.size.is_empty() && is(&[Download]), "--size: the server has its own"),
             (is(&[Fanout]) && connections.contains(&1), "fanout needs --connections 2 or more"),
         ]);
     }
@@ -256,19 +259,24 @@ impl MessageArgs {
         self.workload.protocol().map_or_else(|| self.protocol.clone(), own)
     }
 
-    /// Returns the workload of so many connections in a closed loop; `depth` is the default.
-    fn of(&self, connections: usize, depth: usize) -> Workload {
+    /// Returns the workloads of so many connections in a closed loop, one for each size and depth.
+    fn all(&self, connections: usize) -> Vec<Workload> {
         /// The bytes of a send where bytes go in one direction.
         const ONE_WAY: usize = 64 << 10;
         let pattern = self.workload;
         let default = if pattern.is_one_way() { ONE_WAY } else { 64 };
-        let (size, size_max) = match (&self.protocol.example, self.size) {
-            (None, size) => size.unwrap_or((default, None)),
-            (Some((request, _)), None) => (request.len(), None),
-            (Some(_), Some(_)) => wrong_usage("--size is for echo: others send their example"),
+        let sizes = match (&self.protocol.example, &*self.size) {
+            (None, []) => vec![(default, None)],
+            (None, sizes) => sizes.to_vec(),
+            (Some((request, _)), []) => vec![(request.len(), None)],
+            (Some(_), _) => wrong_usage("--size is for echo: others send their example"),
         };
-        let shape = LoadShape { connections, size, depth: self.depth.unwrap_or(depth) };
-        Workload { pattern, size_max, ..shape.into() }
+        let depths = if self.depth.is_empty() { &[1][..] } else { &self.depth };
+        let with = |(size, size_max), depth| {
+            let shape = LoadShape { connections, size, depth };
+            Workload { pattern, size_max, ..shape.into() }
+        };
+        sizes.iter().flat_map(|&size| depths.iter().map(move |&depth| with(size, depth))).collect()
     }
 }
 

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::plan::{OfferedRate, OpenLoop, PlannedLoad};
 use crate::process_tree::ProcessTree;
 use crate::progress::{Activity, Progress};
 use crate::server_process::{ServerCommand, ServerError};
@@ -290,7 +291,7 @@ fn servers_are_started_measured_and_report_their_counters() {
     assert_eq!(table.participants[3].reason.as_deref(), Some("no such model: absent"));
     assert_eq!(comparison.intervals, 4, "of two rows, without the one that is absent");
     let json = serde_json::to_value(&comparison).expect("it is plain data");
-    assert_eq!(json["schema"], "proactor.compare/4");
+    assert_eq!(json["schema"], "proactor.compare/5");
     let rounds = &json["tables"][0]["blocks"][0]["rounds"];
     assert_eq!(rounds.as_array().map(Vec::len), Some(3));
     assert!(rounds[0][0]["server_cpu_ns"].is_u64() && rounds[0][0]["began_ns"].is_u64());
@@ -340,7 +341,7 @@ fn a_server_that_stalls_keeps_the_client_waiting() {
     assert!(!measured.is_client_bound && measured.client_waiting > 0.1, "{measured:?}");
     assert!(measured.longest_wait > Duration::from_millis(5), "{measured:?}");
     let warnings = comparison.warnings.iter();
-    let mut named = warnings.filter(|it| it.contains("although everything was owed: "));
+    let mut named = warnings.filter(|it| it.contains("although replies were owed: "));
     assert!(named.any(|warning| warning.contains("staller")), "{:?}", comparison.warnings);
 }
 
@@ -350,6 +351,32 @@ fn a_wrong_byte_makes_the_whole_run_void() {
     let text = format!("{error:#}");
     assert!(text.starts_with("liar"), "{text}");
     assert!(text.contains("wrong reply on connection"), "{text}");
+}
+
+#[test]
+fn an_open_loop_offers_a_share_of_what_the_slowest_server_serves() {
+    let closed = LoadShape { connections: 2, size: 64, depth: 1 }.into();
+    let open =
+        OpenLoop { rate: OfferedRate::OfSlowest(0.5), arrivals: Arrivals::Constant, depth: 9 };
+    let load = PlannedLoad { closed, open: Some(open) };
+    let extent = Extent::DEFAULT.of_blocks(1);
+    let plan = ComparisonPlan { loads: vec![load], extent, client_cpu: 0, ..plan(&["other"]) };
+    let comparison = run(&plan, &stand_in, &mut |_| true).expect("correct servers");
+    let table = &comparison.tables[0];
+    let slowest = table.slowest.as_ref().expect("a trial found it");
+    let offer = table.load.offer.expect("an open loop");
+    assert_eq!((offer.rate, table.load.shape.depth), (slowest.rate / 2.0, 9));
+    let slices = || table.blocks.iter().flat_map(|block| block.rounds.iter().flatten());
+    assert!(slices().count() == 9 && slices().all(|it| it.slice.offered > 0));
+    let servers = || table.blocks.iter().flat_map(|block| &block.servers);
+    let total = |counts: &[(u64, u64)]| counts.iter().map(|it| it.1).sum::<u64>();
+    for server in servers() {
+        let its = slices().filter(|it| it.participant == server.participant);
+        let messages: u64 = its.map(|it| it.slice.messages + it.slice.unsent).sum();
+        assert_eq!(total(&server.latencies), messages, "each has a latency");
+        assert_eq!(total(&server.service_times), total(&server.offer_lags), "of what was sent");
+    }
+    assert!(render::text(&comparison).contains("open loop of "));
 }
 
 #[test]
