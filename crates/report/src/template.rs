@@ -26,10 +26,11 @@ pub enum TextFormat {
     Markdown,
 }
 
-/// Fills a template as text. Its filters are those of minijinja, the formats of [`units`], and those
-/// of texts: `digits(n)` for decimals, `left(n)` and `right(n)` for a place of `n` columns, `wrap(n)`
-/// for lines of at most `n` columns, `trim_end`, `bar(most, n)`, and `columns("lr")`, which aligns
-/// lines of cells that `|` separates, left or right; with a width, they are wrapped to fit it.
+/// Fills a template as text. Its filters are those of minijinja, the formats of [`units`], and
+/// those of texts: `digits(n)` for decimals, `left(n)` and `right(n)` for a place of `n` columns,
+/// `wrap(n)` for lines of at most `n` columns, `trim_end`, `bar(most, n)`, and `columns("lr")`,
+/// which aligns lines of cells that `|` separates, left or right; with a width, they are wrapped
+/// to fit it.
 ///
 /// # Panics
 /// The template is not one, or uses a value that it is not given.
