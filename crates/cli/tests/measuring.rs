@@ -322,6 +322,16 @@ fn compare_makes_a_table_of_each_rate_in_each_form() {
 }
 
 #[test]
+fn compare_measures_idle_connections_connections_and_slow_readers() {
+    let fixed = ["compare", "--models", "poll", "--baseline", "poll", "-c", "2", "--blocks", "1"];
+    let others = ["--idle", "0", "--idle-connections", "20", "--slow-readers", "2"];
+    let output = proactor(&[&fixed[..], &others].concat());
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output.stderr));
+    let (out, title) = (text(&output.stdout), "beside 20 idle connections, beside 2 slow readers");
+    assert!(out.contains(title) && !out.contains("not measured"), "{out}");
+}
+
+#[test]
 fn load_fails_in_one_line_without_a_listener() {
     let output = proactor(&["load", "unix:/no/such/socket"]);
     assert_eq!(output.status.code(), Some(1));
@@ -360,6 +370,9 @@ fn wrong_usage_of_compare_exits_with_status_two() {
         &["compare", "--rate", "201%"],
         &["compare", "--rate", "-1%"],
         &["compare", "--arrivals", "poisson"],
+        &["compare", "--idle-connections", "1000"],
+        &["compare", "-w", "fanout", "--idle-connections", "1"],
+        &["compare", "--protocol", "upper", "--slow-readers", "1"],
         &["compare", "-w", "upload", "--rate", "50%"],
         &["compare", "--json", "-", "--csv", "-"],
         &["compare", "--baseline", "kqueue+trace"],

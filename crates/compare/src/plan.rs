@@ -20,8 +20,8 @@ pub const MODELS: &str = "uring,epoll,epoll-et,poll,select";
 /// The index of the control among the participants. The baseline is the first participant.
 pub const CONTROL: usize = 1;
 
-/// From this number of connections on, a block has only one model and a baseline of its own: the
-/// connections of all of them would not fit into the ports and the caches of a machine.
+/// From this number of connections to a server on, a block has only one model and a baseline of its
+/// own: the connections of all of them would not fit into the ports and the caches of a machine.
 pub const CROWD_FROM: usize = 1000;
 
 /// A model with a process or a thread for each connection is not measured with more than this: a
@@ -308,7 +308,7 @@ impl ComparisonPlan {
     /// Divides participants into the groups whose servers are open at the same time, each with the
     /// baseline. A block of a table has one part for each of them.
     pub(crate) fn groups(load: Workload, others: &[usize]) -> Vec<Vec<usize>> {
-        if load.shape.connections >= CROWD_FROM {
+        if load.all_connections() >= CROWD_FROM {
             others.iter().map(|&other| vec![0, other]).collect()
         } else {
             vec![[&[0], others].concat()]

@@ -35,10 +35,11 @@ fn fill(format: TextFormat, template: &str, comparison: &Comparison) -> String {
         let words: Vec<_> = rows.map(|row| say(row.measured.as_ref()?)).collect();
         let (blocks, void) = table.block_counts();
         let slice_ms = table.slice.as_millis() as u64;
-        context! { words, blocks, void, slice_ms, misses => table.control_misses() }
+        let is_crowd = table.load.all_connections() >= CROWD_FROM;
+        context! { words, blocks, void, slice_ms, is_crowd, misses => table.control_misses() }
     };
     let more: Vec<Value> = comparison.tables.iter().map(of_table).collect();
-    let values = context! { more, crowd_from => CROWD_FROM };
+    let values = context! { more };
     let values = context! { ..values, ..Value::from_serialize(comparison) };
     template::fill_as(format, template, values)
 }

@@ -57,7 +57,7 @@ impl<'a> TableRun<'a> {
         let outcome = |spec| {
             let mut outcome = Outcome::new(spec);
             outcome.reason =
-                capacity::shortage(&outcome.spec.model.model, load.shape.connections, 0);
+                capacity::shortage(&outcome.spec.model.model, load.all_connections(), 0);
             outcome
         };
         let outcomes: Vec<Outcome> = plan.participants().into_iter().map(outcome).collect();
@@ -287,7 +287,7 @@ impl<'a> TableRun<'a> {
     ) -> anyhow::Result<ConnectedServer> {
         let TableRun { plan, load: workload, command, .. } = *self;
         let spec = self.outcomes[at].spec.clone();
-        let connections = workload.shape.connections;
+        let connections = workload.all_connections();
         if let Some(reason) = capacity::shortage(&spec.model.model, connections, open * connections)
         {
             return Err(ServerError(reason).into());
@@ -348,7 +348,7 @@ impl<'a> TableRun<'a> {
                 agree(processes as u64, "process", "processes")
             ));
         }
-        let closed = if self.load.shape.connections < CROWD_FROM {
+        let closed = if self.load.all_connections() < CROWD_FROM {
             load.close()
         } else {
             load.reset();

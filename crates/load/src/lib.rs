@@ -354,10 +354,10 @@ impl Load {
     /// Ends every connection by a reset: at once, and without a port that stays in use for a
     /// minute (`TIME_WAIT`), as it must be with thousands of connections again and again.
     pub fn reset(mut self) {
-        for conn in self.streams.close() {
-            let socket = SockRef::from(self.engine.socket(conn));
+        let measured = self.streams.close().map(|conn| self.engine.socket(conn));
+        for socket in measured.chain(self.idle.sockets()).chain(self.slow.sockets()) {
             // One that is closed in order instead is no harm.
-            let _ = socket.set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }
 

@@ -53,6 +53,10 @@ impl IdleConnections {
         Ok(IdleConnections(opened.collect::<Result<_>>()?))
     }
 
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
+        self.0.iter()
+    }
+
     /// Ends them: the server must have sent nothing more, and closes each.
     ///
     /// # Errors

@@ -56,6 +56,10 @@ impl SlowReaders {
         Ok(SlowReaders { readers: readers.collect::<Result<_>>()?, next: Nanos(0) })
     }
 
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
+        self.readers.iter().map(|reader| &reader.socket)
+    }
+
     /// Looks at the connections if it is time, and returns whether it did.
     ///
     /// # Errors

@@ -107,6 +107,11 @@ impl From<LoadShape> for Workload {
 }
 
 impl Workload {
+    /// Returns the number of all connections to a server.
+    pub fn all_connections(&self) -> usize {
+        self.shape.connections + self.idle_connections + self.slow_readers
+    }
+
     /// Refuses numbers that are too small or too large.
     pub(super) fn check(&self) -> io::Result<()> {
         let LoadShape { connections, size, depth } = self.shape;
@@ -115,13 +120,12 @@ impl Workload {
         let is_fanout = self.pattern == Pattern::Fanout;
         let (least, size_max) = if is_fanout { (2, LINE_MAX) } else { (1, SIZE_MAX) };
         let most = self.size_max.unwrap_or(size);
-        let all = connections + self.idle_connections + self.slow_readers;
         let limits = [
             ("connections", connections, least, CONNECTIONS_MAX),
             ("bytes per message", size, least, size_max),
             ("bytes per message", most, size, size_max),
             ("outstanding messages", depth, 1, DEPTH_MAX),
-            ("connections in all", all, 1, CONNECTIONS_MAX),
+            ("connections in all", self.all_connections(), 1, CONNECTIONS_MAX),
         ];
         for (what, value, min, max) in limits {
             if !(min..=max).contains(&value) {

@@ -94,6 +94,16 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "KIND", value_parser = arrivals, requires = "rate")]
     arrivals: Option<Arrivals>,
 
+    /// Open so many more connections to each server, which are idle after their first message
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = number::<usize>(0, CONNECTIONS_MAX as u64))]
+    idle_connections: usize,
+
+    /// Open so many more connections to each server that send much and read a kilobyte every 10 ms
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = number::<usize>(0, CONNECTIONS_MAX as u64))]
+    slow_readers: usize,
+
     /// Time for all tables together: 30s, 2m. As many blocks are measured as fit, and fewer than 12
     /// give no verdict [default: 20 blocks, or as many as fit into a minute but at least 12]
     #[arg(long, value_name = "TIME", value_parser = total_time)]
@@ -249,7 +259,9 @@ impl CompareArgs {
 
     /// Returns the loads: each number of connections with each size, depth and rate.
     fn loads(&self) -> Vec<PlannedLoad> {
-        let closed = self.connections.iter().flat_map(|&it| self.messages.all(it));
+        let (idle_connections, slow_readers) = (self.idle_connections, self.slow_readers);
+        let with_others = |load| Workload { idle_connections, slow_readers, ..load };
+        let closed = self.connections.iter().flat_map(|&it| self.messages.all(it)).map(with_others);
         let open = |closed: Workload, rate| {
             let depth =
                 if self.messages.depth.is_empty() { OPEN_DEPTH } else { closed.shape.depth };
@@ -291,8 +303,10 @@ impl CompareArgs {
                  the other: use two (--server-cpu, --client-cpu, taskset(1))"
             ));
         }
+        let others = self.idle_connections + self.slow_readers;
         if !self.full
-            && let Some(crowd) = self.connections.iter().find(|&&it| it >= CROWD_FROM)
+            && let Some(crowd) =
+                self.connections.iter().map(|it| it + others).find(|&it| it >= CROWD_FROM)
         {
             wrong_usage(&format!(
                 "{crowd} connections need --full: from {CROWD_FROM} on, each model is measured with \
@@ -301,8 +315,14 @@ impl CompareArgs {
         }
         self.messages.check(&self.connections);
         let has_idle = self.messages.workload.protocol().is_none();
+        let protocol = self.messages.protocol();
         refuse(&[
             (self.idle > Some(0) && !has_idle, "--idle is for echo and churn"),
+            (self.idle_connections > 0 && !has_idle, "--idle-connections is for echo and churn"),
+            (
+                self.slow_readers > 0 && protocol.name != "echo",
+                "--slow-readers need a server of echo",
+            ),
             (!self.rate.is_empty() && self.messages.workload.is_one_way(), ONE_WAY_RATE),
         ]);
         let peers = self.peers.iter().map(|peer| unvaried(&peer.name));
@@ -315,7 +335,7 @@ impl CompareArgs {
             baseline: self.baseline(),
             models: models.into_iter().chain(peers).collect(),
             peers: self.peers.clone(),
-            protocol: self.messages.protocol(),
+            protocol,
             loads: self.loads(),
             extent: self.extent(),
             rules: self.rules(),
@@ -388,7 +408,7 @@ fn server_command(
     os::start_on_cpu(&mut command, plan.server_cpu);
     // The pipe of standard output, by its path: the first line stays there too.
     command.arg("--stats=/proc/self/fd/1");
-    let loads = plan.loads.iter().map(|load| load.closed.shape.connections);
+    let loads = plan.loads.iter().map(|load| load.closed.all_connections());
     let most = loads.max().unwrap_or(0).max(plan.idle + 1);
     if most > Limits::default().connections {
         command.args(["--max-connections", &most.to_string()]);
