@@ -310,7 +310,7 @@ fn compare_makes_a_table_of_each_rate_in_each_form() {
     let titles: Vec<&str> = titles.collect();
     assert_eq!(titles.len(), 4, "{out}");
     assert!(titles[0].contains("64 B echo, up to depth 1024, open loop of "), "{out}");
-    assert!(titles[0].contains("(poisson), a share of the "), "{out}");
+    assert!(titles[0].contains("(poisson), 50 % of what "), "{out}");
     assert!(titles[3].contains("128 B echo, up to depth 1024, open loop of 4.00k msg/s"), "{out}");
     let lines = std::fs::read_to_string(csv).expect("it was written");
     assert_eq!(lines.lines().count(), 1 + 4 * 2, "{lines}");

@@ -48,7 +48,7 @@ pub(crate) fn table(
         if outcome.reason.is_none() {
             outcome.measured = measured(&blocks, at, outcome, judge);
             if let Some(measured) = outcome.measured.as_mut().filter(|_| load.offer.is_some()) {
-                measured.open = Some(open_measured(&blocks, at, slice));
+                measured.open = Some(open_measured(&used(&blocks, at), at, slice));
             }
             if outcome.measured.is_none() {
                 outcome.reason = Some("no block was completed".to_owned());
@@ -73,6 +73,13 @@ pub(crate) fn table(
 
 fn valid(blocks: &[MeasuredBlock]) -> impl Iterator<Item = &MeasuredBlock> {
     blocks.iter().filter(|block| block.void.is_none())
+}
+
+/// Returns the valid blocks of a participant, or all of its blocks if none is valid.
+fn used(blocks: &[MeasuredBlock], at: usize) -> Vec<&MeasuredBlock> {
+    let has = |block: &&MeasuredBlock| block.slices(at).next().is_some();
+    let its: Vec<&MeasuredBlock> = valid(blocks).filter(has).collect();
+    if its.is_empty() { blocks.iter().filter(has).collect() } else { its }
 }
 
 /// Returns the CPU time per message in a block: the median over the rounds, in seconds.
@@ -130,13 +137,8 @@ fn measured(
     outcome: &Outcome,
     judge: &Judge,
 ) -> Option<Measured> {
-    let has = |block: &&MeasuredBlock| block.slices(at).next().is_some();
-    let mut used: Vec<&MeasuredBlock> = valid(blocks).filter(has).collect();
-    let logs: Vec<Logs> = used.iter().filter_map(|block| Logs::of(block, at)).collect();
-    if used.is_empty() {
-        used = blocks.iter().filter(has).collect();
-    }
-    let mut measured = numbers(&used, at)?;
+    let logs: Vec<Logs> = valid(blocks).filter_map(|block| Logs::of(block, at)).collect();
+    let mut measured = numbers(&used(blocks, at), at)?;
     measured.counted = counted(outcome);
     if at > 0 {
         let ratio =
@@ -196,16 +198,16 @@ fn numbers(used: &[&MeasuredBlock], at: usize) -> Option<Measured> {
     })
 }
 
-/// Returns what the valid blocks of an open loop say of a participant.
-fn open_measured(blocks: &[MeasuredBlock], at: usize, slice: Duration) -> OpenMeasured {
-    let used = || valid(blocks);
-    let samples = || used().flat_map(|block| block.slices(at)).map(|sample| sample.slice);
+/// Returns what these blocks of an open loop say of a participant.
+fn open_measured(used: &[&MeasuredBlock], at: usize, slice: Duration) -> OpenMeasured {
+    let samples = || used.iter().flat_map(|block| block.slices(at)).map(|sample| sample.slice);
     let sum = |of: fn(&LoadSlice) -> f64| samples().map(|it| of(&it)).sum::<f64>();
     let offered = sum(|it| it.offered as f64).max(1.0);
     let (late, unsent) = (sum(|it| it.late as f64), sum(|it| it.unsent as f64));
     let planned = slice.as_secs_f64() * samples().count() as f64;
     let p99 = |of: fn(&ServerUse) -> &[(u64, u64)]| {
-        let servers = used().flat_map(|block| &block.servers).filter(|it| it.participant == at);
+        let servers = used.iter().flat_map(|block| &block.servers);
+        let servers = servers.filter(|it| it.participant == at);
         percentile::of(&servers.map(of).collect::<Vec<_>>(), 0.99)
     };
     OpenMeasured {

@@ -283,8 +283,8 @@ fn an_open_loop_has_latencies_from_plan_to_reply() {
     comparison.gates = gate.judge(&comparison);
     let text = render::text(&comparison);
     for part in [
-        "64 connections, 64 B echo, up to depth 1024, open loop of 50.0k msg/s (poisson), a share \
-         of the 100k msg/s of uring in a closed loop, 20 blocks",
+        "64 connections, 64 B echo, up to depth 1024, open loop of 50.0k msg/s (poisson), 50 % of \
+         what uring served in a closed loop, 20 blocks",
         "500 µs [500 µs..500 µs]  500 µs [500 µs..500 µs]\n",
         "model              sent late  never sent  p99.9                    service p99",
         "1.0 %         0 %  900 µs [900 µs..900 µs]  800 µs [800 µs..800 µs]  100 µs [100 µs",
@@ -292,6 +292,20 @@ fn an_open_loop_has_latencies_from_plan_to_reply() {
     ] {
         assert!(text.contains(part), "{part}\nis not in\n{text}");
     }
+}
+
+#[test]
+fn an_open_loop_without_a_valid_block_has_the_numbers_of_all() {
+    let shares = |void: Option<&str>| {
+        let ResultTable { load, participants, mut blocks, .. } = open_table();
+        blocks.iter_mut().for_each(|block| block.void = void.map(str::to_owned));
+        let participants = participants.into_iter().map(|it| outcome(it.spec, 1)).collect();
+        let judge = Judge { rules: Rules::DEFAULT, intervals: 4 };
+        let table = summary::table(load, plan::SLICE, participants, blocks, &judge);
+        let open = row(&table, 2).open.expect("an open loop");
+        (open.is_behind, open.late_share, open.service_p99)
+    };
+    assert_eq!(shares(Some("a busy machine")), shares(None));
 }
 
 #[test]
