@@ -388,6 +388,19 @@ fn a_ring_without_any_one_feature_echoes_and_drains() {
     }
 }
 
+#[test]
+fn a_feature_that_is_left_out_is_not_used_nor_what_needs_it() {
+    if Model::uring().available().is_none() {
+        return;
+    }
+    let without = "--without=RECV_MULTISHOT,file_index_alloc,SETUP_SINGLE_ISSUER";
+    let exit = Model::uring().polling(without).serve("echo").start().drain();
+    let detail = exit.stats()["detail"].to_string();
+    for left_out in ["multishot", "direct descriptors", "DEFER_TASKRUN"] {
+        assert!(!detail.contains(left_out), "{detail}");
+    }
+}
+
 fn letters_are_raised_and_every_byte_comes_back(model: Model) {
     integrity(model, "upper", Options::default(), 2, 256 << 10);
 }
