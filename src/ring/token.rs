@@ -19,18 +19,17 @@ pub struct Token(pub u64);
 impl Token {
     /// Returns the token of an operation on a connection.
     pub fn of(kind: Kind, conn: ConnId) -> Token {
-        let (generation, slot) = (u64::from(conn.generation()), u64::from(conn.slot()));
-        Token((kind as u64) << 56 | generation << 32 | slot)
+        Token(kind.token(conn.generation(), conn.slot()))
     }
 
     /// Returns the token of an operation on neither, with a number of its own.
     pub fn at(kind: Kind, index: u32) -> Token {
-        Token((kind as u64) << 56 | u64::from(index))
+        Token(kind.token(0, index))
     }
 
     /// Returns the kind of the operation.
     pub fn kind(self) -> Option<Kind> {
-        Kind::from_number((self.0 >> 56) as u8)
+        Kind::of(self.0)
     }
 
     /// Returns true if the operation is of this kind.

@@ -300,6 +300,18 @@ numbered! {
 }
 
 impl Kind {
+    /// Returns the token of an operation of this kind, on what a slot and its generation name. Of
+    /// the generation, 24 bits count.
+    #[inline]
+    pub const fn token(self, generation: u32, slot: u32) -> u64 {
+        (self as u64) << 56 | (generation as u64) << 40 >> 8 | slot as u64
+    }
+
+    /// Returns the kind of a token's operation.
+    pub fn of(token: u64) -> Option<Kind> {
+        Kind::from_number((token >> 56) as u8)
+    }
+
     /// Whether its token names a connection.
     pub const fn is_of_connection(self) -> bool {
         use Kind::*;
