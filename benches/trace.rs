@@ -11,13 +11,16 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use proactor::keys::ConnId;
 use proactor::ring::{Kind, Token};
 use proactor_record::{About, Level, Log, Record, Recorder, Settings, WaitMode, Writer, Writers};
 
 /// Records between two looks at the clock.
 const BATCH: u32 = 64;
+
+/// Bytes that push the recorder's code and data out of the caches of a core: twice a large L2.
+const COLD: usize = 4 << 20;
 
 fn settings(level: Level, sample: u32) -> Settings {
     Settings { bytes: 4 << 20, level, sample, ..Settings::default() }
@@ -81,5 +84,24 @@ fn records(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, records);
+/// As a server pays for it that does much else between two enters: a file as large as the default,
+/// whose next pages are in no cache, and a recorder that has left the caches too. What walks over
+/// other memory is not timed.
+fn cold_records(c: &mut Criterion) {
+    let mut group = c.benchmark_group("64 records and an enter, cold");
+    group.throughput(Throughput::Elements(u64::from(BATCH) + 2));
+    let mut others = vec![1u8; COLD];
+    for (name, level) in [("clock per batch", Level::Batch), ("clock per record", Level::Record)] {
+        let file = tempfile::tempfile().expect("a file");
+        let settings = Settings { level, ..Settings::default() };
+        let mut log = Recorder::new(Some(&file), &settings, &About::default()).expect("space");
+        let mut walk = || others.iter_mut().step_by(64).for_each(|byte| *byte ^= 1);
+        group.bench_function(name, |b| {
+            b.iter_batched(&mut walk, |()| iteration(&mut log), BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, records, cold_records);
 criterion_main!(benches);
