@@ -92,6 +92,9 @@ pub struct Sample {
     /// not report it.
     #[serde(rename = "server_waited_ns", serialize_with = "as_nanos")]
     pub server_waited: Duration,
+    /// CPU time of all CPUs, the client's too, in ticks: the kernel samples it at the ticks of its
+    /// clock.
+    pub machine_ticks: Option<u64>,
     /// The share of a CPU that the server used since its last slice, while it had nothing to do.
     pub server_idle_cpu_share: f64,
 }

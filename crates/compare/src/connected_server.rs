@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::block::{Sample, ServerUse};
+use crate::machine_cpu;
 use crate::plan::LEAD_IN;
 use crate::process_stat::CpuTicks;
 use crate::process_tree::{CpuClocks, ProcessTree};
@@ -95,7 +96,9 @@ impl ConnectedServer {
         let waited_before = waited(&self.meter.tree);
         self.order(Order::Resume)?;
         let began_ns = os::now().since(origin).as_nanos() as u64;
+        let machine_before = machine_cpu::busy_ticks();
         let slice = self.load.run_for(span)?;
+        let machine = machine_cpu::busy_ticks().zip(machine_before);
         self.order(Order::Pause)?;
         self.meter.last = self.meter.at_rest().map_err(unread)?;
         Ok(Sample {
@@ -104,6 +107,7 @@ impl ConnectedServer {
             slice,
             server_cpu: self.meter.last.cpu.saturating_sub(before.cpu),
             server_waited: waited(&self.meter.tree).saturating_sub(waited_before),
+            machine_ticks: machine.map(|(now, then)| now.saturating_sub(then)),
             server_idle_cpu_share,
         })
     }

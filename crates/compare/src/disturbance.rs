@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use minijinja::context;
 
+use crate::machine_cpu::TICKS_PER_SECOND;
 use crate::process_stat::ProcessStat;
 use proactor::clock::Nanos;
 use proactor::os::procfs;
@@ -20,8 +21,6 @@ use proactor_report::template;
 const TAKEN_MAX: f64 = 0.02;
 /// A client that was off its CPU for a larger share of the slices makes a block void.
 const CLIENT_OFF_MAX: f64 = 0.05;
-/// The ticks of `/proc` in a second, on every architecture of today.
-const TICKS: f64 = 100.0;
 
 /// The state of the machine at one moment.
 #[derive(Debug, Clone)]
@@ -77,7 +76,7 @@ impl HostState {
         Disturbance {
             steal: self.steal.zip(earlier.steal).and_then(|(now, before)| now.since(before)),
             throttled: self.throttled.saturating_sub(earlier.throttled),
-            others: (all as f64 / TICKS / wall, first),
+            others: (all as f64 / TICKS_PER_SECOND / wall, first),
         }
     }
 }

@@ -148,12 +148,14 @@ mod tests {
         let total = Footprint {
             memory: 4_096_000.0,
             page_tables: 8_192_000.0,
+            kernel_memory: 9_216_000.0,
             descriptors: 1000.0,
             threads: 2000.0,
             processes: 0.0,
         };
         let cost = Footprint::default().growth(total, 1000);
         assert_eq!((cost.memory, cost.page_tables), (4096.0, 8192.0));
+        assert_eq!(cost.kernel_memory, 9216.0);
         assert_eq!((cost.descriptors, cost.threads, cost.processes), (1.0, 2.0, 0.0));
     }
 

@@ -23,6 +23,7 @@ mod disturbance;
 pub mod environment;
 pub mod gate;
 pub mod idle;
+mod machine_cpu;
 pub mod percentile;
 pub mod plan;
 mod process_stat;

@@ -18,7 +18,7 @@ pub struct CpuTicks {
 impl CpuTicks {
     /// The least number of ticks that a share is computed from: a share of one half is then known
     /// to about a tenth, and one near 0 or 1 more exactly.
-    const MIN: u64 = 100;
+    pub(crate) const MIN: u64 = 100;
 
     /// Returns the ticks since an earlier reading.
     pub(crate) fn since(self, earlier: CpuTicks) -> CpuTicks {

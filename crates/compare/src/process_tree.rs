@@ -115,7 +115,10 @@ impl ProcessTree {
     /// # Errors
     /// A process has ended, or the kernel has no `smaps_rollup` (before Linux 4.14).
     pub(crate) fn footprint(&self) -> io::Result<Footprint> {
-        let mut sum = Footprint::default();
+        let machine = fs::read_to_string("/proc/meminfo")?;
+        let kernel = ["SUnreclaim:", "KernelStack:"].map(|key| procfs::number(&machine, key));
+        let kernel_memory = kernel.into_iter().flatten().sum::<u64>() as f64 * 1024.0;
+        let mut sum = Footprint { kernel_memory, ..Footprint::default() };
         for pid in self.pids.iter().map(|pid| pid.folder) {
             let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
             let (maps, status) = (read("smaps_rollup")?, read("status")?);
@@ -175,6 +178,9 @@ pub struct Footprint {
     pub memory: f64,
     /// Bytes of page tables, which belong to the kernel.
     pub page_tables: f64,
+    /// Bytes of the kernel's memory, of the whole machine: slabs that cannot be reclaimed, and
+    /// stacks. Its growth has the other ends of the connections in it.
+    pub kernel_memory: f64,
     /// The open file descriptors.
     pub descriptors: f64,
     /// The number of threads.
@@ -191,6 +197,7 @@ impl Footprint {
         Footprint {
             memory: each(self.memory, later.memory),
             page_tables: each(self.page_tables, later.page_tables),
+            kernel_memory: each(self.kernel_memory, later.kernel_memory),
             descriptors: each(self.descriptors, later.descriptors),
             threads: each(self.threads, later.threads),
             processes: each(self.processes, later.processes),
@@ -307,7 +314,7 @@ mod tests {
         assert_eq!((three.processes, three.threads), (3.0, 3.0));
         assert_eq!((one.processes, one.threads), (1.0, 1.0));
         assert!(three.memory > 0.0 && three.page_tables > one.page_tables, "{three:?} {one:?}");
-        assert!(three.descriptors >= 9.0, "{three:?}");
+        assert!(three.descriptors >= 9.0 && three.kernel_memory > 0.0, "{three:?}");
         assert_eq!(three.growth(three, 1), Footprint::default());
     }
 

@@ -148,6 +148,9 @@ pub struct Measured {
     pub cpu_us: f64,
     /// The part of `cpu_us` in user mode, if there was enough CPU time to know it.
     pub cpu_user_us: Option<f64>,
+    /// CPU time of all CPUs per message in microseconds, without the client's thread, if there was
+    /// enough of it to know it. What it exceeds `cpu_us` by, other threads took.
+    pub machine_us: Option<f64>,
     /// CPU per message relative to the baseline; `None` for the baseline.
     pub cpu_ratio: Option<Ratio>,
     /// The rate relative to the baseline; `None` for the baseline.

@@ -6,6 +6,7 @@ use minijinja::context;
 
 use crate::block::{MeasuredBlock, Sample, ServerUse};
 use crate::connected_server::SPINNING;
+use crate::machine_cpu;
 use crate::percentile;
 use crate::plan::CONTROL;
 use crate::process_stat::CpuTicks;
@@ -182,6 +183,7 @@ fn numbers(used: &[&MeasuredBlock], at: usize) -> Option<Measured> {
         rate: messages / sum(|it| it.slice.seconds()),
         cpu_us,
         cpu_user_us: ticks.user_share().map(|share| share * cpu_us),
+        machine_us: machine_cpu::per_message(&samples),
         server_busy: median(Sample::server_busy)?,
         server_waiting: median(Sample::server_waiting)?,
         client_waiting,

@@ -37,6 +37,7 @@ fn sample(participant: usize, rate: f64, cpu_us: f64) -> Sample {
         slice,
         server_cpu: Duration::from_secs_f64(messages as f64 * cpu_us * 1e-6),
         server_waited: Duration::ZERO,
+        machine_ticks: Some(9),
         server_idle_cpu_share: 0.0,
     }
 }
@@ -144,7 +145,8 @@ fn synthetic_idle() -> IdleCosts {
         cost: cost.ok(),
     };
     let cost = |memory, page_tables, descriptors, threads, processes| {
-        Ok(Footprint { memory, page_tables, descriptors, threads, processes })
+        let kernel_memory = memory + 8192.0;
+        Ok(Footprint { memory, page_tables, kernel_memory, descriptors, threads, processes })
     };
     let rows = vec![
         row("epoll", cost(310.4, 8.2, 1.0, 0.0, 0.0)),
@@ -210,11 +212,11 @@ epoll-et            100k  1.001 [0.994..1.008]  within ±5 %        10.00  1.000
 select                 –                        not measured
 [..] 95 % for all 6 intervals of this run together, 20 blocks, 0 void; wrong replies 0 of 400,000
 
-model              user µs  system µs  calls/msg  switches/msg  iterations/msg  submitted/msg  completed/msg
-epoll                 1.20       8.80       3.01          0.05            0.00           0.00           0.00
-epoll again (A/A)     1.20       8.80       3.00          0.05            0.00           0.00           0.00
-uring                 1.04       7.66       0.07          0.04            0.00           0.00           0.00
-epoll-et              1.20       8.80       2.04          0.05            0.00           0.00           0.00
+model              user µs  system µs  machine µs  calls/msg  switches/msg  iterations/msg  submitted/msg  completed/msg
+epoll                 1.20       8.80       12.50       3.01          0.05            0.00           0.00           0.00
+epoll again (A/A)     1.20       8.80       12.50       3.00          0.05            0.00           0.00           0.00
+uring                 1.04       7.66       10.87       0.07          0.04            0.00           0.00           0.00
+epoll-et              1.20       8.80       12.49       2.04          0.05            0.00           0.00           0.00
 
 model              server busy  client waits  unread  least served  longest wait  p50                      p99
 epoll                    100 %          50 %    10 %          90 %        200 µs  400 µs [400 µs..400 µs]  800 µs [800 µs..800 µs]
@@ -234,14 +236,14 @@ In words, relative to epoll:
   select was not measured.
 
 Cost of an idle connection to the server: the growth from 500 to 1,000 connections, which have each exchanged one message
-model     memory  page tables  descriptors  threads  processes
-epoll      310 B          8 B         1.00     0.00       0.00
-process   127 kB      61.4 kB         5.00     1.00       1.00
-blocking       –            –            –        –          –
+model     memory  page tables  kernel, both ends  descriptors  threads  processes
+epoll      310 B          8 B            8.50 kB         1.00     0.00       0.00
+process   127 kB      61.4 kB             135 kB         5.00     1.00       1.00
+blocking       –            –                  –            –        –          –
 blocking: not measured: one connection at a time
-memory is that of the server and its children without files: what they share counts once. Of the kernel's memory, the table
-has only page tables; sockets, and the stacks and tables of threads and processes, come in addition. Direct descriptors of
-io_uring are slots of its ring and not descriptors of the process.
+memory is that of the server and its children without files: what they share counts once. The kernel's memory is that of
+the whole machine, slabs that cannot be reclaimed and stacks: the client's end of a connection is in it. Direct descriptors
+of io_uring are slots of its ring and not descriptors of the process.
 
 Warning: there are two CPUs, one for the servers and one for the client: every other program affects the numbers.
 ";
