@@ -18,11 +18,11 @@ use super::output::{self, Destination, GREEN, RED};
 use super::picks::{self, Pick, picked};
 use super::stderr::note;
 use super::{
-    ExitStatus, MessageArgs, SEED_MAX, number, peer, refuse, run_on_cpu, stop_signal, wrong_usage,
+    ExitStatus, MessageArgs, SEED_MAX, number, peer, refuse, run_on_cpu, stop_signal, variants,
+    wrong_usage,
 };
 use proactor::limits::Limits;
 use proactor::os;
-use proactor::ring::kernel::{self, Capability, Kernel, Version};
 use proactor_compare::gate::Gate;
 use proactor_compare::plan::{
     BASELINE, CROWD_FROM, ComparisonPlan, Extent, MODELS, ModelSpec, OfferedRate, OpenLoop,
@@ -328,8 +328,8 @@ impl CompareArgs {
         let peers = self.peers.iter().map(|peer| unvaried(&peer.name));
         let models = match self.ablate.as_deref() {
             None => picked(&self.models),
-            Some("kernels") => tiers(),
-            Some(_) => features(),
+            Some("kernels") => variants::of_kernels(),
+            Some(_) => variants::of_features(),
         };
         ComparisonPlan {
             baseline: self.baseline(),
@@ -364,25 +364,6 @@ impl CompareArgs {
     }
 }
 
-/// Returns the variants of the ring without what each kernel brought, up to the running one.
-fn tiers() -> Vec<ModelSpec> {
-    let first = Version { major: 5, minor: 6 };
-    let since = kernel::SINCE.iter().map(|(since, _)| *since);
-    let known = since.filter(|since| Version::running().is_none_or(|it| *since <= it));
-    let mut all: Vec<Version> = std::iter::once(first).chain(known).collect();
-    // The newest is what the baseline uses.
-    all.pop();
-    all.into_iter().rev().map(|tier| format!("uring@{tier}").as_str().into()).collect()
-}
-
-/// Returns the variants of the ring without one feature, of those that a server uses here. Where
-/// io_uring cannot be used, there is none, and the baseline says why.
-fn features() -> Vec<ModelSpec> {
-    let Ok(kernel) = Kernel::detect() else { return Vec::new() };
-    let used = Capability::all().filter(|it| kernel.has(*it) && kernel.unused(*it).is_none());
-    used.map(|it| ModelSpec { without: Some(it), ..unvaried("uring") }).collect()
-}
-
 /// Returns a server by its name alone.
 fn unvaried(name: &str) -> ModelSpec {
     ModelSpec { model: name.to_owned(), ..ModelSpec::default() }
@@ -392,9 +373,13 @@ fn unvaried(name: &str) -> ModelSpec {
 /// its recording.
 fn server_command(
     plan: &ComparisonPlan,
-    ModelSpec { model, kernel, without, recorded }: &ModelSpec,
+    spec: &ModelSpec,
     trace: &Cell<Option<File>>,
 ) -> Result<ServerCommand, ServerError> {
+    if let Some(why) = variants::is_none(spec) {
+        return Err(ServerError(why));
+    }
+    let ModelSpec { model, kernel, without, recorded } = spec;
     if let Some(peer) = plan.peers.iter().find(|peer| peer.name == *model) {
         return peer::command(peer, plan.server_cpu);
     }

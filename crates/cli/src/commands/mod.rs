@@ -26,6 +26,7 @@ pub(crate) mod stderr;
 pub(crate) mod stream;
 mod timeouts;
 mod trace;
+mod variants;
 
 use std::io;
 use std::process::ExitCode;
