@@ -299,9 +299,10 @@ fn compare_measures_every_workload() {
 #[test]
 fn compare_makes_a_table_of_each_rate_in_each_form() {
     let dir = tempfile::tempdir().expect("a directory");
-    let [csv, json] = ["csv", "json"].map(|name| dir.path().join(name).display().to_string());
+    let [csv, json, hdr] =
+        ["csv", "json", "hdr"].map(|name| dir.path().join(name).display().to_string());
     let fixed = ["compare", "--models", "poll", "--baseline", "poll", "-c", "2", "--blocks", "1"];
-    let forms = ["--idle", "0", "--csv", &csv, "--json", &json, "--markdown", "-"];
+    let forms = ["--idle", "0", "--csv", &csv, "--json", &json, "--hdr", &hdr, "--markdown", "-"];
     let loops = ["--rate", "50%,4k", "--arrivals", "poisson", "--size", "64,128"];
     let output = proactor(&[&fixed[..], &forms, &loops].concat());
     assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output.stderr));
@@ -319,6 +320,9 @@ fn compare_makes_a_table_of_each_rate_in_each_form() {
             .expect("one JSON object");
     assert_eq!(json["plan"]["loads"][0]["open"]["of_slowest"], 0.5);
     assert_eq!(json["tables"][3]["offered_rate"], 4000.0);
+    let log = std::fs::read_to_string(hdr).expect("it was written");
+    assert_eq!(log.matches("\nTag=").count(), 4 * 2, "{log}");
+    assert!(log.contains("\nTag=4.poll_again_(A/A),"), "{log}");
 }
 
 #[test]

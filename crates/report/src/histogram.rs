@@ -31,6 +31,12 @@ impl Latencies {
         self.0.saturating_record(nanos);
     }
 
+    /// Adds so many latencies of so many nanoseconds, as [`counts`](Latencies::counts) returned
+    /// them.
+    pub fn record_counted(&mut self, counts: &[(u64, u64)]) {
+        counts.iter().for_each(|&(nanos, count)| self.0.saturating_record_n(nanos, count));
+    }
+
     /// Removes all samples from the histogram.
     pub fn clear(&mut self) {
         self.0.reset();

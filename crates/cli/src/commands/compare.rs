@@ -175,6 +175,11 @@ pub(super) struct CompareArgs {
     /// Write the text as Markdown to this file; - is standard output, instead of the text
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+
+    /// Write the times of each row to this file, as an interval log of HdrHistogram; - is standard
+    /// output, instead of the text
+    #[arg(long, value_name = "FILE")]
+    hdr: Option<PathBuf>,
 }
 
 /// A form in which a comparison is written into a file.
@@ -238,11 +243,12 @@ impl CompareArgs {
 
     /// Returns the files that are asked for.
     fn files(&self) -> impl Iterator<Item = (&Path, Form)> {
-        let forms: [(&Option<PathBuf>, Form); 3] = [
+        let forms: [(&Option<PathBuf>, Form); 4] = [
             // On one line: it has a histogram for each server of each block.
             (&self.json, |it| Ok(serde_json::to_string(it)? + "\n")),
             (&self.csv, |it| Ok(render::csv(it))),
             (&self.markdown, |it| Ok(render::markdown(it))),
+            (&self.hdr, |it| Ok(render::interval_log(it))),
         ];
         forms.into_iter().filter_map(|(path, form)| Some((path.as_deref()?, form)))
     }
@@ -253,7 +259,7 @@ impl CompareArgs {
     /// One cannot be written.
     fn destinations(&self) -> anyhow::Result<Vec<(Destination, Form)>> {
         let stdout = self.files().filter(|(path, _)| output::is_stdout(path)).count();
-        refuse(&[(stdout > 1, "--json, --csv, --markdown: one may be standard output")]);
+        refuse(&[(stdout > 1, "--json, --csv, --markdown, --hdr: one may be standard output")]);
         self.files().map(|(path, form)| Ok((Destination::open(path)?, form))).collect()
     }
 
