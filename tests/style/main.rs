@@ -26,9 +26,10 @@ const LONG_FUNCTIONS_LEFT: usize = 0;
 const LONG_LINES_LEFT: usize = 0;
 
 /// The lines of code of the product, without tests, comments and blank lines: 25,000, 6,100 for
-/// limits, the lock-down, `check` and polling, and 2,610 for the open loop and the workloads of
-/// `load`, and the statistics, the gates, the open loop and the forms of `compare`.
-const CODE_LINES_MAX: usize = 33_710;
+/// limits, the lock-down, `check` and polling, 2,610 for the open loop and the workloads of `load`,
+/// and the statistics, the gates, the open loop and the forms of `compare`, and 540 for the page of
+/// a recording and the map of durations.
+const CODE_LINES_MAX: usize = 34_250;
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[

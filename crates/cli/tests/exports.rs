@@ -8,6 +8,8 @@
 mod any_bytes;
 #[path = "exports/browser.rs"]
 mod browser;
+#[path = "exports/busy.rs"]
+mod busy;
 #[path = "any_bytes/perfetto.rs"]
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod perfetto;
@@ -34,6 +36,7 @@ use proptest::test_runner::RngSeed;
 use serde_json::Value;
 
 use perfetto::decode;
+use proactor_report::units;
 use support::lanes::threads;
 use support::server::PROACTOR;
 use support::{Client, Launch, io_uring_refused, skip};
@@ -97,7 +100,8 @@ fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
         let (_folder, path) = recorded(model);
         let trace = Trace::open(&path).unwrap();
         let mut bytes = Vec::new();
-        assert_eq!(write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap(), 0);
+        let none = write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut bytes);
+        assert_eq!(none.unwrap(), [""; 0]);
         let seen = decode(&bytes);
         let of = |map: &HashMap<(String, String), usize>, track: &str, name: &str| {
             map.get(&(track.to_owned(), name.to_owned())).copied().unwrap_or(0)
@@ -144,7 +148,12 @@ fn connections_beyond_the_cap_have_no_track_and_are_counted() {
     let (_folder, path) = recorded("epoll");
     let trace = Trace::open(&path).unwrap();
     let mut bytes = Vec::new();
-    assert_eq!(write_perfetto(&trace, &Cut::default(), 1, &mut bytes).unwrap(), CLIENTS as u64 - 1);
+    let left_out = write_perfetto(&trace, &Cut::default(), 1, usize::MAX, &mut bytes).unwrap();
+    let others = CLIENTS - 1;
+    assert_eq!(
+        left_out,
+        [format!("{others} connections have no track: the 1 worst has (--connections)")]
+    );
     let seen = decode(&bytes);
     assert_eq!(seen.tracks.values().filter(|name| name.ends_with(" in")).count(), 1);
     assert!(seen.tracks.values().any(|name| name.contains("2 left out")), "{:?}", seen.tracks);
@@ -154,6 +163,29 @@ fn connections_beyond_the_cap_have_no_track_and_are_counted() {
     let done = export(&["--connections", "1", "--format", "perfetto"], &path);
     assert!(done.status.success() && decode(&done.stdout).tracks.len() == seen.tracks.len());
     assert!(String::from_utf8_lossy(&done.stderr).contains("2 connections have no track"));
+}
+
+#[test]
+fn events_beyond_the_limit_of_perfetto_are_left_out_and_counted() {
+    let (_folder, path) = recorded("epoll");
+    let trace = Trace::open(&path).unwrap();
+    let (out, all) = (path.with_file_name("last.pftrace"), trace.records.len());
+    let done = export(&["-o", out.to_str().unwrap(), "--events", "100"], &path);
+    assert!(done.status.success(), "{done:?}");
+    let said = String::from_utf8(done.stderr).unwrap();
+    // Records of one time are not divided.
+    let since = trace.header.nanos(trace.records[all - 100].time);
+    let before = events(&trace).filter(|event| event.at < since).count();
+    let (before, all) = (units::count(before as u64), units::count(all as u64));
+    let begins = format!("{}.{:09} s", since / 1_000_000_000, since % 1_000_000_000);
+    let note =
+        format!("note: the first {before} of {all} events are left out: it begins at {begins}");
+    assert!(said.contains(&note), "{said}");
+    let seen = decode(&fs::read(out).unwrap());
+    let drawn: usize = seen.slices.values().chain(seen.instants.values()).sum();
+    assert!(drawn > 20 && drawn < 300, "{drawn} of the last 100 events");
+    let refused = export(&["--format", "html", "--events", "100"], &path);
+    assert_eq!(refused.status.code(), Some(2), "only Perfetto has this limit");
 }
 
 #[test]
@@ -186,7 +218,7 @@ fn a_recording_of_threads_that_is_cut_to_a_connection_describes_each_track_once(
     let trace = Trace::from_bytes(&threads()).unwrap();
     let cut = Cut { conn: Some((0, None)), ..Cut::default() };
     let mut bytes = Vec::new();
-    write_perfetto(&trace, &cut, 200, &mut bytes).unwrap();
+    write_perfetto(&trace, &cut, 200, usize::MAX, &mut bytes).unwrap();
     // Decoding fails if a track is described twice.
     let seen = decode(&bytes);
     assert_eq!(seen.tracks.values().filter(|name| *name == "the recording").count(), 1);
@@ -196,7 +228,7 @@ fn a_recording_of_threads_that_is_cut_to_a_connection_describes_each_track_once(
 fn a_thread_track_has_its_calls_and_flows_to_the_connections_that_it_writes_to() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let mut bytes = Vec::new();
-    write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap();
+    write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut bytes).unwrap();
     let seen = decode(&bytes);
     let drawn = |track: &str, name: &str| {
         seen.slices.get(&(track.to_owned(), name.to_owned())).copied().unwrap_or(0)
@@ -233,8 +265,8 @@ fn two_exports_of_a_trace_have_the_same_bytes() {
         let trace = Trace::from_bytes(&bytes).unwrap();
         let export = || {
             let (mut perfetto, mut page) = (Vec::new(), Vec::new());
-            write_perfetto(&trace, &Cut::default(), 200, &mut perfetto).unwrap();
-            write_page(&trace, &Cut::default(), 200, &mut page).unwrap();
+            write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut perfetto).unwrap();
+            write_page(&trace, &Cut::default(), 200, "run.trace", &mut page).unwrap();
             (perfetto, page)
         };
         assert!(decode(&export().0).slices.values().sum::<usize>() >= 100);
@@ -254,7 +286,7 @@ fn an_operation_whose_end_is_missing_hides_none_of_those_that_follow() {
     }
     let trace = Trace::from_bytes(log.bytes()).unwrap();
     let mut bytes = Vec::new();
-    write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap();
+    write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut bytes).unwrap();
     let seen = decode(&bytes);
     let of_connection = seen.slices.iter().filter(|((track, _), _)| !track.starts_with("loop"));
     assert_eq!(of_connection.map(|(_, count)| count).sum::<usize>(), 10, "{:?}", seen.slices);
@@ -266,7 +298,7 @@ fn a_call_in_progress_when_a_part_begins_is_drawn_from_there() {
     let sends = events(&trace).find(|event| event.op.is_some_and(|op| op.name() == "send"));
     let cut = Cut { since: Some(Duration::from_nanos(sends.unwrap().at)), ..Cut::default() };
     let mut bytes = Vec::new();
-    write_perfetto(&trace, &cut, 200, &mut bytes).unwrap();
+    write_perfetto(&trace, &cut, 200, usize::MAX, &mut bytes).unwrap();
     let seen = decode(&bytes);
     assert_eq!(seen.instants, HashMap::new(), "what ends has begun");
     assert_eq!(seen.slices[&("main".to_owned(), "wait".to_owned())], 2);
@@ -277,7 +309,7 @@ fn a_call_in_progress_when_a_part_begins_is_drawn_from_there() {
 fn threads_beyond_the_cap_have_no_track_and_are_counted() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let mut bytes = Vec::new();
-    write_perfetto(&trace, &Cut::default(), 2, &mut bytes).unwrap();
+    write_perfetto(&trace, &Cut::default(), 2, usize::MAX, &mut bytes).unwrap();
     let seen = decode(&bytes);
     let lanes = seen.tracks.values().filter(|name| ["main", "t0", "t1"].contains(&&***name));
     let lanes: HashSet<_> = lanes.map(String::as_str).collect();
@@ -346,11 +378,74 @@ fn a_page_needs_no_network_and_no_other_file() {
             assert!(!page.contains(outside), "{model}: the page has {outside}");
         }
         assert!(page.contains("default-src 'none'"), "nor may it load anything");
-        assert!(!page.contains("{{") && page.contains("1 connection has no row: the 2 worst have"));
+        assert!(
+            !page.contains("{{")
+                && page.contains("1 connection has no row of its own: the 2 worst have")
+        );
         let data = data(&page);
         assert_eq!(data["health"]["messages"], CLIENTS * MESSAGES);
         assert_eq!(data["drawing"]["conns"].as_array().unwrap().len(), 2);
     }
+}
+
+/// The page of a busy ring, of which so many bytes were kept.
+fn busy_page(bytes: u64) -> (Trace, String) {
+    let trace = Trace::from_bytes(&busy::recording(bytes)).unwrap();
+    let mut page = Vec::new();
+    write_page(&trace, &Cut::default(), 48, "busy.trace", &mut page).unwrap();
+    (trace, String::from_utf8(page).unwrap())
+}
+
+#[test]
+fn what_is_not_drawn_mark_by_mark_is_counted_for_each_part_of_the_time() {
+    let (trace, page) = busy_page(8 << 20);
+    let (megabytes, data) = (page.len() as f64 / 1e6, data(&page));
+    assert!(megabytes < 3.0, "{megabytes} MB");
+    let (drawing, number) = (&data["drawing"], |value: &Value| value.as_u64().unwrap());
+    let marks = |row: &Value| row["bars"]["at"].as_array().unwrap().len();
+    let drawn: usize = drawing["conns"].as_array().unwrap().iter().map(marks).sum();
+    assert!(drawn > 10_000 && drawn < busy::MESSAGES as usize, "{drawn} marks are drawn");
+    assert!(data["left_out"].to_string().contains("one by one from"), "{}", data["left_out"]);
+    // Each message is counted on the row of its connection, at its time.
+    let parts = &drawing["parts"];
+    let (from, step) = (number(&parts["from"]), number(&parts["step"]));
+    let count = parts["messages"].as_array().unwrap().len();
+    let names: Vec<_> =
+        drawing["conns"].as_array().unwrap().iter().map(|row| &row["conn"]).collect();
+    let mut expected = vec![[vec![0; count], vec![0; count]]; names.len() + 1];
+    for event in events(&trace) {
+        let Some(conn) = event.conn else { continue };
+        let row = names.iter().position(|name| **name == format!("c{conn}")).unwrap_or(names.len());
+        let at = ((event.at - from) / step) as usize;
+        expected[row][0][at] += u64::from(event.is_message());
+        let is_sent = event.op.is_some_and(|op| op.name() == "send") && event.result().is_some();
+        expected[row][1][at] += u64::from(is_sent);
+    }
+    let rows = parts["conns"].as_array().unwrap().iter().chain([&parts["others"]]);
+    for (row, [received, sent]) in rows.zip(&expected) {
+        assert_eq!(
+            serde_json::json!([received, sent]),
+            serde_json::json!([row["received"], row["sent"]])
+        );
+    }
+    let abnormal: u64 = parts["abnormal"].as_array().unwrap().iter().map(number).sum();
+    assert_eq!(abnormal, 1);
+}
+
+#[test]
+fn a_page_opens_on_some_milliseconds_of_the_usual_pace_with_all_connections() {
+    let (trace, page) = busy_page(8 << 20);
+    let opens = data(&page)["drawing"]["opens"].clone();
+    let (from, until) = (opens[0].as_u64().unwrap(), opens[1].as_u64().unwrap());
+    let lasts = until - from;
+    assert!(
+        from >= busy::BUSY.0 && until <= busy::BUSY.1,
+        "{opens}: not the slow begin or the burst"
+    );
+    assert!((2_000_000..10_000_000).contains(&lasts), "{lasts} ns");
+    let shown = events(&trace).filter(|event| event.at >= from && event.at <= until);
+    let conns: HashSet<_> = shown.filter_map(|event| event.conn).collect();
+    assert_eq!(conns.len(), busy::CONNS as usize);
 }
 
 /// The data of a page.
@@ -363,7 +458,7 @@ fn data(page: &str) -> Value {
 fn a_page_of_threads_has_a_track_for_each_with_its_times() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let mut page = Vec::new();
-    assert_eq!(write_page(&trace, &Cut::default(), 48, &mut page).unwrap(), [""; 0]);
+    assert_eq!(write_page(&trace, &Cut::default(), 48, "run.trace", &mut page).unwrap(), [""; 0]);
     let data = data(std::str::from_utf8(&page).unwrap());
     let threads = &data["drawing"]["threads"];
     let shown: Vec<_> = threads["shown"].as_array().unwrap().iter().collect();
@@ -427,15 +522,16 @@ const over = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, bubbles: 
 const press = key => canvas.dispatchEvent(new KeyboardEvent('keydown', { key }));
 setView(...whole);
 const before = length();
-canvas.dispatchEvent(new WheelEvent('wheel', { ...over(600, 40), deltaY: -300 }));
-root.dataset.wheel = +(length() < before * 0.9);
+const wheel = more => canvas.dispatchEvent(new WheelEvent('wheel', { ...over(600, 40), deltaY: -300, ...more }));
+root.dataset.scroll = +(wheel() && length() === before);
+root.dataset.wheel = +(!wheel({ ctrlKey: true }) && length() < before * 0.9);
 press('0');
 root.dataset.back = +(length() === before);
 press('+'); press('ArrowRight');
 root.dataset.keys = +(length() === before / 2 && view[0] > whole[0] + before / 4);
 setView(iterations.at[1], iterations.at[1] + iterations.inside[1] + iterations.outside[1]);
 canvas.dispatchEvent(new PointerEvent('pointermove', over(600, rows.loop + 10)));
-root.dataset.hover = +(!tip.hidden && /iteration/.test(tip.textContent) && /handling/.test(tip.textContent));
+root.dataset.hover = +(!tip.hidden && /iteration/.test(tip.textContent) && /handling|own code/.test(tip.textContent));
 $('search').value = '1';
 find(true);
 root.dataset.found = +(conns[chosen].id === 'c1.0' && view[0] < conns[chosen].stats.last_ns);
@@ -454,7 +550,7 @@ fn a_page_can_be_zoomed_moved_and_searched() {
         let Some((document, complaints)) = browsed(&format!("file://{}", page.display())) else {
             return skip("no Chromium or Chrome to open a page in");
         };
-        for gesture in ["wheel", "back", "keys", "hover", "found", "absent"] {
+        for gesture in ["scroll", "wheel", "back", "keys", "hover", "found", "absent"] {
             assert_eq!(said(&document, gesture), Some(1), "{model}: {gesture}: {complaints}");
         }
         assert_eq!(said(&document, "errors"), Some(0), "{model}: {complaints}");
@@ -481,7 +577,7 @@ root.dataset.noloop = +($('iterations-details').hidden && rows.loop === null);
 fn a_page_of_threads_can_be_zoomed_and_searched() {
     let trace = Trace::from_bytes(&threads()).unwrap();
     let mut page = Vec::new();
-    write_page(&trace, &Cut::default(), 48, &mut page).unwrap();
+    write_page(&trace, &Cut::default(), 48, "run.trace", &mut page).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.html");
     let address = format!("file://{}", path.display());
@@ -499,6 +595,112 @@ fn a_page_of_threads_can_be_zoomed_and_searched() {
         assert_eq!(said(&document, gesture), Some(1), "{gesture}: {complaints}");
     }
     assert_eq!(said(&document, "errors"), Some(0), "{complaints}");
+}
+
+/// Opens a page of this text with a script that plays with it, and returns its document. `None` if
+/// there is no browser.
+fn played(page: &str, script: &str) -> Option<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.html");
+    fs::write(&path, page.replace("</body>", script)).unwrap();
+    let (document, complaints) = browsed(&format!("file://{}", path.display()))?;
+    assert!(document.contains("data-ready=\"yes\""), "{document:.2000}{complaints}");
+    assert_eq!(said(&document, "errors"), Some(0), "{complaints}");
+    Some(document)
+}
+
+/// Looks at pixels: on each row, wherever there are messages, something is drawn.
+const BUSY_GESTURES: &str = "<script>
+const ctx = canvas.getContext('2d'), scale = devicePixelRatio;
+const pixel = (x, y) => ctx.getImageData(x * scale, y * scale, 1, 1).data.slice(0, 3).join();
+function blanks() {
+  draw();
+  let all = 0, blank = 0;
+  const empty = pixel(gutter() + 1, rows.end - 1);
+  [...conns, { parts: parts.others }].forEach((row, index) => {
+    for (let x = Math.ceil(gutter()) + 2; x < canvas.clientWidth - 2; x += 7) {
+      const part = row.parts.received[partAt(tOf(x))] && row.parts.received[partAt(tOf(x + 1))];
+      if (!part || !isCoarse(tOf(x))) continue;
+      all++;
+      blank += pixel(x, rows.conns + index * ROW + ROW / 2 - 2) === empty;
+    }
+  });
+  return all > 100 && !blank;
+}
+setView(...whole);
+root.dataset.whole = +blanks();
+setView(detail[1] + 10e6, detail[1] + 30e6);
+root.dataset.behind = +blanks();
+root.dataset.counted = canvas.dataset.parts;
+const box = canvas.getBoundingClientRect();
+canvas.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + 700, clientY: box.top + rows.conns + 5, bubbles: true }));
+root.dataset.counts = +/^c\\d+\\.0 .* messages?, .*\\d+ messages? received, \\d+ sent within/.test(tip.textContent);
+setView(...busy);
+draw();
+root.dataset.stretch = canvas.dataset.marks;
+root.dataset.uncounted = +(canvas.dataset.parts === '0' || !!parts.others);
+nextAbnormal();
+root.dataset.abnormal = +(view[0] < 0.1e9 && view[1] > 0.03e9);
+const bin = [...document.querySelectorAll('.chart tr')].find(row => row.lastChild.textContent === '5');
+root.dataset.five = parseInt(bin.querySelector('.fill').style.width);
+const map = $('heatmaps').querySelector('canvas'), before = view.join();
+map.dispatchEvent(new MouseEvent('click', { clientX: map.getBoundingClientRect().left + 200, clientY: map.getBoundingClientRect().top + 5, bubbles: true }));
+root.dataset.chosen = +(view.join() !== before && Math.round(view[1] - view[0]) === data.heatmaps[0].step_ns);
+</script></body>";
+
+#[test]
+fn nothing_that_happened_is_blank_and_a_few_of_many_are_seen() {
+    let (_, page) = busy_page(8 << 20);
+    let Some(document) = played(&page, BUSY_GESTURES) else {
+        return skip("no Chromium or Chrome to open a page in");
+    };
+    for gesture in ["whole", "behind", "counts", "uncounted", "abnormal", "chosen"] {
+        assert_eq!(said(&document, gesture), Some(1), "{gesture}");
+    }
+    assert!(said(&document, "counted").unwrap() > 48, "each row has parts");
+    assert!(said(&document, "stretch").unwrap() >= 480, "a few messages of each of the rows");
+    // Five of forty thousand: a bar of a fifth.
+    assert!(said(&document, "five").unwrap() > 10);
+}
+
+#[test]
+fn a_page_says_what_it_is_of_and_what_the_time_was_spent_on() {
+    let (_, page) = busy_page(1 << 17);
+    let Some(document) = played(&page, "</body>") else {
+        return skip("no Chromium or Chrome to open a page in");
+    };
+    let (_, head) = document.split_once("id=\"origin\">").unwrap();
+    let head = head.split_once("</p>").unwrap().0;
+    for words in [
+        "busy.trace · 20",
+        " UTC · the last ",
+        " of 1.",
+        ": the records before are overwritten",
+        env!("CARGO_PKG_VERSION"),
+    ] {
+        assert!(head.contains(words), "no {words:?} in {head}");
+    }
+    assert!(document.contains(">before<") && document.contains(">&gt; "), "opened before the rest");
+    let words = |model: &str| {
+        let (_folder, path) = recorded(model);
+        let page = fs::read_to_string(exported(&path, "run.html", &[])).unwrap();
+        played(&page, "</body>").unwrap()
+    };
+    for model in models() {
+        let document = words(model);
+        let (document, _) = document.split_once("<script").unwrap();
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        assert!(document.contains(&format!(" on {}</h1>", host.trim())), "{model}");
+        assert!(document.contains("a.trace · 20"), "{model}");
+        // The kernel is at work in the calls as well, and an enter is not all sleep.
+        let is_ring = model == "uring";
+        assert_eq!(document.contains("Time in enters"), is_ring, "{model}");
+        assert_eq!(document.contains("in the enter: asleep or at work"), is_ring, "{model}");
+        assert_eq!(document.contains("Time in other calls"), !is_ring, "{model}");
+        assert_eq!(document.contains("in the wait: asleep until something is ready"), !is_ring);
+        let lies = ["in the kernel (wait)", "Time in the kernel", "asleep and awake</small>"];
+        assert!(lies.iter().all(|lie| !document.contains(lie)), "{model}");
+    }
 }
 
 // ---- Anything ---------------------------------------------------------------------------------

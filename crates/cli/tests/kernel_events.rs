@@ -116,6 +116,9 @@ fn kernel_events_are_recorded_in_a_sidecar_file() {
     for word in ["krnl  arrive  recv", "krnl  post    recv", "r0    cqe     recv*"] {
         assert!(shown.contains(word), "no {word:?} in {shown:.2000}");
     }
+    let (code, shown) = run(&["show", "--json"]);
+    assert!(shown.contains("\"kind\":\"post\"") && code == Some(0), "{shown:.2000}");
+    assert!(run(&["export", "--format", "jsonl"]).1 == shown, "the export has less or more");
     let (code, json) = run(&["delays", "--json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &json["unmatched"]), (Some(0), &0.into()));

@@ -498,8 +498,9 @@ fn a_selection_without_events_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let file = &*folder.path().join("a");
     serve("epoll", file, false);
-    let refused: [(&[&str], i32, &str); 5] = [
-        (&["show", "--op", "rcv"], 1, "has no `rcv`: it has accept, "),
+    let refused: [(&[&str], i32, &str); 6] = [
+        (&["show", "--op", "rcv"], 2, "'rcv' for '--op <NAME>': it is one of accept, "),
+        (&["show", "--op", "fork"], 1, "has no `fork`: it has accept, "),
         (&["show", "--conn", "c99"], 1, "c99 is not in"),
         (&["show", "--result", "EOF"], 2, "write ok, error, a number"),
         (&["show", "--since", "5", "--until", "1"], 2, "--since 5s is not before --until 1s"),

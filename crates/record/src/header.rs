@@ -94,6 +94,8 @@ impl NewLog {
         // Each of many writers reads the clock itself.
         let level = if writers == Writers::One { settings.level } else { Level::Record };
         let text = text(settings, about);
+        // First, for the memory may take a while: the wall clock is read at the begin.
+        let mut log = ShmLog::new(file, capacity, writers)?;
         let mut numbers = Numbers {
             byte_order: BYTE_ORDER,
             major: MAJOR,
@@ -114,7 +116,6 @@ impl NewLog {
             setup: about.setup_flags,
             ..Numbers::default()
         };
-        let mut log = ShmLog::new(file, capacity, writers)?;
         let pair = || sys::together(sys::cycles, sys::monotonic);
         let (mut begun, mut check_at) = (0, u64::MAX);
         if clock == Clock::Tsc {
@@ -148,6 +149,7 @@ fn text(settings: &Settings, about: &About) -> String {
     let About { model, detail, more, .. } = about;
     let (uname, version) = (sys::uname(), env!("CARGO_PKG_VERSION"));
     let mut text = format!("model={model}\ndetail={detail}\nuname={uname}\nversion={version}\n");
+    text.push_str(&format!("host={}\n", sys::host()));
     for trigger in &settings.triggers {
         text.push_str(&format!("trigger={trigger}\n"));
     }

@@ -68,17 +68,24 @@ pub fn thread_id() -> u32 {
 
 /// The kernel: its name, release, version and machine, as uname(2) returns them.
 pub fn uname() -> String {
-    // SAFETY: all-zero is a valid utsname: five empty names.
+    let Some(names) = names() else { return "unknown".to_owned() };
+    [&names.sysname[..], &names.release, &names.version, &names.machine].map(text).join(" ")
+}
+
+/// The name of this host.
+pub(crate) fn host() -> String {
+    names().map_or("unknown".to_owned(), |names| text(&names.nodename))
+}
+
+fn names() -> Option<libc::utsname> {
+    // SAFETY: all-zero is a valid utsname: empty names.
     let mut names: libc::utsname = unsafe { std::mem::zeroed() };
     // SAFETY: `names` is written to during the call, and each name ends with a zero.
-    if unsafe { libc::uname(&mut names) } == -1 {
-        return "unknown".to_owned();
-    }
-    let fields = [&names.sysname[..], &names.release, &names.version, &names.machine];
-    let text = |field: &[libc::c_char]| -> String {
-        field.iter().take_while(|&&c| c != 0).map(|&c| char::from(c as u8)).collect()
-    };
-    fields.map(text).join(" ")
+    (unsafe { libc::uname(&mut names) } == 0).then_some(names)
+}
+
+fn text(field: &[libc::c_char]) -> String {
+    field.iter().take_while(|&&c| c != 0).map(|&c| char::from(c as u8)).collect()
 }
 
 /// A file in memory, without a name: it is gone with its last descriptor and mapping. `name` is

@@ -18,12 +18,14 @@ mod event;
 pub mod export;
 mod follow;
 pub mod kernel;
+mod merged;
 mod show;
 pub mod view;
 
 pub use attach::{RingEvent, WatchedProcess};
 pub use event::{Begun, Event, Events, InFlight, Kinds, events};
 pub use follow::{Follow, open_process};
+pub use merged::{MergedEvent, merged, parse_name};
 pub use proactor_record::{
     About, Call, Clock, Content, Errno, Frozen, Header, Kind, Level, Log, OpKind, Reader, Record,
     RecordKind, Recorder, Recording, Settings, StopTrigger, Trace, Unreadable, WaitMode, Writer,

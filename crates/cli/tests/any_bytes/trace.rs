@@ -48,13 +48,13 @@ pub(crate) fn export(bytes: &[u8], most: usize) {
         write(&mut out).expect("memory can be written to");
         out
     };
-    decode(&written(&|out| perfetto(&trace, &cut, most, out).map(drop)));
-    let lines = written(&|out| jsonl(&trace, &everything, out));
+    decode(&written(&|out| perfetto(&trace, &cut, most, 300, out).map(drop)));
+    let lines = written(&|out| jsonl(&trace, &[], &everything, out));
     let lines = String::from_utf8(lines).expect("JSON is UTF-8");
     let parse = |text| drop(serde_json::from_str::<Value>(text).expect("it is JSON"));
     lines.lines().for_each(parse);
     assert_eq!(lines.lines().count(), 1 + events(&trace).count());
-    let page = written(&|out| page(&trace, &cut, most, out).map(drop));
+    let page = written(&|out| page(&trace, &cut, most, "any", out).map(drop));
     let page = String::from_utf8(page).expect("a page is UTF-8");
     let (_, data) = page.split_once("id=\"data\">").expect("a page has data");
     parse(data.split_once("</script>").expect("they end").0);

@@ -179,7 +179,7 @@ fn exports() -> Vec<Export> {
         }
     }
     let (trace, mut bytes) = (Trace::from_bytes(&threads()).unwrap(), Vec::new());
-    write_perfetto(&trace, &Cut::default(), 200, &mut bytes).unwrap();
+    write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut bytes).unwrap();
     all.push(Export { name: THREADS.to_owned(), bytes, is_whole: true });
     all
 }

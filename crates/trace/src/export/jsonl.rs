@@ -2,15 +2,22 @@
 
 use std::io::{self, Write};
 
-use crate::{Filter, Trace, events, json, json_header};
+use crate::kernel::KernelEvent;
+use crate::{Filter, Trace, json_header, merged};
 
-/// Writes the header's line, and one for each event that passes. Schema: `proactor.trace.events/3`.
+/// Writes the header's line, and one for each event that passes, of the recording and of the
+/// kernel. Schema: `proactor.trace.events/3`.
 ///
 /// # Errors
 /// `out` cannot be written to.
-pub fn jsonl(trace: &Trace, filter: &Filter, out: &mut impl Write) -> io::Result<()> {
+pub fn jsonl(
+    trace: &Trace,
+    kernel: &[KernelEvent],
+    filter: &Filter,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let header = &trace.header;
     writeln!(out, "{}", json_header(header, trace.lost(), &trace.remarks))?;
-    let mut events = events(trace).filter(|event| filter.passes(event));
-    events.try_for_each(|event| writeln!(out, "{}", json(header, &event)))
+    let mut events = merged(trace, kernel, filter);
+    events.try_for_each(|event| writeln!(out, "{}", event.json(header)))
 }

@@ -19,4 +19,4 @@ mod tracks;
 
 pub use jsonl::jsonl;
 pub use page::{PAGE_ROWS, page};
-pub use perfetto::{PERFETTO_TRACKS, perfetto};
+pub use perfetto::{PERFETTO_EVENTS, PERFETTO_TRACKS, perfetto};

@@ -10,6 +10,7 @@ mod field;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::mem;
+use std::time::Duration;
 
 use proactor::keys::ConnId;
 use proactor_record::{Header, Trace, Writers};
@@ -20,7 +21,7 @@ use super::protobuf::ProtoMessage;
 use super::track_event::{Flow, Shape, Track, TrackEvent};
 use super::tracks::TrackBuilder;
 use crate::event::{Event, events};
-use crate::show::fields;
+use crate::show::{fields, moment};
 use crate::view::{ConnectionList, Cut, Lanes, ThreadSpan, TraceStats};
 
 /// The default limit of connections, and of threads or children, that have tracks. Perfetto's UI
@@ -30,14 +31,25 @@ pub const PERFETTO_TRACKS: usize = 200;
 /// The rank of the tracks below the loop and all counters.
 const BELOW: u64 = 32;
 
-/// Writes a part of a trace in Perfetto's format: the loop's track, or those of the `most` busiest
-/// threads or children; two tracks for each of the `most` worst connections; and counters. Returns
-/// how many connections have no track.
+/// The default limit of events in a file: more than this the UI loads slowly, or not at all.
+pub const PERFETTO_EVENTS: usize = 1_000_000;
+
+/// Writes the last `limit` events of a part of a trace in Perfetto's format: the loop's track, or
+/// those of the `most` busiest threads or children; two tracks for each of the `most` worst
+/// connections; and counters. Returns what was left out, one sentence each.
 ///
 /// # Errors
 /// `out` cannot be written to.
-pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> io::Result<u64> {
-    let stats = TraceStats::of(trace, cut);
+pub fn perfetto(
+    trace: &Trace,
+    cut: &Cut,
+    most: usize,
+    limit: usize,
+    out: &mut impl Write,
+) -> io::Result<Vec<String>> {
+    let mut cut = *cut;
+    let mut left_out: Vec<String> = shorten(&mut cut, trace, limit).into_iter().collect();
+    let stats = TraceStats::of(trace, &cut);
     let description = stats.source.to_string();
     let has_buffers = stats.buffers.is_some_and(|buffers| buffers.fewest.is_some());
     let lanes = stats.lanes.clone();
@@ -54,14 +66,38 @@ pub fn perfetto(trace: &Trace, cut: &Cut, most: usize, out: &mut impl Write) -> 
     writer.common_tracks(&description, &list);
     let drawn = lanes.as_ref().map_or(Vec::new(), |lanes| lanes.busiest(most));
     lanes.iter().for_each(|lanes| writer.threads(lanes, &drawn));
-    let mut tracks = TrackBuilder::new(cut, &list, has_buffers, lanes, &drawn);
+    let mut tracks = TrackBuilder::new(&cut, &list, has_buffers, lanes, &drawn);
     let mut write = |all: Vec<TrackEvent>| {
         all.iter().for_each(|one| writer.track_event(one));
         out.write_all(&mem::take(&mut writer.out))
     };
     events(trace).try_for_each(|event| write(tracks.draw(event)))?;
     write(tracks.finish())?;
-    Ok(list.left_out)
+    left_out.extend((list.left_out > 0).then(|| {
+        let connections = units::plural(list.left_out, "connection");
+        let (has, have) = (list.left_out, list.connections.len() as u64);
+        let [has, have] = [has, have].map(|n| units::agree(n, "has", "have"));
+        format!("{connections} {has} no track: the {most} worst {have} (--connections)")
+    }));
+    Ok(left_out)
+}
+
+/// Cuts a part to its last `limit` events; says what that leaves out, if anything.
+fn shorten(cut: &mut Cut, trace: &Trace, limit: usize) -> Option<String> {
+    let times = || {
+        let times = trace.records.iter().map(|record| trace.header.nanos(record.time));
+        times.filter(|&time| cut.is_in_time(time))
+    };
+    let count = times().count();
+    let since = times().nth(count.checked_sub(limit).filter(|&before| before > 0)?)?;
+    let before = times().filter(|&time| time < since).count() as u64;
+    cut.since = Some(Duration::from_nanos(since));
+    let (before, count) = (units::count(before), units::count(count as u64));
+    let since = moment(since);
+    Some(format!(
+        "the first {before} of {count} events are left out: it begins at {since} s (--events, or \
+         --since and --until for another part)"
+    ))
 }
 
 impl Track {

@@ -51,6 +51,11 @@ impl Tracepoint {
         [Some(self.name()), before].into_iter().flatten()
     }
 
+    /// The word for it in lines and in JSON.
+    pub(crate) fn word(self) -> &'static str {
+        self.fact(1)
+    }
+
     /// What its events say, in a few words.
     pub(super) fn words(self) -> &'static str {
         self.fact(3)
@@ -95,7 +100,7 @@ pub struct KernelEvent {
 impl KernelEvent {
     /// The word for it in lines and in JSON.
     pub fn name(&self) -> &'static str {
-        self.tracepoint.fact(1)
+        self.tracepoint.word()
     }
 
     /// The result and the flags (`IORING_CQE_F_*`; zero on kernels that do not trace them) of a

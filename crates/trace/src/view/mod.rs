@@ -11,6 +11,7 @@
 //!                         ├─► Doctor    the state of the loop, and findings with a remedy
 //!                         ├─► Diff      two of them, side by side
 //!                         └─► ConnectionList    all connections, the worst first
+//!          ─► Heatmap   how long operations took, over the time
 //!          ─► ConnectionTimeline    one connection, exchange by exchange
 //! ```
 //!
@@ -26,6 +27,7 @@ mod connection;
 mod connection_list;
 mod diff;
 mod doctor;
+mod heatmap;
 mod iterations;
 mod lanes;
 mod names;
@@ -41,6 +43,7 @@ pub use connection::{ConnectionStats, Ending, Exchange, Measure};
 pub use connection_list::ConnectionList;
 pub use diff::Diff;
 pub use doctor::{Doctor, Health};
+pub use heatmap::{Heatmap, HeatmapRow};
 pub use iterations::{Batches, Iterations, Moment, Occurrences};
 pub use lanes::{Lanes, Phase, ThreadSpan};
 pub use ops::{Errors, Octave, OpRow};

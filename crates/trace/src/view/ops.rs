@@ -156,7 +156,7 @@ impl Ops {
 }
 
 /// The power of two of a microsecond below it, in nanoseconds, or zero.
-fn octave(nanos: u64) -> u64 {
+pub(super) fn octave(nanos: u64) -> u64 {
     match nanos / 1000 {
         0 => 0,
         micros => (1 << micros.ilog2()) * 1000,

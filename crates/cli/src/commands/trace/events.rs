@@ -15,7 +15,7 @@ use crate::commands::stderr::note;
 use crate::commands::stream::await_ready;
 use proactor::printable::escape;
 use proactor_trace::kernel::KernelEvent;
-use proactor_trace::{Event, Filter, Follow, Header, Trace, json_header};
+use proactor_trace::{Event, Filter, Follow, Header, Trace, json_header, merged};
 
 /// Period at which a followed file is read. A recorder writes into mapped memory: nothing could
 /// wake a reader without a cost for each record.
@@ -60,24 +60,14 @@ impl ShowArgs {
         let (header, filter) = (&trace.header, self.selection.filter());
         let mut out = BufWriter::new(stdout()?);
         writeln!(out, "{}", head(header, trace.lost(), &trace.remarks, self.json))?;
-        // The kernel events are merged in, in the order of time.
         let sidecar = super::views::sidecar(&self.file, &trace)?;
         let kernel = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
-        let mut earlier = kernel.iter().filter(|event| event.passes(&filter)).peekable();
-        let events = proactor_trace::events(&trace).filter(|event| filter.passes(event));
         let mut matches = 0;
-        for event in events.map(Some).chain([None]) {
-            let until = event.as_ref().map_or(u64::MAX, |event| event.at);
-            while let Some(event) = earlier.next_if(|one| one.time <= until) {
-                matches += 1;
-                match self.json {
-                    true => writeln!(out, "{}", event.json())?,
-                    false => writeln!(out, "{}", event.line())?,
-                }
-            }
-            if let Some(event) = event {
-                matches += 1;
-                writeln!(out, "{}", line(header, &event, self.json))?;
+        for event in merged(&trace, kernel, &filter) {
+            matches += 1;
+            match self.json {
+                true => writeln!(out, "{}", event.json(header))?,
+                false => writeln!(out, "{}", event.line(header))?,
             }
         }
         out.flush()?;

@@ -13,7 +13,7 @@ use crate::commands::output::{is_stdout, stdout};
 use crate::commands::stderr::note;
 use crate::commands::{number, wrong_usage};
 use proactor_report::units;
-use proactor_trace::export::{PAGE_ROWS, PERFETTO_TRACKS, jsonl, page, perfetto};
+use proactor_trace::export::{PAGE_ROWS, PERFETTO_EVENTS, PERFETTO_TRACKS, jsonl, page, perfetto};
 use proactor_trace::{Filter, Trace};
 
 /// Convert a trace for other tools: the Perfetto UI, jq, a browser
@@ -34,6 +34,10 @@ pub(super) struct ExportArgs {
     #[arg(long, value_name = "N", value_parser = number::<usize>(0, u64::MAX))]
     connections: Option<usize>,
 
+    /// Number of events, the last ones, in a file for Perfetto [default: 1000000]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1, u64::MAX))]
+    events: Option<usize>,
+
     #[command(flatten)]
     part: TimeRange,
 }
@@ -51,6 +55,9 @@ enum ExportFormat {
 impl ExportArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let format = self.format();
+        if self.events.is_some() && format != ExportFormat::Perfetto {
+            wrong_usage("--events is for Perfetto: use --since and --until");
+        }
         let trace = super::open(&self.file)?;
         let notes = match &self.output {
             Some(path) if !is_stdout(path) => {
@@ -94,28 +101,24 @@ impl ExportArgs {
         trace: &Trace,
         format: ExportFormat,
         out: impl Write,
-    ) -> io::Result<Vec<String>> {
+    ) -> anyhow::Result<Vec<String>> {
         let (mut out, cut) = (BufWriter::new(out), self.part.cut(None));
         let notes = match format {
             ExportFormat::Perfetto => {
                 let most = self.connections.unwrap_or(PERFETTO_TRACKS);
-                match perfetto(trace, &cut, most, &mut out)? {
-                    0 => Vec::new(),
-                    n => vec![format!(
-                        "{} {} no track: the {most} worst {} (--connections)",
-                        units::plural(n, "connection"),
-                        units::agree(n, "has", "have"),
-                        units::agree(most as u64, "has", "have")
-                    )],
-                }
+                perfetto(trace, &cut, most, self.events.unwrap_or(PERFETTO_EVENTS), &mut out)?
             }
             ExportFormat::Jsonl => {
                 let (since, until) = (cut.since, cut.until);
-                jsonl(trace, &Filter { since, until, ..Filter::default() }, &mut out)?;
+                let filter = Filter { since, until, ..Filter::default() };
+                let sidecar = super::views::sidecar(&self.file, trace)?;
+                let kernel = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
+                jsonl(trace, kernel, &filter, &mut out)?;
                 Vec::new()
             }
             ExportFormat::Html => {
-                page(trace, &cut, self.connections.unwrap_or(PAGE_ROWS), &mut out)?
+                let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+                page(trace, &cut, self.connections.unwrap_or(PAGE_ROWS), &name, &mut out)?
             }
         };
         out.flush()?;

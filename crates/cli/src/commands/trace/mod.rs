@@ -21,7 +21,7 @@ use super::{number, wrong_usage};
 use proactor_record::Errno;
 use proactor_report::units;
 use proactor_trace::view::{Cut, TraceStats};
-use proactor_trace::{Filter, Trace, parse_conn};
+use proactor_trace::{Filter, Trace, parse_conn, parse_name};
 
 /// A slot of connections, and the generation of one of them.
 type Conn = (u32, Option<u32>);
@@ -63,6 +63,16 @@ enum TraceView {
         #[arg(long, value_name = "N", default_value_t = 3,
               value_parser = number::<usize>(0, 65_535))]
         slowest: usize,
+    },
+    /// Show when operations took how long: a map of time and duration
+    Heatmap {
+        #[command(flatten)]
+        look: Look,
+
+        /// What took the time: reply (from a receive to its reply), enter, wait, send …
+        /// [default: reply]
+        #[arg(long, value_name = "NAME")]
+        op: Option<String>,
     },
     /// Judge the loop: its numbers, problems and avoidable costs, with evidence and a remedy
     #[command(alias = "health")]
@@ -111,6 +121,7 @@ impl TraceArgs {
                 views::connection(look, *conn, *all, *slowest)
             }
             TraceView::Conn { look, all, .. } => views::connections(look, *all),
+            TraceView::Heatmap { look, op } => views::heatmap(look, op.as_deref()),
             TraceView::Doctor { look, check } => views::doctor(look, *check),
             TraceView::Diff { a, b, how } => views::diff(a, b, how),
             TraceView::Export(export) => export.run(),
@@ -224,7 +235,7 @@ struct Selection {
     conn: Vec<Conn>,
 
     /// Only this operation, system call or kind of record: recv, send, cqe, enter … Repeatable
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
     op: Vec<String>,
 
     /// Only this result: an error name (ECONNRESET), a number, ok or error. Repeatable

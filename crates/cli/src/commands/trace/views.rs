@@ -11,7 +11,9 @@ use super::{Conn, How, Look, check_connection, read};
 use crate::commands::output;
 use proactor_trace::Trace;
 use proactor_trace::kernel::{Delays, Sidecar, sidecar_path};
-use proactor_trace::view::{ConnectionList, ConnectionTimeline, Diff, Doctor, Summary, TraceStats};
+use proactor_trace::view::{
+    ConnectionList, ConnectionTimeline, Diff, Doctor, Heatmap, Summary, TraceStats,
+};
 
 /// Connections in the list without `--all`.
 const LISTED: usize = 20;
@@ -64,6 +66,22 @@ pub(super) fn connection(
     check_connection(&trace, file, conn)?;
     let timeline = ConnectionTimeline::of(&trace, &cut, conn, slowest, all);
     how.print(&timeline.expect("the connection is in the trace"))
+}
+
+/// Prints how long operations took over the time.
+pub(super) fn heatmap(Look { file, how }: &Look, op: Option<&str>) -> anyhow::Result<()> {
+    let (trace, cut) = (read(file)?, how.part.cut(None));
+    let maps = Heatmap::all(&trace, &cut, &TraceStats::of(&trace, &cut));
+    let names: Vec<&str> = maps.iter().map(|map| map.of).collect();
+    // Without replies, the first of what there is.
+    match maps.iter().find(|map| op.is_none_or(|op| map.of == op)) {
+        Some(map) => how.print(map),
+        None if names.is_empty() => bail!("{} has no durations", file.display()),
+        None => {
+            let (file, op, names) = (file.display(), op.unwrap_or_default(), names.join(", "));
+            bail!("{file} has no durations of `{op}`: it has those of {names}")
+        }
+    }
 }
 
 /// Prints the state of the loop, and its problems. Fails if it has one and `check` is true.

@@ -1,32 +1,32 @@
 //! What a page draws: the loop's iterations or the threads' calls, an overview, and bars on the
 //! rows of connections and threads.
 //!
-//! The drawing is limited. The overview, the tables and the histograms cover all events.
+//! The drawing is limited: every mark of a part of the time, and of the rest how much happened in
+//! each of many short [`TimeParts`]. The tables and the distributions cover all events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use minijinja::context;
-use proactor_record::{Content, Trace};
+use proactor::keys::ConnId;
+use proactor_record::{Content, Level, Trace};
 use proactor_report::template;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::super::track_event::{Shape, Track, TrackEvent, label};
 use super::super::tracks::TrackBuilder;
-use super::latest::Latest;
+use super::parts::{Iteration, TimeParts};
+use super::stretch::{Span, Stretch};
 use crate::event::{Event, events};
-use crate::view::{ConnectionList, Cut, Lanes, Phase, Source};
+use crate::show::moment;
+use crate::view::{ConnectionList, Cut, Lanes, Phase, Source, TraceStats};
 
-/// The limit of iterations that are drawn.
-const ITERATIONS: usize = 40_000;
-/// The limit of marks that are drawn on the rows of connections.
-const MARKS: usize = 250_000;
-/// The number of parts of the overview.
-const PARTS: usize = 600;
+/// The limit of iterations and bars that are drawn.
+const MARKS: usize = 30_000;
+/// The limit of abnormal bars that are drawn beyond those.
+const ABNORMALS: usize = 2_000;
 /// The limit of threads or children that have a row.
 const THREADS: usize = 16;
-/// The limit of calls that are drawn on those rows.
-const CALLS: usize = 250_000;
 
 // The bits of a bar; `page.js` has the same.
 /// The event is abnormal.
@@ -48,20 +48,6 @@ const BYTES: u64 = 128;
 /// From this bit on: the [`Phase`] of a thread's call.
 const PHASE: u64 = 8;
 
-/// An iteration of the loop: an enter or a wait, and the handling after it.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-struct Iteration {
-    number: u32,
-    at: u64,
-    /// The time in the enter or wait; `None` before its end.
-    inside: Option<u64>,
-    outside: u64,
-    taken: u32,
-    returned: u32,
-    in_flight: u32,
-    abnormal: bool,
-}
-
 /// An operation or a call on the row of a connection or a thread, or an instant there.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Bar {
@@ -75,19 +61,22 @@ struct Bar {
 /// What a page draws.
 #[derive(Debug)]
 pub(super) struct PageData {
-    from: u64,
-    /// The length of a part of the overview, and what happened in each.
-    step: u64,
-    messages: Vec<u64>,
-    abnormal: Vec<u64>,
-    iterations: Latest<Iteration>,
-    /// The bars of connections; both directions are in the row of the inbound track.
-    marks: Latest<(Track, Bar)>,
-    /// The bars of threads.
-    calls: Latest<(Track, Bar)>,
+    /// On this the page opens.
+    opens: Span,
+    /// Of this everything is drawn. Whether that is all is known before.
+    detail: Span,
+    is_all: bool,
+    parts: TimeParts,
+    iterations: Vec<Iteration>,
+    /// The bars of connections and threads. Both directions of a connection are in the row of the
+    /// inbound track.
+    bars: Vec<(Track, Bar)>,
+    abnormal_bars: usize,
     /// The names of bars, and their numbers.
     names: HashMap<String, u32>,
     open: HashMap<Track, Bar>,
+    /// Whether it is known how long calls took.
+    is_timed: bool,
     /// The threads or children, if many recorded, and the indices of those that have a row.
     lanes: Option<Lanes>,
     drawn: Vec<usize>,
@@ -100,22 +89,28 @@ impl PageData {
     pub(super) fn of(
         trace: &Trace,
         cut: &Cut,
+        stats: &TraceStats,
         list: &ConnectionList,
-        lanes: Option<Lanes>,
     ) -> PageData {
-        let Source { from_ns: from, span_ns: span, .. } = list.source;
+        let Source { from_ns: from, span_ns: span, .. } = stats.source;
+        let whole = (from, from + span);
+        let lanes = stats.lanes.clone();
         let drawn = lanes.as_ref().map_or_else(Vec::new, |lanes| lanes.busiest(THREADS));
+        let conns: Vec<ConnId> = list.connections.iter().map(|conn| conn.conn).collect();
+        let rows = conns.iter().copied().collect();
+        let Stretch { opens, detail } = Stretch::of(trace, cut, stats, &rows, MARKS);
         let mut tracks = TrackBuilder::new(cut, list, false, lanes.clone(), &drawn);
         let mut data = PageData {
-            from,
-            step: span / PARTS as u64 + 1,
-            messages: vec![0; PARTS],
-            abnormal: vec![0; PARTS],
-            iterations: Latest::new(ITERATIONS),
-            marks: Latest::new(MARKS),
-            calls: Latest::new(CALLS),
+            opens,
+            detail,
+            is_all: detail == whole,
+            parts: TimeParts::new(whole, &conns, list.left_out > 0, drawn.len()),
+            iterations: Vec::new(),
+            bars: Vec::new(),
+            abnormal_bars: 0,
             names: HashMap::new(),
             open: HashMap::new(),
+            is_timed: trace.header.level == Some(Level::Record),
             lanes,
             drawn,
             iteration: None,
@@ -127,11 +122,12 @@ impl PageData {
             tracks.draw(event).iter().for_each(|one| data.track_event(one));
         }
         tracks.finish().iter().for_each(|one| data.track_event(one));
-        data.iteration_ends(from + span);
+        data.iteration_ends(whole.1);
+        data.parts.finish();
         data
     }
 
-    /// What is not drawn, one sentence each.
+    /// What is not drawn, or not in detail, one sentence each.
     pub(super) fn left_out(&self, list: &ConnectionList) -> Vec<String> {
         let drawn = self.drawn.len();
         let values = context! {
@@ -140,27 +136,28 @@ impl PageData {
                 let left_out = lanes.spans.len().saturating_sub(drawn);
                 json!({ "kind": lanes.kind, "drawn": drawn, "left_out": left_out })
             }),
-            calls => self.calls.counts(),
-            iterations => self.iterations.counts(),
-            marks => self.marks.counts(),
+            detail => (!self.is_all).then(|| json!({
+                "from": moment(self.detail.0) + " s",
+                "until": moment(self.detail.1) + " s",
+                "step": self.parts.step(),
+            })),
         };
         let sentences = template::fill(include_str!("left_out.txt"), values);
         sentences.lines().map(str::to_owned).collect()
     }
 
-    /// Counts an event in the overview and in the loop's iteration, if there is one loop.
+    /// Counts an event in its part, and in the loop's iteration if there is one loop.
     fn count(&mut self, event: &Event) {
+        self.parts.event(event);
         if self.lanes.is_none() {
             self.loop_event(event);
         }
-        let abnormal = event.is_abnormal();
         if let Some(iteration) = &mut self.iteration {
-            iteration.abnormal |= abnormal;
+            iteration.abnormal |= u8::from(event.is_abnormal());
+            if let Content::CallEnd { .. } = event.what {
+                iteration.calls += event.lasted.filter(|_| self.is_timed).unwrap_or(0);
+            }
         }
-        let part = (event.at.saturating_sub(self.from) / self.step) as usize;
-        let part = part.min(PARTS - 1);
-        self.abnormal[part] += u64::from(abnormal);
-        self.messages[part] += u64::from(event.is_message());
     }
 
     fn loop_event(&mut self, event: &Event) {
@@ -189,7 +186,20 @@ impl PageData {
         let Some(mut one) = self.iteration.take() else { return };
         let inside = *one.inside.get_or_insert(at.saturating_sub(one.at));
         one.outside = at.saturating_sub(one.at + inside);
-        self.iterations.push(one);
+        one.calls = one.calls.min(one.outside);
+        self.parts.iteration(&one);
+        if self.is_in_detail(one.at, at) {
+            self.iterations.push(one);
+        }
+    }
+
+    /// Whether what lasts from `at` until `end` is drawn in detail. Once there are too many marks,
+    /// nothing later is.
+    fn is_in_detail(&mut self, at: u64, end: u64) -> bool {
+        if self.iterations.len() + self.bars.len() - self.abnormal_bars >= MARKS {
+            (self.detail.1, self.is_all) = (self.detail.1.min(at), false);
+        }
+        end >= self.detail.0 && (at < self.detail.1 || self.is_all)
     }
 
     /// Draws on the rows of connections and threads.
@@ -202,9 +212,7 @@ impl PageData {
         };
         match shape {
             Shape::Begin(_) => self.open.extend(bar.map(|bar| (track, bar))),
-            Shape::Instant(_) => {
-                bar.into_iter().for_each(|bar| self.marks.push((row_of(track), bar)))
-            }
+            Shape::Instant(_) => bar.into_iter().for_each(|bar| self.draw(track, bar)),
             Shape::Value(_) => {}
             Shape::End => {
                 let Some(begun) = self.open.remove(&track) else { return };
@@ -213,12 +221,30 @@ impl PageData {
                 let multishot = if is_multishot { MULTISHOT } else { 0 };
                 let bits = begun.bits | ended.bits | SPAN | multishot;
                 let lasted = at.saturating_sub(begun.at);
-                let bar = Bar { at: begun.at, lasted, bits, ..ended };
-                match is_of_thread {
-                    true => self.calls.push((track, bar)),
-                    false => self.marks.push((row_of(track), bar)),
-                }
+                self.draw(track, Bar { at: begun.at, lasted, bits, ..ended });
             }
+        }
+    }
+
+    /// Draws a bar if it is one of those that are drawn.
+    fn draw(&mut self, track: Track, bar: Bar) {
+        let end = bar.at.saturating_add(bar.lasted);
+        let thread = |number: usize| self.drawn.iter().position(|&one| one == number);
+        let row = match track {
+            Track::Outbound(conn) => Track::Inbound(conn),
+            Track::Thread(number) => {
+                let row = thread(number);
+                row.into_iter()
+                    .for_each(|row| self.parts.call(row, bar.bits >> PHASE, (bar.at, end)));
+                track
+            }
+            track => track,
+        };
+        let is_in_detail = self.is_in_detail(bar.at, end);
+        let is_extra = !is_in_detail && bar.bits & ABNORMAL != 0 && self.abnormal_bars < ABNORMALS;
+        self.abnormal_bars += usize::from(is_extra);
+        if is_in_detail || is_extra {
+            self.bars.push((row, bar));
         }
     }
 
@@ -252,9 +278,16 @@ impl PageData {
     /// The drawing for the script. Times are nanoseconds since recording began; a list of
     /// iterations or bars is an object of columns.
     pub(super) fn json(&self, list: &ConnectionList) -> Value {
+        // Only the names of bars that are drawn.
+        let used: BTreeSet<u32> = self.bars.iter().map(|(_, bar)| bar.name).collect();
+        let used: HashMap<u32, u32> = used.into_iter().zip(0..).collect();
+        let mut names = vec![""; used.len()];
+        for (name, number) in &self.names {
+            used.get(number).into_iter().for_each(|&new| names[new as usize] = name);
+        }
         let mut rows: HashMap<Track, Vec<Bar>> = HashMap::new();
-        for (row, bar) in self.marks.entries.iter().chain(&self.calls.entries) {
-            rows.entry(*row).or_default().push(*bar);
+        for (row, bar) in &self.bars {
+            rows.entry(*row).or_default().push(Bar { name: used[&bar.name], ..*bar });
         }
         let mut bars = |row| {
             let mut bars = rows.remove(&row).unwrap_or_default();
@@ -273,24 +306,16 @@ impl PageData {
             });
             json!({ "all": lanes, "shown": shown.collect::<Vec<_>>() })
         });
-        let mut names: Vec<_> = self.names.iter().collect();
-        names.sort_by_key(|(_, number)| **number);
         json!({
-            "from": self.from,
-            "parts": { "messages": self.messages, "abnormal": self.abnormal },
-            "iterations": columns(self.iterations.entries.iter().copied()),
-            "names": names.into_iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            "opens": self.opens,
+            "detail": (!self.is_all).then_some(self.detail),
+            "timed": self.is_timed,
+            "parts": self.parts.json(self.is_all),
+            "iterations": columns(self.iterations.iter().copied()),
+            "names": names,
             "threads": threads,
             "conns": conns,
         })
-    }
-}
-
-/// The row of a connection's track.
-fn row_of(track: Track) -> Track {
-    match track {
-        Track::Outbound(conn) => Track::Inbound(conn),
-        track => track,
     }
 }
 

@@ -12,9 +12,10 @@ const { health, drawing, connections } = data;
 
 // A list of iterations or bars is an object of columns.
 const { iterations, parts } = drawing;
+const { of } = data;
 /** The longest bar of a row: no bar that begins earlier reaches into the view. */
 const longest = bars => bars.lasted.reduce((a, b) => Math.max(a, b), 0);
-const conns = drawing.conns.map(({ conn, bars }, index) => ({ id: conn, stats: connections[index], ...bars, longest: longest(bars) }));
+const conns = drawing.conns.map(({ conn, bars }, index) => ({ id: conn, stats: connections[index], parts: parts.conns?.[index], ...bars, longest: longest(bars) }));
 const ABNORMAL = 1, SPAN = 2, OUTBOUND = 4, UNENDED = 8, RESULT = 16, MULTISHOT = 32, IMPLIED = 64, BYTES = 128, PHASE = 8;
 const threads = threadRows(drawing.threads);
 // With many threads there is no single loop to draw.
@@ -22,14 +23,12 @@ const loop = drawing.threads ? null : health.iterations;
 const ring = data.is_ring;
 const waitName = health.iterations ? health.iterations.name : 'iteration';
 
-const whole = [drawing.from, drawing.from + Math.max(health.source.span_ns, 1000)];
-const busy = (() => {
-  let from = Infinity, to = -Infinity;
-  for (const stats of connections) { from = Math.min(from, stats.accepted_ns ?? stats.first_ns); to = Math.max(to, stats.last_ns); }
-  if (!(to > from)) return whole;
-  const margin = (to - from) * 0.01;
-  return [Math.max(whole[0], from - margin), Math.min(whole[1], to + margin)];
-})();
+const whole = [parts.from, parts.from + Math.max(health.source.span_ns, 1000)];
+/** The time of which the page has every mark. */
+const detail = drawing.detail ?? [-Infinity, Infinity];
+const mostOfConns = mostInPart(...parts.conns ?? []), mostOfOthers = mostInPart(parts.others);
+// A bit more than the stretch, so that its ends are seen.
+const busy = (([from, to]) => { const margin = (to - from) * 0.02; return [Math.max(whole[0], from - margin), Math.min(whole[1], to + margin)]; })(drawing.opens);
 
 // ---- Words ---------------------------------------------------------------------------------------
 
@@ -43,7 +42,20 @@ function span(ns) {
 }
 const count = n => n == null ? '–' : n.toLocaleString('en-US');
 const bytes = n => n < 1e3 ? `${n} B` : n < 1e6 ? `${digits(n / 1e3)} kB` : n < 1e9 ? `${digits(n / 1e6)} MB` : `${digits(n / 1e9)} GB`;
+const plural = (n, thing) => `${count(n)} ${thing}${n === 1 ? '' : 's'}`;
 const moment = ns => `${(ns / 1e9).toFixed(9)} s`;
+/** A moment by the wall clock of the host, in UTC: its date, and its time with six digits. */
+function wall(ns) {
+  const at = BigInt(of.wall_ns) + BigInt(Math.round(ns)), iso = new Date(Number(at / 1000000n)).toISOString();
+  return [iso.slice(0, 10), `${iso.slice(11, 19)}.${String(at % 1000000000n).padStart(9, '0').slice(0, 6)}`];
+}
+/** A moment by both clocks. */
+const moments = ns => `${moment(ns)} (${wall(ns)[1]} UTC)`;
+
+/** What the loop's time is called. Of a readiness model, the kernel works in the calls as well. */
+const polls = health.source.model === 'nonblocking';
+const loopWords = () => ring ? { inside: 'in the enter: asleep or at work', own: 'handling' }
+  : { inside: polls ? 'between two passes: asleep only with --idle-sleep' : 'in the wait: asleep until something is ready', own: drawing.timed ? 'own code' : 'calls and own code' };
 
 function element(name, text, className) {
   const node = document.createElement(name);
@@ -71,9 +83,15 @@ function fill(table, header, rows, text = []) {
 
 function words() {
   const { source } = health;
-  $('title').textContent = `${source.model} – a trace of process ${source.pid}`;
-  $('source').textContent = [source.detail, `${count(source.written)} records, ${count(source.lost)} lost, over ${span(source.span_ns)}`,
-    `clock: ${source.clock}${source.level ? `, read per ${source.level}` : ''}`, source.kernel && `kernel ${source.kernel}`].filter(Boolean).join(' · ');
+  const until = source.from_ns + source.span_ns, length = span(source.span_ns), all = span(of.recorded_ns);
+  const part = { whole: `all ${all}`, last: `the last ${length} of ${all}: the records before are overwritten`,
+    part: `${length} of ${all}, from ${span(source.from_ns)} on` }[of.part];
+  $('title').textContent = `${source.model} – a trace of process ${source.pid}${of.host ? ` on ${of.host}` : ''}`;
+  const days = wall(source.from_ns)[0];
+  $('origin').textContent = [of.file, `${days} ${wall(source.from_ns)[1].slice(0, 12)} to ${wall(until)[1].slice(0, 12)} UTC`, part,
+    of.version && `recorded by proactor ${of.version}`, source.kernel && `kernel ${source.kernel}`].filter(Boolean).join(' · ');
+  $('source').textContent = [source.detail, `${plural(source.written, 'record')}, ${source.lost ? `${count(source.lost)} of them not here` : 'none lost'}`,
+    `clock: ${source.clock}${source.level ? `, read per ${source.level}` : ''}`].filter(Boolean).join(' · ');
   $('notes').append(...source.uncertain.map(text => element('li', text)));
   $('left-out').append(...data.left_out.map(text => element('li', text)));
 
@@ -91,16 +109,18 @@ function words() {
 function tiles() {
   const { messages } = health, all = loop;
   const abnormal = parts.abnormal.reduce((a, b) => a + b, 0);
-  const share = all && health.source.span_ns ? all.inside_ns / health.source.span_ns : null;
+  const share = ns => `${(ns / health.source.span_ns * 100).toFixed(ns / health.source.span_ns < 0.1 ? 1 : 0)} %`;
+  const calls = health.ops.filter(op => !op.on_ring).reduce((sum, op) => sum + (op.together_ns ?? 0), 0);
   const list = [
     ['Messages', count(messages), `${bytes(health.bytes_in)} in, ${bytes(health.bytes_out)} out`],
     ['Connections', count(health.connections), `at most ${count(health.connections_max)} at a time`],
     health.calls != null && messages && ['System calls per message', digits(health.calls / messages), `${count(health.calls)} in all`],
-    all && [ring ? 'Completions per enter' : 'Ready descriptors per wait', digits(all.batches.mean), `at most ${count(all.batches.max)}, of ${count(all.count)} ${waitName}s`],
-    share != null && ['Time in the kernel', `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`, 'asleep and awake'],
+    all && [ring ? 'Completions per enter' : 'Ready descriptors per wait', digits(all.batches.mean), `at most ${count(all.batches.max)}, of ${plural(all.count, waitName)}`],
+    all && health.source.span_ns && [`Time in ${waitName}s`, share(all.inside_ns), loopWords().inside.replace(/.*: /, '')],
+    all && !ring && health.source.span_ns && (drawing.timed ? ['Time in other calls', share(calls), 'recv, send, …: in the kernel too'] : ['Time in other calls', '–', 'recorded by --trace-clock=record']),
     ...(drawing.threads ? threadTiles() : []),
     ['Turnaround, p50', span(health.answered.p50_ns), `p99 ${span(health.answered.p99_ns)}`],
-    all && ring && ['In flight', count(all.in_flight_max), 'at most'],
+    all && ring && ['In flight', `${health.source.overwritten ? '≥ ' : ''}${count(all.in_flight_max)}`, health.source.overwritten ? 'at most, and what began before' : 'at most'],
     health.buffers && health.buffers.fewest != null && ['Free buffers', count(health.buffers.fewest), `at least, of ${count(health.buffers.most)}`],
     ['Abnormal', count(abnormal), abnormal ? 'press n in the timeline' : 'nothing'],
   ];
@@ -114,11 +134,12 @@ function tiles() {
 
 function legend() {
   const loopItems = drawing.threads ? [...PHASES.map(([color, text]) => [color, text, '']), [BETWEEN[0], BETWEEN[1], '']]
-    : [['kernel', `in the kernel (${waitName}): asleep or at work`, ''], ['handle', 'handling', ''],
+    : [[ring ? 'kernel' : 'wait', loopWords().inside, ''], !ring && drawing.timed && ['copy', 'in other calls: recv, send, …', ''], ['handle', loopWords().own, ''],
       ['batch', ring ? 'completions of each enter' : 'ready descriptors of each wait', ''], ring && ['flight', 'operations in flight', '']];
   const all = [...loopItems, ['armed', ring ? 'receive armed' : 'receive called', ''], ['in', 'bytes received', 'tick'],
     ['out', ring ? 'send: submitted to reaped' : 'send', ''],
-    health.ops.some(op => op.implied) && ['implied', 'send without a completion: it ended within this time', ''], ['bad', 'abnormal', 'tick']];
+    health.ops.some(op => op.implied) && ['implied', 'send without a completion: it ended within this time', ''], ['bad', 'abnormal', 'tick'],
+    drawing.detail && ['in', 'messages of each part, where there are no marks', 'pale']];
   for (const [color, text, shape] of all.filter(Boolean)) {
     const item = element('li'), patch = element('i', null, shape);
     patch.style.background = `var(--${color})`;
@@ -130,14 +151,20 @@ function legend() {
 /** Distributions: each a chart that is a table. */
 function charts() {
   const chart = (title, note, color, rows) => {
-    const most = Math.max(...rows.map(row => row[1]), 1), box = element('div', null, 'chart'), table = element('table');
+    // So that one is seen near many thousands.
+    const most = Math.max(...rows.map(row => row[1]), 1), length = n => n && Math.log10(n * 2) / Math.log10(most * 2) * 100;
+    const lines = [...Array(Math.floor(Math.log10(most)) + 1).keys()].map(power => length(10 ** power))
+      .map(at => `linear-gradient(90deg, transparent calc(${at}% - 1px), var(--line) calc(${at}% - 1px) ${at}%, transparent ${at}%)`);
+    const box = element('div', null, 'chart'), table = element('table');
     table.setAttribute('aria-label', title);
     for (const [name, n] of rows) {
-      const row = element('tr'), head = element('th', name), bar = element('td'), patch = element('span', null, 'fill');
+      const row = element('tr'), head = element('th', name), bar = element('td', null, 'bin'), patch = element('span', null, 'fill');
       head.scope = 'row';
-      patch.style.cssText = `width:${n / most * 100}%;background:var(--${color})`;
+      patch.style.cssText = `width:${length(n)}%;background:var(--${color})`;
       if (!n) patch.style.visibility = 'hidden';
       bar.append(patch);
+      // A line at 1, at 10, at 100, …
+      bar.style.background = lines.join();
       row.append(head, bar, element('td', count(n)));
       table.append(row);
     }
@@ -164,6 +191,9 @@ function charts() {
   if (!$('charts').children.length) $('charts').append(element('p', 'No durations were recorded.'));
 }
 
+/** Whether a connection was accepted before what is here. */
+const isEarlier = stats => stats.accepted_ns == null && of.part !== 'whole';
+
 function tables() {
   const some = n => n ? count(n) : '';
   const ages = row => ['p50_ns', 'p90_ns', 'p99_ns', 'p99_9_ns', 'max_ns'].map(name => row.ages ? span(row.ages[name]) : '');
@@ -180,7 +210,7 @@ function tables() {
     return button;
   };
   fill($('connections'), ['connection', 'opened', 'lived', 'messages', 'in', 'out', 'turnaround: mean', 'slowest', 'receives', 'ENOBUFS', 'short', 'ended'],
-    connections.map(stats => [go(stats), span(stats.accepted_ns ?? stats.first_ns), span(stats.last_ns - (stats.accepted_ns ?? stats.first_ns)), count(stats.messages), bytes(stats.bytes_in), bytes(stats.bytes_out),
+    connections.map(stats => [go(stats), isEarlier(stats) ? 'before' : span(stats.accepted_ns ?? stats.first_ns), `${isEarlier(stats) ? '> ' : ''}${span(stats.last_ns - (stats.accepted_ns ?? stats.first_ns))}`, count(stats.messages), bytes(stats.bytes_in), bytes(stats.bytes_out),
       stats.exchanges ? span(stats.exchanges_ns / stats.exchanges) : '–', span(stats.slowest_ns), count(stats.receives), some(stats.out_of_buffers), some(stats.short), ended(stats)]), [11]);
   $('conns').append(...conns.map(conn => { const option = element('option'); option.value = conn.id; return option; }));
 }
@@ -188,17 +218,18 @@ function tables() {
 // ---- The timeline --------------------------------------------------------------------------------
 
 const overview = $('overview'), canvas = $('timeline'), tip = $('tip');
-const AXIS = 24, LOOP = 30, BATCH = 40, FLIGHT = 30, GAP = 8, ROW = 22, BAND = 8, THREAD_ROW = 16;
+const AXIS = 24, STRIP = drawing.detail ? 16 : 0, LOOP = 30, BATCH = 40, FLIGHT = 30, GAP = 8, ROW = 22, BAND = 8, THREAD_ROW = 16;
 let view = busy.slice(), chosen = null, colors = {}, pointer = null, queued = false, selection = null;
 
 const gutter = () => canvas.clientWidth < 560 ? 62 : 96;
 const rows = (() => {
-  let top = AXIS;
+  let top = AXIS + STRIP;
   const place = height => { const at = top; top += height + GAP; return at; };
   const all = { loop: loop ? place(LOOP) : null, batch: loop ? place(BATCH) : null, flight: loop && ring ? place(FLIGHT) : null };
   all.threads = threads.length ? place(threads.length * (THREAD_ROW + 2)) : null;
   all.conns = top + 2;
-  all.end = all.conns + conns.length * ROW + 6;
+  all.others = parts.others ? all.conns + conns.length * ROW : null;
+  all.end = all.conns + (conns.length + (parts.others ? 1 : 0)) * ROW + 6;
   return all;
 })();
 const xOf = t => gutter() + (t - view[0]) / (view[1] - view[0]) * (canvas.clientWidth - gutter());
@@ -260,26 +291,35 @@ function draw() {
   ctx.beginPath();
   ctx.rect(left, AXIS, width - left, rows.end);
   ctx.clip();
-  const drawn = { iterations: loop ? drawLoop(ctx, left, width) : 0, threads: 0, calls: 0, marks: 0, conns: 0 };
+  const split = divided();
+  if (drawing.detail) drawStrip(ctx, left, split);
+  const drawn = { iterations: loop ? drawLoop(ctx, left, width, split) : 0, threads: 0, calls: 0, marks: 0, parts: 0, conns: 0 };
   threads.forEach((row, index) => {
-    const calls = drawThread(ctx, row, rows.threads + index * (THREAD_ROW + 2), left, width);
+    const calls = drawThread(ctx, row, rows.threads + index * (THREAD_ROW + 2), left, width, split);
     drawn.calls += calls;
     drawn.threads += calls > 0;
   });
   conns.forEach((conn, index) => {
-    const marks = drawConn(ctx, conn, rows.conns + index * ROW, left, width);
+    const top = rows.conns + index * ROW;
+    ctx.globalAlpha = chosen == null || chosen === index ? 1 : 0.25;
+    drawLine(ctx, conn.stats, top + ROW / 2, left, width);
+    const cells = conn.parts ? drawParts(ctx, conn.parts, split.coarse, mostOfConns, top, left) : 0;
+    const marks = drawConn(ctx, conn, top, left, width, split.fine[0]);
+    ctx.globalAlpha = 1;
     drawn.marks += marks;
-    drawn.conns += marks > 0;
+    drawn.parts += cells;
+    drawn.conns += marks + cells > 0;
   });
+  if (parts.others) drawn.parts += drawParts(ctx, parts.others, [view], mostOfOthers, rows.others, left);
   if (pointer && pointer.x >= left) { ctx.fillStyle = colors.muted; ctx.fillRect(pointer.x, AXIS, 1, rows.end); }
   if (selection) { ctx.globalAlpha = 0.2; ctx.fillStyle = colors.in; ctx.fillRect(Math.min(...selection), AXIS, Math.abs(selection[1] - selection[0]), rows.end); }
   ctx.restore();
   writeScales(ctx, left);
   // The numbers of what is drawn, for screen readers and tests.
   Object.assign(canvas.dataset, drawn);
-  $('range').textContent = `${span(view[1] - view[0])} from ${moment(view[0])}`;
-  const first = drawing.threads ? `${drawn.calls} calls of ${drawn.threads} ${drawing.threads.all.kind}` : `${drawn.iterations} iterations`;
-  canvas.setAttribute('aria-label', `Timeline: ${first} and ${drawn.marks} marks on ${drawn.conns} connections, ${$('range').textContent}`);
+  $('range').textContent = `${span(view[1] - view[0])} from ${moments(view[0])}`;
+  const first = drawing.threads ? `${plural(drawn.calls, 'call')} of ${drawn.threads} ${drawing.threads.all.kind}` : plural(drawn.iterations, 'iteration');
+  canvas.setAttribute('aria-label', `Timeline: ${first}, ${plural(drawn.marks, 'mark')} and counts of ${plural(drawn.parts, 'part')} on ${plural(drawn.conns, 'connection')}, ${$('range').textContent}`);
   if ($('iterations-details').open) iterationsTable();
   remember();
 }
@@ -324,41 +364,64 @@ function names(ctx, left) {
     ctx.fillText(info.thread, left - 6, top + THREAD_ROW / 2, left - 42);
     ctx.textAlign = 'left';
   });
+  if (parts.others) name('others', rows.others, ROW, colors.mono, colors.muted);
   conns.forEach((conn, index) => name(conn.id, rows.conns + index * ROW, ROW, colors.mono, chosen == null || chosen === index ? colors.ink : colors.muted));
 }
 
-/** The loop: each pixel's share of time in the kernel and in handling. */
-function drawLoop(ctx, left, width) {
-  const first = Math.max(0, lower(iterations.at, view[0]) - 1), last = lower(iterations.at, view[1]);
+/** The loop: each pixel's share of time in the enter or wait, in calls, and in neither. */
+function drawLoop(ctx, left, width, { coarse, fine }) {
+  const [from, to] = fine[0] ?? [0, -1];
+  const first = fine.length ? Math.max(0, lower(iterations.at, from) - 1) : 0, last = fine.length ? lower(iterations.at, to) : 0;
   const columns = Math.ceil(width - left), scale = (width - left) / (view[1] - view[0]);
-  const inside = new Float64Array(columns), outside = new Float64Array(columns);
-  const returned = new Float64Array(columns).fill(-1), flying = new Float64Array(columns).fill(-1), bad = new Uint8Array(columns);
-  const spread = (into, from, to) => {
-    from = Math.max((from - view[0]) * scale, 0); to = Math.min((to - view[0]) * scale, columns);
-    for (let x = Math.floor(from); x < to; x++) into[x] += Math.min(to, x + 1) - Math.max(from, x);
+  const array = (value = 0) => new Float64Array(columns).fill(value);
+  const inside = array(), calls = array(), own = array(), bad = array();
+  const batches = { marks: array(-1), parts: array(-1) }, flying = array(-1);
+  const spread = (into, from, to, share) => {
+    from = Math.max(from, 0); to = Math.min(to, columns);
+    for (let x = Math.floor(from); x < to; x++) into[x] += (Math.min(to, x + 1) - Math.max(from, x)) * share;
   };
-  let most = 1, mostFlying = 1;
+  eachPart(coarse, left, (part, begin, end) => {
+    const all = parts.loop;
+    for (const [into, times] of [[inside, all.inside], [calls, all.calls], [own, all.own]]) spread(into, begin, end, times[part] / parts.step);
+    for (let x = Math.max(Math.floor(begin), 0); x < Math.min(end, columns); x++) {
+      if (all.iterations[part]) batches.parts[x] = Math.max(batches.parts[x], all.returned[part]);
+      if (all.iterations[part]) flying[x] = Math.max(flying[x], all.in_flight[part]);
+      if (parts.abnormal[part]) bad[x] = 1;
+    }
+  });
+  const clip = t => (Math.min(Math.max(t, from), to) - view[0]) * scale;
   for (let at = first; at < last; at++) {
-    const back = iterations.at[at] + iterations.inside[at];
-    spread(inside, iterations.at[at], back);
-    spread(outside, back, back + iterations.outside[at]);
+    const back = iterations.at[at] + iterations.inside[at], outside = iterations.outside[at];
+    const share = outside ? iterations.calls[at] / outside : 0;
+    spread(inside, clip(iterations.at[at]), clip(back), 1);
+    spread(calls, clip(back), clip(back + outside), share);
+    spread(own, clip(back), clip(back + outside), 1 - share);
     const x = Math.floor((back - view[0]) * scale);
-    if (x < 0 || x >= columns) continue;
-    returned[x] = Math.max(returned[x], iterations.returned[at]);
+    if (x < 0 || x >= columns || back > to) continue;
+    batches.marks[x] = Math.max(batches.marks[x], iterations.returned[at]);
     flying[x] = Math.max(flying[x], iterations.in_flight[at]);
-    most = Math.max(most, iterations.returned[at]);
-    mostFlying = Math.max(mostFlying, iterations.in_flight[at]);
     if (iterations.abnormal[at]) bad[x] = 1;
   }
   for (let x = 0; x < columns; x++) {
-    const within = Math.min(inside[x], 1) * LOOP, handling = outside[x] > 0 ? Math.max(Math.min(outside[x], 1) * LOOP, 2) : 0;
-    if (within > 0) { ctx.fillStyle = colors.kernel; ctx.fillRect(left + x, rows.loop, 1, Math.min(within + 1, LOOP - handling)); }
-    if (handling) { ctx.fillStyle = colors.handle; ctx.fillRect(left + x, rows.loop + LOOP - handling, 1, handling); }
+    let bottom = rows.loop + LOOP;
+    // A small share of a pixel is visible as well.
+    for (const [color, share] of [['handle', own[x]], ['copy', calls[x]]]) {
+      const tall = share > 0.001 ? Math.max(Math.min(share, 1) * LOOP, 1.5) : 0;
+      bottom -= tall;
+      if (tall) { ctx.fillStyle = colors[color]; ctx.fillRect(left + x, bottom, 1, tall); }
+    }
+    const tall = Math.min(Math.min(inside[x], 1) * LOOP + 1, bottom - rows.loop);
+    if (inside[x] > 0) { ctx.fillStyle = colors[ring ? 'kernel' : 'wait']; ctx.fillRect(left + x, rows.loop, 1, tall); }
     if (bad[x]) { ctx.fillStyle = colors.bad; ctx.fillRect(left + x - 1, rows.loop - 4, 3, LOOP + 4); }
   }
   if (last - first < (width - left) / 12) separate(ctx, left, width, first, last);
+  const most = [...batches.marks, ...batches.parts].reduce((a, b) => Math.max(a, b), 1), mostFlying = flying.reduce((a, b) => Math.max(a, b), 1);
   const barWidth = Math.max(1, Math.min(4, (width - left) / Math.max(1, last - first) / 3));
-  bars(ctx, left, returned, most, rows.batch, BATCH, colors.batch, barWidth);
+  ctx.globalAlpha = 0.6;
+  bars(ctx, left, batches.parts, most, rows.batch, BATCH, colors.batch, 1);
+  ctx.globalAlpha = 1;
+  bars(ctx, left, batches.marks, most, rows.batch, BATCH, colors.batch, barWidth);
+  scales.push([most, rows.batch]);
   if (ring) steps(ctx, left, flying, mostFlying, rows.flight, FLIGHT, colors.flight);
   return last - first;
 }
@@ -390,7 +453,6 @@ function bars(ctx, left, values, most, top, height, color, width) {
   values.forEach((n, x) => { if (n > 0) { const tall = Math.max(1, n / most * height); ctx.fillRect(left + x, top + height - tall, width, tall); } });
   ctx.fillStyle = colors.line;
   ctx.fillRect(left, top + height, values.length, 1);
-  scales.push([most, top]);
 }
 
 function steps(ctx, left, values, most, top, height, color) {
@@ -411,13 +473,18 @@ function steps(ctx, left, values, most, top, height, color) {
   scales.push([most, top]);
 }
 
-/** A connection: receives above the line, sends below it. */
-function drawConn(ctx, conn, top, left, width) {
-  const { stats } = conn, middle = top + ROW / 2;
-  ctx.globalAlpha = chosen == null || conns[chosen] === conn ? 1 : 0.25;
-  const from = Math.max(xOf(stats.accepted_ns ?? stats.first_ns), left), to = Math.min(xOf(stats.closed_ns ?? stats.last_ns), width);
+/** The line of a connection, as long as it is open. */
+function drawLine(ctx, stats, middle, left, width) {
+  const begin = isEarlier(stats) ? whole[0] : stats.accepted_ns ?? stats.first_ns;
+  const from = Math.max(xOf(begin), left), to = Math.min(xOf(stats.closed_ns ?? stats.last_ns), width);
   if (to >= from) { ctx.fillStyle = colors.line; ctx.fillRect(from, middle - 0.5, Math.max(to - from, 1), 1); }
+}
+
+/** A connection within these times: receives above the line, sends below it. What is abnormal is drawn everywhere. */
+function drawConn(ctx, conn, top, left, width, times) {
+  const middle = top + ROW / 2, begin = times ? Math.max(xOf(times[0]), left) : width, over = times ? Math.min(xOf(times[1]), width) : left;
   const first = lower(conn.at, view[0] - conn.longest), last = lower(conn.at, view[1]);
+  const isDrawn = (x, end) => end >= begin - 1 && x <= over;
   const abnormal = [];
   let drawn = 0, lastIn = -1, lastOut = -1;
   // Armed receives are drawn below their completions.
@@ -425,15 +492,15 @@ function drawConn(ctx, conn, top, left, width) {
     const bits = conn.bits[at];
     if (!(bits & SPAN) || bits & OUTBOUND) continue;
     const x = xOf(conn.at[at]), end = xOf(conn.at[at] + conn.lasted[at]);
-    if (end < left) continue;
+    if (!isDrawn(x, end)) continue;
     ctx.fillStyle = colors.armed;
-    ctx.fillRect(Math.max(x, left), middle - BAND - 0.5, Math.max(Math.min(end, width) - Math.max(x, left), 1), BAND);
+    ctx.fillRect(Math.max(x, begin), middle - BAND - 0.5, Math.max(Math.min(end, over) - Math.max(x, begin), 1), BAND);
   }
   for (let at = first; at < last; at++) {
     const bits = conn.bits[at], x = xOf(conn.at[at]), end = xOf(conn.at[at] + conn.lasted[at]);
-    if (end < left - 1) continue;
+    if (bits & ABNORMAL && end >= left - 1) abnormal.push(bits & SPAN ? end : x);
+    if (!isDrawn(x, end)) continue;
     drawn++;
-    if (bits & ABNORMAL) abnormal.push(bits & SPAN ? end : x);
     if (bits & OUTBOUND) {
       if (bits & SPAN) {
         const wide = Math.max(end - x, 1.5);
@@ -459,7 +526,6 @@ function drawConn(ctx, conn, top, left, width) {
   }
   ctx.fillStyle = colors.bad;
   for (const x of abnormal) { ctx.fillRect(x - 1, top, 2.5, ROW - 2); ctx.beginPath(); ctx.moveTo(x - 4, top); ctx.lineTo(x + 5, top); ctx.lineTo(x + 0.5, top + 6); ctx.fill(); }
-  ctx.globalAlpha = 1;
   return drawn;
 }
 
@@ -467,11 +533,13 @@ function drawOverview() {
   const height = 44, ctx = sized(overview, height), left = gutter(), width = overview.clientWidth - left;
   ctx.fillStyle = colors.panel;
   ctx.fillRect(left, 0, width, height);
-  const most = parts.messages.reduce((a, b) => Math.max(a, b), 1), wide = width / parts.messages.length;
-  parts.messages.forEach((n, at) => {
+  // Columns of two pixels or more: as many parts together as that takes.
+  const together = Math.ceil(parts.messages.length / (width / 2)), sums = list => list.reduce((all, n, at) => { const x = Math.floor(at / together); all[x] = (all[x] ?? 0) + n; return all; }, []);
+  const messages = sums(parts.messages), abnormal = sums(parts.abnormal), most = messages.reduce((a, b) => Math.max(a, b), 1), wide = width / parts.messages.length * together;
+  messages.forEach((n, at) => {
     if (n) { const tall = Math.max(2, Math.sqrt(n / most) * (height - 8)); ctx.fillStyle = colors.in; ctx.globalAlpha = 0.6; ctx.fillRect(left + at * wide, height - tall, wide + 0.3, tall); }
     ctx.globalAlpha = 1;
-    if (parts.abnormal[at]) { ctx.fillStyle = colors.bad; ctx.fillRect(left + at * wide, 0, Math.max(wide, 2), 6); }
+    if (abnormal[at]) { ctx.fillStyle = colors.bad; ctx.fillRect(left + at * wide, 0, Math.max(wide, 2), 6); }
   });
   ctx.fillStyle = colors.ink;
   ctx.font = `12px ${colors.sans}`;
@@ -495,14 +563,16 @@ function drawOverview() {
 function under(x, y) {
   const t = tOf(x), near = tOf(x + 5) - t;
   const line = Math.floor((y - rows.conns) / ROW);
+  if (parts.others && line === conns.length) return ['<b>others</b>', ...underParts(parts.others, t)];
   if (y >= rows.conns && line >= 0 && line < conns.length) return underConn(conns[line], t, near, y - rows.conns - line * ROW >= ROW / 2);
   const index = Math.floor((y - rows.threads) / (THREAD_ROW + 2));
   if (threads.length && y >= rows.threads && index < threads.length) return underThread(threads[index], t, near);
   if (!loop || y < AXIS) return null;
+  if (isCoarse(t)) return underLoopParts(t);
   const at = lower(iterations.at, t + 1) - 1;
   if (at < 0 || t > iterations.at[at] + iterations.inside[at] + iterations.outside[at]) return null;
-  const lines = [`<b>iteration ${count(iterations.number[at])}</b> <span>at ${moment(iterations.at[at])}</span>`, `${waitName} ${span(iterations.inside[at])}, handling ${span(iterations.outside[at])}`];
-  lines.push(ring ? `${count(iterations.taken[at])} submissions taken, ${count(iterations.returned[at])} completions, ${count(iterations.in_flight[at])} in flight` : `${count(iterations.returned[at])} ready descriptors`);
+  const lines = [`<b>iteration ${count(iterations.number[at])}</b> <span>at ${moments(iterations.at[at])}</span>`, `${waitName} ${span(iterations.inside[at])}${iterations.calls[at] ? `, other calls ${span(iterations.calls[at])}` : ''}, ${loopWords().own} ${span(iterations.outside[at] - iterations.calls[at])}`];
+  lines.push(ring ? `${plural(iterations.taken[at], 'submission')} taken, ${plural(iterations.returned[at], 'completion')}, ${count(iterations.in_flight[at])} in flight` : plural(iterations.returned[at], 'ready descriptor'));
   if (iterations.abnormal[at]) lines.push('contains something abnormal');
   return lines;
 }
@@ -514,16 +584,17 @@ function underConn(conn, t, near, out) {
     const bits = conn.bits[at];
     if (!!(bits & OUTBOUND) !== out) continue;
     const end = conn.at[at] + conn.lasted[at];
+    if (isCoarse(t) && !(bits & ABNORMAL)) continue;
     // A tick takes precedence over the armed receive around it.
     const away = bits & SPAN ? (t < conn.at[at] - near || t > end + near ? Infinity : !(bits & OUTBOUND) ? near * 0.9 : Math.max(0, conn.at[at] - t, t - end)) : Math.abs(t - conn.at[at]);
     if (away <= near && away < distance) { distance = away; best = at; }
   }
-  const lines = [`<b>${conn.id}</b> <span>${count(conn.stats.messages)} messages, slowest exchange ${span(conn.stats.slowest_ns)}</span>`];
-  if (best < 0) return lines;
+  const lines = [`<b>${conn.id}</b> <span>${plural(conn.stats.messages, 'message')}, slowest exchange ${span(conn.stats.slowest_ns)}</span>`];
+  if (best < 0) return conn.parts && isCoarse(t) ? [...lines, ...underParts(conn.parts, t)] : lines;
   const bits = conn.bits[best], name = drawing.names[conn.name[best]], res = conn.res[best];
   const came = bits & UNENDED ? 'not ended' : !(bits & RESULT) ? '' : res < 0 ? `result ${res}` : bits & SPAN && bits & MULTISHOT ? '' : `${count(res)}${bits & BYTES ? ' B' : ''}`;
   lines.push(`<b>${name}</b> ${came}${bits & ABNORMAL ? ' – abnormal' : ''}`);
-  lines.push(`at ${moment(conn.at[best])}${bits & SPAN ? `, ${bits & IMPLIED ? 'ended within' : 'for'} ${span(conn.lasted[best])}${bits & MULTISHOT ? ', many completions' : ''}` : ''}`);
+  lines.push(`at ${moments(conn.at[best])}${bits & SPAN ? `, ${bits & IMPLIED ? 'ended within' : 'for'} ${span(conn.lasted[best])}${bits & MULTISHOT ? ', many completions' : ''}` : ''}`);
   return lines;
 }
 
@@ -540,9 +611,10 @@ function hover() {
 function iterationsTable() {
   const first = Math.max(0, lower(iterations.at, view[0]) - 1), last = lower(iterations.at, view[1]), shown = Math.min(last, first + 200);
   const list = [];
-  for (let at = first; at < shown; at++) list.push([count(iterations.number[at]), moment(iterations.at[at]), span(iterations.inside[at]), span(iterations.outside[at]), count(iterations.taken[at]), count(iterations.returned[at]), count(iterations.in_flight[at]), iterations.abnormal[at] ? 'abnormal' : '']);
+  for (let at = first; at < shown; at++) list.push([count(iterations.number[at]), moment(iterations.at[at]), span(iterations.inside[at]), span(iterations.calls[at]), span(iterations.outside[at] - iterations.calls[at]), count(iterations.taken[at]), count(iterations.returned[at]), count(iterations.in_flight[at]), iterations.abnormal[at] ? 'abnormal' : '']);
   if (shown < last) list.push([`… and ${count(last - shown)} more: zoom in`]);
-  fill($('iterations'), ['iteration', 'begins', waitName, 'handling', 'taken', 'returned', 'in flight', ''], list);
+  if (isCoarse(view[0]) || isCoarse(view[1])) list.push([`Outside of ${moment(detail[0])} to ${moment(detail[1])} the page has counts only.`]);
+  fill($('iterations'), ['iteration', 'begins', waitName, 'other calls', loopWords().own, 'taken', 'returned', 'in flight', ''], list);
 }
 
 /** Moves to the next abnormal event after the middle of the view. */
@@ -552,9 +624,10 @@ function nextAbnormal() {
   const see = t => { first = Math.min(first, t); if (t > middle) found = Math.min(found, t); };
   iterations.abnormal?.forEach((is, at) => { if (is) see(iterations.at[at] + iterations.inside[at]); });
   for (const conn of conns) conn.bits.forEach((bits, at) => { if (bits & ABNORMAL) see(conn.at[at] + (bits & SPAN ? conn.lasted[at] : 0)); });
+  Object.entries(parts.abnormal).forEach(([part, n]) => { const t = parts.from + (+part + 0.5) * parts.step; if (n && drawing.detail && (t < detail[0] || t > detail[1])) see(t); });
   const at = found < Infinity ? found : first;
   $('search-said').textContent = at < Infinity ? '' : 'Nothing abnormal is drawn.';
-  if (at < Infinity) { const width = Math.min(view[1] - view[0], 2e6); setView(at - width / 2, at + width / 2); }
+  if (at < Infinity) { const width = Math.min(view[1] - view[0], Math.max(2e6, drawing.detail ? parts.step * 3 : 0)); setView(at - width / 2, at + width / 2); }
 }
 
 function find(go) {
@@ -563,7 +636,7 @@ function find(go) {
   let index = conns.findIndex(conn => conn.id === wanted);
   if (index < 0 && wanted) index = conns.findIndex(conn => conn.id.startsWith(`${wanted}.`));
   chosen = index < 0 ? null : index;
-  $('search-said').textContent = wanted && index < 0 ? `${wanted} has no row: it is not among the ${count(conns.length)} worst connections, or does not exist.` : '';
+  $('search-said').textContent = wanted && index < 0 ? `${wanted} has no row: ${conns.length === 1 ? 'it is not the worst connection' : `it is not among the ${count(conns.length)} worst connections`}, or does not exist.` : '';
   if (go && chosen != null) {
     const { stats } = conns[chosen], from = stats.accepted_ns ?? stats.first_ns, margin = (stats.last_ns - from) * 0.02 + 1000;
     setView(from - margin, stats.last_ns + margin);
@@ -589,10 +662,12 @@ canvas.addEventListener('keydown', event => {
   if (action) { event.preventDefault(); action(); }
 });
 canvas.addEventListener('wheel', event => {
-  if (event.offsetX < gutter()) return;
+  // The plain wheel scrolls the page.
+  const sideways = event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY);
+  if (event.offsetX < gutter() || !(sideways || event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
   const pixels = event.deltaMode === 1 ? 16 : 1;
-  if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) move((event.deltaX || event.deltaY) * pixels / canvas.clientWidth);
+  if (sideways && !event.ctrlKey) move((event.deltaX || event.deltaY) * pixels / canvas.clientWidth);
   else zoom(Math.exp(Math.max(-1, Math.min(1, event.deltaY * pixels * 0.0025))), tOf(event.offsetX));
 }, { passive: false });
 canvas.addEventListener('dblclick', event => zoom(0.25, tOf(event.offsetX)));
@@ -637,8 +712,10 @@ overview.addEventListener('pointerup', event => {
 $('search').addEventListener('input', () => find(false));
 $('search').addEventListener('keydown', event => { if (event.key === 'Enter') find(true); });
 $('iterations-details').addEventListener('toggle', redraw);
-addEventListener('resize', redraw);
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { readColors(); redraw(); });
+/** Draws all anew, at once: in other colours or another size. */
+const repaint = () => { readColors(); draw(); painted.forEach(paint => paint()); };
+addEventListener('resize', repaint);
+for (const media of ['(prefers-color-scheme: dark)', 'print']) matchMedia(media).addEventListener('change', repaint);
 
 // The address has the part in view, as a link to it: #t=from-to&c=c7.1
 let remembering = null;
@@ -660,10 +737,11 @@ readColors();
 words();
 tiles();
 legend();
+heatmaps();
 charts();
 tables();
 if (threads.length) threadsTable();
 $('iterations-details').hidden = !loop;
 recall();
-draw();
+repaint();
 root.dataset.ready = 'yes';

@@ -1,7 +1,7 @@
 // ---- The threads ---------------------------------------------------------------------------------
 
 /** The rows of threads or child processes, if many recorded. */
-const threadRows = all => all ? all.shown.map(({ info, bars }) => ({ info, ...bars, phase: bars.bits.map(bits => bits >> PHASE), longest: longest(bars) })) : [];
+const threadRows = all => all ? all.shown.map(({ info, bars }, index) => ({ info, parts: parts.threads?.[index], ...bars, phase: bars.bits.map(bits => bits >> PHASE), longest: longest(bars) })) : [];
 
 const PHASES = [
   ['wait', 'asleep: in a call that waits (a receive copies at its end)'],
@@ -39,19 +39,27 @@ function threadsTable() {
 }
 
 /** A thread: each pixel's time by state; the name of a call that is wide enough. */
-function drawThread(ctx, row, top, left, width) {
+function drawThread(ctx, row, top, left, width, { coarse, fine }) {
   const { info } = row, columns = Math.ceil(width - left), scale = (width - left) / (view[1] - view[0]);
   const from = (Math.max(info.from_ns, view[0]) - view[0]) * scale, to = (Math.min(info.until_ns, view[1]) - view[0]) * scale;
   if (to < 0 || from > columns) return 0;
-  const parts = PHASES.map(() => new Float64Array(columns));
+  const states = PHASES.map(() => new Float64Array(columns));
   const first = lower(row.at, view[0] - row.longest), last = lower(row.at, view[1]), bad = [], wide = [];
   let drawn = 0;
+  const spread = (into, begin, end, share) => {
+    begin = Math.max(begin, 0); end = Math.min(end, columns);
+    for (let x = Math.floor(begin); x < end; x++) into[x] += (Math.min(end, x + 1) - Math.max(begin, x)) * share;
+  };
+  eachPart(coarse, left, (part, begin, end) => row.parts.times.forEach((times, phase) => {
+    spread(states[phase], begin, end, times[part] / parts.step);
+    drawn += times[part] > 0;
+  }));
+  const [begins, ends] = fine[0] ? fine[0].map(t => (t - view[0]) * scale) : [columns, 0];
   for (let at = first; at < last; at++) {
-    const begin = Math.max((row.at[at] - view[0]) * scale, 0), end = Math.min((row.at[at] + row.lasted[at] - view[0]) * scale, columns);
-    if (end < 0) continue;
+    const begin = Math.max((row.at[at] - view[0]) * scale, begins), end = Math.min((row.at[at] + row.lasted[at] - view[0]) * scale, ends);
+    if (end < begin) continue;
     drawn++;
-    const into = parts[row.phase[at]];
-    for (let x = Math.floor(begin); x < end; x++) into[x] += Math.min(end, x + 1) - Math.max(begin, x);
+    spread(states[row.phase[at]], begin, end, 1);
     if (row.bits[at] & ABNORMAL) bad.push(left + end);
     if (end - begin > 34) wide.push([begin, end, drawing.names[row.name[at]], row.phase[at]]);
   }
@@ -60,7 +68,7 @@ function drawThread(ctx, row, top, left, width) {
   ctx.fillRect(left + from, top, Math.max(to - from, 1), THREAD_ROW);
   let x = Math.floor(from);
   const heights = x => {
-    const lived = Math.min(to, x + 1) - Math.max(from, x), all = lived > 0 ? parts.map(part => part[x] / lived) : [0, 0, 0];
+    const lived = Math.min(to, x + 1) - Math.max(from, x), all = lived > 0 ? states.map(state => state[x] / lived) : [0, 0, 0];
     // A small share of a pixel is visible as well.
     const own = all[0] < 1 - 1e-9 ? 1 : 0, small = n => n > 0 ? Math.max(n * THREAD_ROW, 1) : 0;
     const [copy, other] = [small(all[1]), small(all[2])];
@@ -93,6 +101,7 @@ function underThread(row, t, near) {
   const { info } = row, times = timesOf(info), lived = sum(times);
   const lines = [`<b>${info.lane}</b> <span>${threadLabel(info)}, ${share(times[0], lived)} of its time asleep</span>`];
   if (t < info.from_ns - near || t > info.until_ns + near) return null;
+  if (isCoarse(t)) return [...lines, `within ${span(parts.step)}, from ${moments(parts.from + partAt(t) * parts.step)}:`, ...PHASES.map(([, name], phase) => `${span(row.parts.times[phase][partAt(t)])} ${name}`)];
   // A short call is found near the pointer; one under it takes precedence.
   let best = -1, distance = Infinity;
   for (let at = lower(row.at, t - Math.max(near, row.longest)), last = lower(row.at, t + near); at < last; at++) {
@@ -103,7 +112,7 @@ function underThread(row, t, near) {
   const bits = row.bits[best], res = row.res[best], name = drawing.names[row.name[best]];
   const came = bits & UNENDED ? 'not ended' : !(bits & RESULT) ? '' : res < 0 ? `result ${res}` : `${count(res)}${bits & BYTES ? ' B' : ''}`;
   lines.push(`<b>${name}</b> ${came}${bits & ABNORMAL ? ' – abnormal' : ''}`, PHASES[row.phase[best]][1]);
-  lines.push(`at ${moment(row.at[best])}, for ${span(row.lasted[best])}`);
+  lines.push(`at ${moments(row.at[best])}, for ${span(row.lasted[best])}`);
   return lines;
 }
 

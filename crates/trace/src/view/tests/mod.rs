@@ -3,6 +3,7 @@
 
 mod connections;
 mod doctor;
+mod heatmap;
 mod lanes;
 mod numbers;
 mod output;
