@@ -327,6 +327,15 @@ pub fn interrupt<T>(thread: &std::thread::JoinHandle<T>) {
     unsafe { libc::pthread_kill(thread.as_pthread_t() as _, INTERRUPT) };
 }
 
+/// Sends a signal to a thread of a process.
+///
+/// # Errors
+/// tgkill(2): there is no such thread, or it is not permitted.
+pub fn signal_thread(process: i32, thread: i32, signal: libc::c_int) -> io::Result<()> {
+    // Takes numbers alone.
+    syscall!(syscall(libc::SYS_tgkill, process, thread, signal)).map(drop)
+}
+
 /// Unhandled it is ignored, no program waits for it, and one too many means nothing: it is the
 /// signal that Go's runtime took for the same purpose.
 pub(super) const INTERRUPT: libc::c_int = libc::SIGURG;

@@ -69,7 +69,7 @@ fn a_ring_of_another_process_is_seen_at_work() {
     let summary: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
     assert_eq!(
         (&summary["schema"], &summary["lost"]),
-        (&"proactor.trace.attach/2".into(), &0.into())
+        (&"proactor.trace.attach/3".into(), &0.into())
     );
     let ops = summary["rings"][0]["ops"].as_array().unwrap();
     let op = |name: &str| {
@@ -151,7 +151,7 @@ fn a_process_without_a_ring_is_reported_at_once_and_at_the_end() {
     let output = output.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let process = format!("process {pid} (sleep)");
-    let last = format!("error: {process} has no io_uring open");
+    let last = format!("error: {process}: no operation, and it has no io_uring open");
     assert!(
         said.contains(&format!("{process} has no io_uring open yet: waiting for one")),
         "{said}"

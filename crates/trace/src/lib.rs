@@ -9,7 +9,7 @@
 //!   file ─► Trace ─► events() ─► Event, Event, …  ─► show, view, export
 //! ```
 //!
-//! [`kernel`] reads the kernel's own tracepoints beside a recording, and [`WatchedProcess`] those
+//! [`kernel`] reads the kernel's own tracepoints beside a recording, and [`WatchedRings`] those
 //! of a process that records nothing.
 #![deny(unsafe_code)]
 
@@ -22,7 +22,7 @@ mod merged;
 mod show;
 pub mod view;
 
-pub use attach::{RingEvent, WatchedProcess};
+pub use attach::{RingEvent, WatchedRings};
 pub use event::{Begun, Event, Events, InFlight, Kinds, events};
 pub use follow::{Follow, open_process};
 pub use merged::{MergedEvent, merged, parse_name};

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use proactor_trace::kernel::{
     Delays, KernelEvent, Layout, PageEntries, PageLayout, Sidecar, Tracepoint, TracepointDecoder,
 };
-use proactor_trace::{About, Record, Recorder, Settings, Trace, WatchedProcess};
+use proactor_trace::{About, Record, Recorder, Settings, Trace, WatchedRings};
 
 /// The header of a page, as `events/header_page` has it.
 pub(crate) const PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
@@ -57,7 +57,8 @@ fn views(mut events: Vec<KernelEvent>) {
     TRACE.with(|trace| {
         events.iter().for_each(|event| drop((event.line(), event.json())));
         let ours = std::process::id();
-        let mut attached = WatchedProcess::new(ours).expect("we run");
+        let mut attached = WatchedRings::new(ours).expect("we run");
+        attached.begin(true).expect("we run");
         for event in &mut events {
             // Rings of other processes are ignored.
             if event.thread & 1 == 0 || event.tracepoint == Tracepoint::Create {
@@ -104,6 +105,11 @@ pub(crate) fn format(point: Tracepoint) -> String {
         ("int count", 32, 4, 1),
         ("int min_events", 32, 4, 1),
         ("u8 opcode", 48, 1, 0),
+        ("int sig", 32, 4, 1),
+        ("int pid", 32, 4, 1),
+        ("u64 clone_flags", 40, 8, 0),
+        ("char comm[16]", 40, 16, 0),
+        ("char newcomm[16]", 40, 16, 0),
     ];
     for (declared, offset, size, signed) in fields {
         let line = format!("\tfield:{declared};\toffset:{offset};\tsize:{size};\tsigned:{signed};");

@@ -1,44 +1,65 @@
 //! A strace for io_uring: what any process does with its rings, by the kernel's tracepoints.
 //!
-//! The process does not have to cooperate. [`WatchedProcess`] receives the [events](KernelEvent) of
+//! The process does not have to cooperate. [`WatchedRings`] receives the [events](KernelEvent) of
 //! all rings, selects those of the process, and matches submissions, arrivals and completions.
-//! A request is identified by its address where the kernel traces it, and by its user data
-//! otherwise. If several requests in flight have the same user data, the latest is taken.
+//!
+//! ```text
+//!   RingWatch ─► KernelEvent ─► Tasks: whose thread? ─► RingState ─► RingEvent, summary
+//! ```
 
+mod requests;
 mod rings;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::follow::no_process;
-use super::kernel::{KernelEvent, Missing, Tracepoint};
-use rings::{MatchedCompletion, RingState};
+use super::kernel::{KernelEvent, Missing, Tasks, Tracepoint};
+use proactor::os::procfs;
+use rings::{Certainty, RingState, SeenCompletion};
 
-/// A process whose rings are watched.
+/// From so many submissions of a stranger between two reads on, it is worth excluding.
+const BUSY: u32 = 200;
+
+/// The processes or the thread whose rings are watched.
 #[derive(Debug, Default)]
-pub struct WatchedProcess {
-    pid: u32,
+pub struct WatchedRings {
+    /// As it was named: a process, or a thread.
+    id: u32,
+    /// The process of this thread, if one thread is watched.
+    process_of_thread: Option<u32>,
     name: String,
-    /// By thread, whether it belongs to the process. Each is looked up once.
-    threads: HashMap<i32, bool>,
+    /// The process by the kernel's number, which differs in a PID namespace.
+    process: i32,
+    tasks: Tasks,
     rings: Vec<RingState>,
     /// The indices of `rings`, by address.
     indices: HashMap<u64, usize>,
+    /// The same before events were lost: a ring is known again when its own thread uses it.
+    unconfirmed: HashMap<u64, usize>,
+    /// By thread: whether an enter was not counted yet, and the ring that it used last.
+    callers: HashMap<i32, (bool, Option<usize>)>,
+    /// Child processes that are not watched, and that have used a ring.
+    unwatched: BTreeMap<i32, String>,
+    /// By thread of another process, its submissions since the last call of `busy_strangers`.
+    strangers: HashMap<i32, u32>,
     /// The time of the first event, in nanoseconds.
     first: Option<u64>,
-    /// How long the process was watched.
+    /// How long they were watched.
     pub watched: Duration,
     /// How many events the kernel lost.
-    pub lost: u64,
+    lost: u64,
+    /// How many more times events are read that may have a gap.
+    gap: u8,
     /// What the kernel does not trace. The counts of it are shown as unknown.
     pub missing: Vec<Missing>,
 }
 
-/// An event of a ring of the process, with the request that it belongs to.
+/// An event of a watched ring, with the request that it belongs to.
 #[derive(Debug)]
 pub struct RingEvent {
     /// Nanoseconds since the first event.
@@ -47,92 +68,231 @@ pub struct RingEvent {
     ring: usize,
     /// With the operation of its request.
     event: KernelEvent,
-    matched: Option<MatchedCompletion>,
+    completion: Option<SeenCompletion>,
 }
 
-impl WatchedProcess {
-    /// Watches a running process.
+impl WatchedRings {
+    /// Names a running process, or one of its threads. Nothing is watched yet.
     ///
     /// # Errors
-    /// The process does not exist, or is not visible.
-    pub fn new(pid: u32) -> io::Result<WatchedProcess> {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
-        let name = name.map_err(|error| no_process(pid, "cannot see", &error))?;
-        Ok(WatchedProcess { pid, name: name.trim().to_owned(), ..WatchedProcess::default() })
+    /// It does not exist, or is not visible.
+    pub fn new(id: u32) -> io::Result<WatchedRings> {
+        let status = fs::read_to_string(format!("/proc/{id}/status"));
+        let status = status.map_err(|error| no_process(id, "cannot see", &error))?;
+        let name = procfs::field(&status, "Name").unwrap_or_default().to_owned();
+        let process = procfs::number(&status, "Tgid").and_then(|number| number.try_into().ok());
+        let process_of_thread = process.filter(|process| *process != id);
+        Ok(WatchedRings { id, process_of_thread, name, ..WatchedRings::default() })
     }
 
-    /// Whether the process still runs.
+    /// Starts to watch, with the children that it will have if `with_children`. Call it when events
+    /// are recorded already.
+    ///
+    /// # Errors
+    /// It has ended, or its threads cannot be found.
+    pub fn begin(&mut self, with_children: bool) -> io::Result<()> {
+        self.tasks.with_children = with_children;
+        self.tasks.with_threads = self.process_of_thread.is_none() || with_children;
+        let process = self.process_of_thread.unwrap_or(self.id);
+        let only = self.process_of_thread.map(|_| self.id);
+        let added = self.tasks.add_process(process, only);
+        self.process = added.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => no_process(self.id, "cannot see", &error),
+            _ => error,
+        })?;
+        Ok(())
+    }
+
+    /// Whether the process, or a watched child, still runs.
     pub fn is_alive(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The state follows the name, which may contain any characters.
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        let is_alive = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // The state follows the name, which may contain any characters.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        };
+        let children = self.tasks.processes().into_iter().filter_map(|it| self.number_here(it));
+        is_alive(&self.id) || self.tasks.with_children && { children }.any(|pid| is_alive(&pid))
     }
 
-    /// The number of its open rings. Idle rings have no events.
+    /// The number of a process in the PID namespace of this program, if it is known.
+    fn number_here(&self, process: i32) -> Option<u32> {
+        let (named, number) = (self.process_of_thread.unwrap_or(self.id), self.process);
+        match process == number {
+            true => Some(named),
+            // In a PID namespace the two numbers differ.
+            false => (named as i32 == number).then_some(process as u32),
+        }
+    }
+
+    /// The number of open rings of the process. Idle rings have no events.
     pub fn open_rings(&self) -> usize {
-        let Ok(files) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return 0 };
+        let process = self.process_of_thread.unwrap_or(self.id);
+        let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else { return 0 };
         let is_ring = |path: PathBuf| {
             fs::read_link(path).is_ok_and(|link| link.as_os_str() == "anon_inode:[io_uring]")
         };
         files.filter_map(Result::ok).filter(|file| is_ring(file.path())).count()
     }
 
-    /// The process in words: `process 123 (nginx)`.
+    /// What is watched, in words: `process 123 (nginx)`.
     pub fn label(&self) -> String {
-        format!("process {} ({})", self.pid, self.name)
+        let (id, name) = (self.id, self.current_name());
+        match self.process_of_thread {
+            Some(process) => format!("thread {id} ({name}) of process {process}"),
+            None => format!("process {id} ({name})"),
+        }
+    }
+
+    /// The present name, which execve(2) changes.
+    fn current_name(&self) -> &str {
+        match self.tasks.name(self.process) {
+            name if self.process_of_thread.is_none() && !name.is_empty() => name,
+            _ => &self.name,
+        }
     }
 
     /// Why there is nothing to watch, as a sentence; `None` if a ring was seen or is open.
     pub fn nothing_to_watch(&self) -> Option<String> {
+        if !self.rings.is_empty() {
+            return None;
+        }
         let why = match self.open_rings() {
-            _ if !self.rings.is_empty() => return None,
-            _ if !self.is_alive() => "has ended without io_uring activity",
-            0 => "has no io_uring open",
+            _ if self.lost > 0 => "no operation was seen, but events were lost".to_owned(),
+            _ if !self.unwatched.is_empty() => {
+                let mut names =
+                    self.unwatched.iter().map(|(child, name)| format!("{child} ({name})"));
+                let (first, more) = (names.next().unwrap_or_default(), names.count());
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                format!(
+                    "no operation of its own, but its child process {first}{more} has rings: \
+                         -f watches children"
+                )
+            }
+            _ if !self.is_alive() => "no operation until it ended".to_owned(),
+            0 => "no operation, and it has no io_uring open".to_owned(),
             _ => return None,
         };
-        Some(format!("{} {why}", self.label()))
+        Some(format!("{}: {why}", self.label()))
+    }
+
+    /// Notes how many events the kernel has lost so far. Call it before the events that were read
+    /// are observed. After a loss, requests in flight are forgotten, and nothing is concluded from
+    /// the events of this and of the next reading, where the gap is.
+    pub fn note_losses(&mut self, lost: u64) {
+        self.gap = if lost > self.lost { 2 } else { self.gap.saturating_sub(1) };
+        if self.gap == 0 && self.lost == lost {
+            return;
+        }
+        self.lost = lost;
+        self.rings.iter_mut().for_each(RingState::forget_requests);
+        self.unconfirmed.extend(self.indices.drain());
+        // Threads that were created in the gap are known while they run.
+        if self.process_of_thread.is_none() {
+            let processes = self.tasks.processes().into_iter();
+            let pids: Vec<_> = processes.filter_map(|it| self.number_here(it)).collect();
+            pids.into_iter().for_each(|pid| drop(self.tasks.add_process(pid, None)));
+        }
+    }
+
+    /// Threads of other processes that submit much and have no watched ring. Call it from time to
+    /// time: it forgets the counts.
+    pub fn busy_strangers(&mut self) -> Vec<i32> {
+        let counts = self.strangers.drain();
+        counts.filter(|(_, count)| *count >= BUSY).map(|(thread, _)| thread).collect()
+    }
+
+    /// The addresses of the rings.
+    pub fn addresses(&self) -> Vec<u64> {
+        self.indices.keys().chain(self.unconfirmed.keys()).copied().collect()
     }
 
     /// Adds an event; `None` if its ring belongs to another process, or to one that is not known
-    /// yet.
+    /// yet, or if it is of no ring.
     pub fn observe(&mut self, event: &KernelEvent) -> Option<RingEvent> {
-        let ring = match self.indices.get(&event.ring) {
+        match event.tracepoint {
+            Tracepoint::NewTask | Tracepoint::Rename => {
+                self.tasks.observe(event);
+                return None;
+            }
+            Tracepoint::Enter => {
+                self.enter(event.thread);
+                return None;
+            }
             // A new ring may have the address of a former one.
-            Some(&at) if event.tracepoint != Tracepoint::Create => at,
-            _ => self.add_ring(event)?,
+            Tracepoint::Create => {
+                self.indices.remove(&event.ring);
+                self.unconfirmed.remove(&event.ring);
+            }
+            _ => {}
+        }
+        let ring = match self.indices.get(&event.ring) {
+            Some(&at) => at,
+            None => self.add_ring(event)?,
         };
+        // Data may arrive in the time of a thread that is in an enter of another ring.
+        if event.tracepoint != Tracepoint::TaskAdd
+            && let Some((pending @ true, last)) = self.callers.get_mut(&event.thread)
+        {
+            (*pending, *last) = (false, Some(ring));
+            self.rings[ring].enters += 1;
+        }
         let first = *self.first.get_or_insert(event.time);
         let at = event.time.saturating_sub(first);
         let mut event = *event;
-        let matched = self.rings[ring].observe(&mut event);
-        Some(RingEvent { at, ring, event, matched })
+        let names_requests = !self.missing.contains(&Missing::Request);
+        let certainty = Certainty { names_requests, has_gap: self.gap > 0 };
+        let completion = self.rings[ring].observe(&mut event, certainty);
+        Some(RingEvent { at, ring, event, completion })
     }
 
-    /// Adds the ring of an event if it belongs to the process. Only these events run in a thread of
-    /// the ring's own process: data arrives in any thread's time, and rings post messages to one
-    /// another.
+    /// Counts an enter when the next event of its thread shows its ring. One that does nothing is
+    /// counted for the ring that the thread used last.
+    fn enter(&mut self, thread: i32) {
+        if self.tasks.watched(thread).is_none() {
+            return;
+        }
+        let (pending, last) = self.callers.entry(thread).or_default();
+        if let (true, Some(ring)) = (*pending, *last) {
+            self.rings[ring].enters += 1;
+        }
+        *pending = true;
+    }
+
+    /// Adds the ring of an event if it belongs to a watched process. Only these events, and
+    /// completions of requests, run in a thread of the ring's own process: data arrives in any
+    /// thread's time, and rings post messages to one another.
     fn add_ring(&mut self, event: &KernelEvent) -> Option<usize> {
-        use Tracepoint::{CqringWait, Create, LocalWorkRun, SubmitReq};
-        let own = [Create, SubmitReq, CqringWait, LocalWorkRun].contains(&event.tracepoint);
-        if !own || !self.owns(event.thread) {
+        use Tracepoint::{CqringWait, Create, LocalWorkRun, ReqFailed, SubmitReq};
+        let own = [Create, SubmitReq, ReqFailed, CqringWait, LocalWorkRun];
+        let completes = event.tracepoint == Tracepoint::Complete
+            && !self.missing.contains(&Missing::Request)
+            && !event.is_message();
+        if !own.contains(&event.tracepoint) && !completes {
             return None;
         }
-        self.indices.insert(event.ring, self.rings.len());
-        let name = format!("/proc/{}/task/{}/comm", self.pid, event.thread);
-        let name = fs::read_to_string(name).unwrap_or_default().trim().to_owned();
-        self.rings.push(RingState::new(event.thread, name));
-        Some(self.rings.len() - 1)
+        let Some(task) = self.tasks.watched(event.thread) else {
+            *self.strangers.entry(event.thread).or_default() += 1;
+            if let Some(task) = self.tasks.known(event.thread) {
+                self.unwatched.entry(task.process).or_insert_with(|| task.name.clone());
+            }
+            return None;
+        };
+        let known = self.unconfirmed.remove(&event.ring);
+        let at = known.unwrap_or(self.rings.len());
+        if known.is_none() {
+            self.rings.push(RingState::new(task.process, event.thread, task.name.clone()));
+        }
+        self.indices.insert(event.ring, at);
+        Some(at)
     }
 
-    fn owns(&mut self, thread: i32) -> bool {
-        let path = format!("/proc/{}/task/{thread}", self.pid);
-        *self.threads.entry(thread).or_insert_with(|| fs::exists(path).unwrap_or(false))
-    }
-
-    /// Forgets the threads of other processes, because the kernel reuses their numbers. Call it
-    /// from time to time.
-    pub fn forget_foreign_threads(&mut self) {
-        self.threads.retain(|_, ours| *ours);
+    /// Ends the watching: the last enters are counted.
+    pub fn end(&mut self) {
+        for (pending, last) in self.callers.values_mut() {
+            if let (true, Some(ring)) = (std::mem::take(pending), *last) {
+                self.rings[ring].enters += 1;
+            }
+        }
     }
 }
 

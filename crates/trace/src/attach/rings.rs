@@ -1,22 +1,25 @@
 //! The state of one watched ring: its requests in flight and its counts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::requests::{NOTIFICATION, Request, RequestKey, RequestTable};
 use crate::kernel::{KernelEvent, Tracepoint, operation};
 use crate::view::Errors;
 use proactor::ring::Cqe;
 use proactor_record::Errno;
 use proactor_report::Latencies;
 
-/// `IORING_CQE_F_NOTIF`: the buffer of a zero-copy send is no longer in use. It is not a result.
-const NOTIFICATION: u32 = 1 << 3;
+/// `IORING_OP_TIMEOUT` and `IORING_OP_LINK_TIMEOUT`, which end with `ETIME` when they are due.
+const TIMEOUTS: [u8; 2] = [11, 15];
 
-/// A ring of the watched process.
+/// A watched ring and its counts.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct RingState {
+    /// The process of the first thread that was seen to use it, by the kernel's number.
+    pub(super) process: i32,
     /// The first thread that was seen to use it.
     pub(super) thread: i32,
     /// The name of that thread.
@@ -25,11 +28,12 @@ pub(super) struct RingState {
     pub(super) entries: Option<[u32; 2]>,
     /// The setup flags, if its creation was seen.
     pub(super) setup: Option<u32>,
-    /// By `IORING_OP_*`; `None` counts what was submitted before the watching began.
     #[serde(serialize_with = "rows")]
-    pub(super) ops: BTreeMap<Option<u8>, OpCounts>,
+    pub(super) ops: BTreeMap<OpKey, OpCounts>,
     /// Completions that overflowed the queue.
     pub(super) overflows: u64,
+    /// How often io_uring_enter(2) was called for it.
+    pub(super) enters: u64,
     /// How often a thread waited on it.
     pub(super) sleeps: u64,
     /// How often deferred work was run.
@@ -37,30 +41,31 @@ pub(super) struct RingState {
     /// How many pieces of it.
     pub(super) work: u64,
     #[serde(skip)]
-    requests: HashMap<RequestKey, Request>,
-    /// The latest request with each user data.
-    #[serde(skip)]
-    latest: HashMap<u64, RequestKey>,
+    requests: RequestTable,
 }
 
-/// The identity of a request: its address and zero, or zero and its user data where the kernel does
-/// not trace the address.
-type RequestKey = (u64, u64);
-
-fn rows<S: Serializer>(ops: &BTreeMap<Option<u8>, OpCounts>, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(ops.values())
-}
-
-/// A request in flight.
+/// What may be concluded from events.
 #[derive(Debug, Clone, Copy)]
-struct Request {
-    opcode: Option<u8>,
-    user_data: u64,
-    /// The time of the submission, if it was seen.
-    begun: Option<u64>,
-    /// The time of an arrival that no completion has reported yet.
-    arrived: Option<u64>,
-    shots: u64,
+pub(super) struct Certainty {
+    /// Whether completions name their requests.
+    pub(super) names_requests: bool,
+    /// Whether the kernel lost events recently: nothing is measured or concluded.
+    pub(super) has_gap: bool,
+}
+
+/// What completions are counted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum OpKey {
+    /// The submission was not seen: it was before the watching began.
+    Unseen,
+    /// Another ring posted it (`IORING_OP_MSG_RING`).
+    Message,
+    /// It is a completion of this `IORING_OP_*`.
+    Op(u8),
+}
+
+fn rows<S: Serializer>(ops: &BTreeMap<OpKey, OpCounts>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(ops.values())
 }
 
 /// The counts of one operation.
@@ -68,11 +73,13 @@ struct Request {
 pub(super) struct OpCounts {
     op: Option<String>,
     opcode: Option<u8>,
+    /// Whether these are messages of other rings.
+    message: bool,
     submitted: u64,
     completed: u64,
     /// Completions without an error.
     ok: u64,
-    errors: Errors,
+    pub(super) errors: Errors,
     /// Requests that were rejected before they started.
     rejected: u64,
     /// Requests that ended without a completion (`IOSQE_CQE_SKIP_SUCCESS`).
@@ -94,6 +101,17 @@ pub(super) struct OpCounts {
     after: Latencies,
 }
 
+/// What is known of a completion.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum SeenCompletion {
+    /// It is of a request that was seen.
+    Matched(MatchedCompletion),
+    /// Another ring posted it.
+    Message,
+    /// Its submission was not seen.
+    Unseen,
+}
+
 /// A completion, matched with its submission.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MatchedCompletion {
@@ -106,20 +124,47 @@ pub(super) struct MatchedCompletion {
 }
 
 impl RingState {
-    pub(super) fn new(thread: i32, name: String) -> RingState {
-        RingState { thread, name, ..RingState::default() }
+    pub(super) fn new(process: i32, thread: i32, name: String) -> RingState {
+        RingState { process, thread, name, ..RingState::default() }
     }
 
     /// Counts an event, and adds what only its request knows: the operation of a completion, the
-    /// user data and the operation of a punt. Returns the match of a completion.
-    pub(super) fn observe(&mut self, event: &mut KernelEvent) -> Option<MatchedCompletion> {
+    /// user data and the operation of a punt. Returns what is known of a completion.
+    pub(super) fn observe(
+        &mut self,
+        event: &mut KernelEvent,
+        certainty: Certainty,
+    ) -> Option<SeenCompletion> {
         // 5.10 traces a punted request by its address only.
         if event.tracepoint == Tracepoint::QueueAsyncWork
             && (event.opcode.is_none() && event.request != 0)
-            && let Some(request) = self.requests.get(&(event.request, 0))
+            && let Some(request) = self.requests.get((event.request, 0))
         {
             (event.user_data, event.opcode) = (request.user_data, request.opcode);
         }
+        self.count(event, certainty);
+        let (res, flags) = event.completion()?;
+        let known = self.complete(event, flags & Cqe::MORE != 0, certainty);
+        if flags & NOTIFICATION != 0 && matches!(known, SeenCompletion::Matched(_)) {
+            return Some(known);
+        }
+        let op = self.op(match known {
+            SeenCompletion::Message => OpKey::Message,
+            _ => OpKey::of(event.opcode),
+        });
+        op.completed += 1;
+        match u32::try_from(res) {
+            Ok(_) => op.ok += 1,
+            Err(_) => *op.errors.entry(Errno(res.wrapping_neg()).to_string()).or_default() += 1,
+        }
+        if let (SeenCompletion::Matched(matched), false) = (&known, certainty.has_gap) {
+            op.measure(matched, event.more());
+        }
+        Some(known)
+    }
+
+    /// Counts an event that is not a completion.
+    fn count(&mut self, event: &KernelEvent, certainty: Certainty) {
         let KernelEvent { opcode, time, own, .. } = *event;
         match event.tracepoint {
             Tracepoint::Create => {
@@ -132,96 +177,121 @@ impl RingState {
                 self.work += u64::from(own[0] as u32);
             }
             Tracepoint::SubmitReq => {
-                self.op(opcode).submitted += 1;
-                self.begin(event, Some(time));
+                self.op(OpKey::of(opcode)).submitted += 1;
+                self.begin(event, Some(time), certainty);
             }
-            Tracepoint::ReqFailed => self.op(opcode).rejected += 1,
+            Tracepoint::ReqFailed => {
+                self.op(OpKey::of(opcode)).rejected += 1;
+                // It completes as well. Some are traced as submitted before.
+                if self.requests.find(event).is_none() {
+                    self.begin(event, Some(time), certainty);
+                }
+            }
             Tracepoint::CqeOverflow => self.overflows += 1,
             Tracepoint::TaskAdd => {
                 // A request that was submitted before the watching began is known from here on.
-                let key = self.find(event).unwrap_or_else(|| self.begin(event, None));
-                if let Some(request) = self.requests.get_mut(&key) {
+                let key = self.requests.find(event);
+                let key = key.unwrap_or_else(|| self.begin(event, None, certainty));
+                if let Some(request) = self.requests.get_mut(key) {
                     request.arrived.get_or_insert(time);
                 }
             }
-            Tracepoint::QueueAsyncWork => self.op(opcode).punts += 1,
-            Tracepoint::PollArm => self.op(opcode).polls += 1,
-            Tracepoint::Complete | Tracepoint::FailLink => {}
+            Tracepoint::QueueAsyncWork => self.op(OpKey::of(opcode)).punts += 1,
+            Tracepoint::PollArm => self.op(OpKey::of(opcode)).polls += 1,
+            _ => {}
         }
-        let (res, flags) = event.completion()?;
-        let matched = self.complete(event, flags & Cqe::MORE != 0);
-        if matched.is_some() && flags & NOTIFICATION != 0 {
-            return matched;
-        }
-        let op = self.op(event.opcode);
-        op.completed += 1;
-        match u32::try_from(res) {
-            Ok(_) => op.ok += 1,
-            Err(_) => *op.errors.entry(Errno(res.wrapping_neg()).to_string()).or_default() += 1,
-        }
-        matched.inspect(|matched| op.measure(matched, event.more()))
     }
 
-    fn op(&mut self, opcode: Option<u8>) -> &mut OpCounts {
-        let op = opcode.map(operation);
-        self.ops.entry(opcode).or_insert_with(|| OpCounts { op, opcode, ..OpCounts::default() })
+    fn op(&mut self, origin: OpKey) -> &mut OpCounts {
+        self.ops.entry(origin).or_insert_with(|| OpCounts::new(origin))
     }
 
-    fn begin(&mut self, event: &KernelEvent, begun: Option<u64>) -> RequestKey {
-        let KernelEvent { opcode, user_data, request: address, .. } = *event;
-        let key = (address, if address == 0 { user_data } else { 0 });
-        let request = Request { opcode, user_data, begun, arrived: None, shots: 0 };
+    fn begin(
+        &mut self,
+        event: &KernelEvent,
+        begun: Option<u64>,
+        certainty: Certainty,
+    ) -> RequestKey {
+        let (key, old) = self.requests.begin(event, begun);
         // A request without a completion is known to have ended when its address is reused.
-        if let Some(old) = self.requests.insert(key, request) {
-            self.forget(old.user_data, key);
-            self.op(old.opcode).skipped += 1;
+        if let Some(Request { opcode, .. }) = old.filter(|_| !certainty.has_gap) {
+            self.op(OpKey::of(opcode)).skipped += 1;
         }
-        self.latest.insert(user_data, key);
         key
+    }
+
+    /// Forgets the requests in flight, because events were lost.
+    pub(super) fn forget_requests(&mut self) {
+        self.requests.clear();
     }
 
     /// The sizes of both tables of requests.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> (usize, usize) {
-        (self.requests.len(), self.latest.len())
-    }
-
-    fn forget(&mut self, user_data: u64, key: RequestKey) {
-        if self.latest.get(&user_data) == Some(&key) {
-            self.latest.remove(&user_data);
-        }
-    }
-
-    /// Finds the request of an event. Of a multishot request's completions only the last has the
-    /// address.
-    fn find(&self, event: &KernelEvent) -> Option<RequestKey> {
-        let key = (event.request, 0);
-        let is_its = |request: &Request| request.user_data == event.user_data;
-        if event.request != 0 && self.requests.get(&key).is_some_and(is_its) {
-            return Some(key);
-        }
-        self.latest.get(&event.user_data).copied()
+        self.requests.sizes()
     }
 
     /// Matches a completion with its request, which ends unless more follow.
-    fn complete(&mut self, event: &mut KernelEvent, more: bool) -> Option<MatchedCompletion> {
+    fn complete(
+        &mut self,
+        event: &mut KernelEvent,
+        more: bool,
+        certainty: Certainty,
+    ) -> SeenCompletion {
         event.opcode = None;
-        let key = self.find(event)?;
-        let request = self.requests.get_mut(&key)?;
+        if certainty.names_requests && event.is_message() {
+            return SeenCompletion::Message;
+        }
+        let Some(key) = self.requests.find(event) else { return SeenCompletion::Unseen };
+        let Some(request) = self.requests.get_mut(key) else { return SeenCompletion::Unseen };
         event.opcode = request.opcode;
         request.shots += 1;
-        let Request { user_data, begun, shots: shot, .. } = *request;
+        let Request { begun, shots: shot, .. } = *request;
         let since = |then: u64| event.time.saturating_sub(then);
         let after = request.arrived.take().map(since);
         if !more {
-            self.requests.remove(&key);
-            self.forget(user_data, key);
+            self.requests.end(key);
         }
-        Some(MatchedCompletion { shot, took: begun.map(since), after })
+        SeenCompletion::Matched(MatchedCompletion { shot, took: begun.map(since), after })
+    }
+
+    /// By operation and error, how many of its completions failed.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (OpKey, &OpCounts, &str, u64)> {
+        self.ops.iter().flat_map(|(&origin, op)| {
+            let is_timeout = matches!(origin, OpKey::Op(op) if TIMEOUTS.contains(&op));
+            let failed =
+                op.errors.iter().filter(move |(error, _)| !is_timeout || *error != "ETIME");
+            failed.map(move |(error, count)| (origin, op, &**error, *count))
+        })
+    }
+}
+
+impl OpKey {
+    fn of(opcode: Option<u8>) -> OpKey {
+        opcode.map_or(OpKey::Unseen, OpKey::Op)
+    }
+
+    /// The operation in words.
+    pub(super) fn name(self) -> String {
+        match self {
+            OpKey::Unseen => "(unseen)".to_owned(),
+            OpKey::Message => "(message)".to_owned(),
+            OpKey::Op(opcode) => operation(opcode),
+        }
     }
 }
 
 impl OpCounts {
+    fn new(origin: OpKey) -> OpCounts {
+        let opcode = if let OpKey::Op(opcode) = origin { Some(opcode) } else { None };
+        let (op, message) = (opcode.map(operation), origin == OpKey::Message);
+        OpCounts { op, opcode, message, ..OpCounts::default() }
+    }
+
+    pub(super) fn completed(&self) -> u64 {
+        self.completed
+    }
+
     /// Measures a completion. The first one seen may be the last of a multishot request: without
     /// its submission it says nothing.
     fn measure(&mut self, matched: &MatchedCompletion, more: bool) {

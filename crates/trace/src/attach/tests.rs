@@ -1,13 +1,32 @@
 //! Synthetic events of a ring of this process: how they are matched, and what is reported.
 
+use super::rings::MatchedCompletion;
 use super::*;
 
 /// The numbers of `IORING_OP_*`.
 const RECV: u8 = 27;
 const SEND: u8 = 26;
 
-fn attached() -> WatchedProcess {
-    WatchedProcess::new(std::process::id()).expect("this process runs")
+fn attached() -> WatchedRings {
+    let mut attached = WatchedRings::new(std::process::id()).expect("this process runs");
+    attached.begin(false).expect("it still runs");
+    attached
+}
+
+/// An event of a ring of this process, as a line and with its match.
+fn seen(attached: &mut WatchedRings, event: KernelEvent) -> (RingEvent, MatchedCompletion) {
+    let event = attached.observe(&event).expect("its ring");
+    let Some(SeenCompletion::Matched(matched)) = event.completion else {
+        panic!("no match: {event:?}")
+    };
+    (event, matched)
+}
+
+/// The counts of an operation in the summary; `None` if there are none.
+fn op(attached: &WatchedRings, ring: usize, name: &str) -> Option<serde_json::Value> {
+    let json = attached.json();
+    let ops = json["rings"][ring]["ops"].as_array().expect("operations").clone();
+    ops.into_iter().find(|op| op["op"] == name)
 }
 
 fn event(
@@ -35,24 +54,19 @@ fn completions_are_matched_by_address_or_else_by_user_data() {
     // Two with the same user data: only their addresses differ.
     attached.observe(&submit(1000, 1, 7, RECV));
     attached.observe(&submit(2000, 2, 7, SEND));
-    let line = attached.observe(&complete(5000, 1, 7, 64, 0)).expect("its ring");
-    assert_eq!(
-        (line.event.opcode, line.matched.and_then(|matched| matched.took)),
-        (Some(RECV), Some(4000))
-    );
+    let (line, matched) = seen(&mut attached, complete(5000, 1, 7, 64, 0));
+    assert_eq!((line.event.opcode, matched.took), (Some(RECV), Some(4000)));
     // Only the last completion of a multishot request has the address.
     attached.observe(&submit(6000, 3, 8, RECV));
     attached.observe(&event(6500, 3, 8, Some(RECV), (Tracepoint::TaskAdd, [0; 4])));
-    let line = attached.observe(&complete(7000, 0, 8, 64, 2)).expect("its ring");
-    let matched = line.matched.expect("a submission");
+    let (line, matched) = seen(&mut attached, complete(7000, 0, 8, 64, 2));
     assert_eq!((line.event.opcode, matched.shot, matched.after), (Some(RECV), 1, Some(500)));
-    let line = attached.observe(&complete(8000, 3, 8, -105, 0)).expect("its ring");
-    let matched = line.matched.expect("a submission");
+    let (line, matched) = seen(&mut attached, complete(8000, 3, 8, -105, 0));
     assert_eq!((matched.shot, matched.after), (2, None));
     assert!(line.text().contains("last shot (2 in 2.00 µs)") && line.text().ends_with('!'));
     // A request that was submitted earlier is only counted.
     let line = attached.observe(&complete(9000, 9, 9, 0, 0)).expect("its ring");
-    assert!(line.matched.is_none() && line.text().contains("submitted earlier"));
+    assert!(line.text().contains("submission not seen"), "{}", line.text());
     let json = attached.json();
     let ops = json["rings"][0]["ops"].as_array().expect("operations");
     let names: Vec<_> = ops.iter().map(|op| op["op"].as_str().unwrap_or("-")).collect();
@@ -60,6 +74,227 @@ fn completions_are_matched_by_address_or_else_by_user_data() {
     let recv = &ops[2];
     assert_eq!((&recv["completed"], &recv["ok"]), (&3.into(), &2.into()));
     assert_eq!((&recv["errors"]["ENOBUFS"], &recv["multishot_ended"]), (&1.into(), &1.into()));
+}
+
+/// A thread that belongs to no process here.
+const STRANGER: i32 = -1;
+const NOP: u8 = 0;
+const POLL: u8 = 6;
+
+fn create(thread: i32) -> KernelEvent {
+    KernelEvent { thread, ..event(0, 0, 0, None, (Tracepoint::Create, [5, 0, 8, 16])) }
+}
+
+#[test]
+fn a_strangers_ring_at_the_address_of_a_closed_one_is_not_ours() {
+    let mut attached = attached();
+    let me = std::process::id() as i32;
+    attached.observe(&create(me));
+    attached.observe(&submit(1, 1, 7, NOP));
+    assert!(attached.observe(&create(STRANGER)).is_none());
+    let stranger = KernelEvent { thread: STRANGER, ..submit(2, 2, 7, NOP) };
+    assert!(attached.observe(&stranger).is_none());
+    let arrival = event(3, 2, 7, Some(NOP), (Tracepoint::TaskAdd, [0; 4]));
+    assert!(attached.observe(&arrival).is_none(), "in any thread's time");
+    assert_eq!(op(&attached, 0, "nop").expect("a nop")["submitted"], 1);
+    // A ring of ours at that address is another one.
+    attached.observe(&create(me));
+    attached.observe(&submit(4, 1, 7, NOP));
+    let rings = attached.json()["rings"].as_array().expect("rings").len();
+    assert_eq!((rings, &op(&attached, 1, "nop").expect("a nop")["submitted"]), (2, &1.into()));
+}
+
+#[test]
+fn failed_operations_come_first_and_are_never_nothing() {
+    let mut attached = attached();
+    for n in 0..20 {
+        attached.observe(&submit(10 * n, 1, n, RECV));
+        attached.observe(&complete(10 * n + 1, 1, n, if n % 4 == 0 { -9 } else { -104 }, 0));
+    }
+    let text = attached.summary();
+    let place = |words: &str| text.find(words).unwrap_or_else(|| panic!("no {words} in\n{text}"));
+    assert!(place("recv       ECONNRESET     15              20  r0") < place("recv       EBADF"));
+    assert!(place("EBADF") < place("r0  thread"), "{text}");
+    assert!(!text.contains("nothing stands out"), "{text}");
+    let json = attached.json();
+    assert_eq!(
+        (&json["errors"][0]["error"], &json["errors"][0]["of"]),
+        (&"ECONNRESET".into(), &20.into())
+    );
+    // A timeout that is due is no failure.
+    let mut attached = self::attached();
+    attached.observe(&submit(0, 1, 7, 11));
+    attached.observe(&complete(9, 1, 7, -62, 0));
+    let text = attached.summary();
+    assert!(text.contains("1 ETIME\n") && text.contains("nothing stands out"), "{text}");
+    assert!(!text.contains("errors of"), "{text}");
+}
+
+#[test]
+fn after_a_loss_counts_are_lower_bounds_and_nothing_is_concluded() {
+    let mut attached = attached();
+    attached.observe(&submit(0, 1, 7, NOP));
+    attached.observe(&complete(500, 1, 7, 0, 0));
+    attached.observe(&submit(1000, 1, 7, NOP));
+    attached.note_losses(3);
+    // Its completion was lost, and a later request has its address and its user data.
+    assert!(attached.observe(&complete(8000, 0, 7, 0, 0)).is_none(), "whose ring is it?");
+    attached.observe(&submit(8900, 5, 1, NOP));
+    let line = attached.observe(&complete(9000, 1, 7, 0, 0)).expect("its ring");
+    assert!(line.text().contains("submission not seen"), "{}", line.text());
+    attached.observe(&submit(9100, 2, 7, NOP));
+    attached.observe(&submit(9200, 2, 8, NOP));
+    attached.note_losses(3);
+    attached.observe(&submit(9300, 2, 9, NOP));
+    attached.observe(&complete(9400, 2, 9, 0, 0));
+    for n in 0..200 {
+        attached.observe(&event(9500 + n, 0, 0, None, (Tracepoint::CqringWait, [1, 0, 0, 0])));
+    }
+    let nop = op(&attached, 0, "nop").expect("nops");
+    assert_eq!(
+        (&nop["skipped_cqes"], &nop["submit_to_cqe"]["samples"]),
+        (&serde_json::Value::Null, &1.into())
+    );
+    assert_eq!(attached.json()["rings"].as_array().expect("rings").len(), 1, "it is the same ring");
+    let text = attached.summary();
+    assert!(text.contains("3 events lost") && text.contains("counts are lower bounds"), "{text}");
+    for word in ["nothing stands out", "SKIP_SUCCESS", "! "] {
+        assert!(!text.contains(word), "{word} in\n{text}");
+    }
+    // The gap is over.
+    attached.note_losses(3);
+    attached.observe(&submit(10_000, 2, 9, NOP));
+    seen(&mut attached, complete(10_100, 2, 9, 0, 0));
+    assert_eq!(op(&attached, 0, "nop").expect("nops")["submit_to_cqe"]["samples"], 2);
+    // A loss may have hidden whose ring has this address now.
+    attached.note_losses(4);
+    let stranger = KernelEvent { thread: STRANGER, ..submit(20_000, 3, 9, NOP) };
+    assert!(attached.observe(&stranger).is_none());
+    let arrival = event(20_100, 3, 9, Some(NOP), (Tracepoint::TaskAdd, [0; 4]));
+    assert!(attached.observe(&arrival).is_none());
+}
+
+/// An event of a new task of this process: a thread, or with other flags a child process.
+fn new_task(number: i32, flags: u64) -> KernelEvent {
+    let name = u64::from_ne_bytes(*b"quick\0\0\0");
+    event(0, 0, 0, None, (Tracepoint::NewTask, [number as u64, flags, name, 0]))
+}
+
+#[test]
+fn a_thread_that_has_ended_before_its_events_are_read_is_ours() {
+    let mut attached = attached();
+    attached.observe(&new_task(-2, 0x10000));
+    attached.observe(&create(-2));
+    assert!(attached.observe(&KernelEvent { thread: -2, ..submit(1, 1, 7, NOP) }).is_some());
+    assert!(attached.summary().contains("r0  thread -2 (quick)"), "{}", attached.summary());
+}
+
+#[test]
+fn a_ring_of_a_child_is_shown_if_it_is_followed_and_is_else_the_reason() {
+    let mut attached = attached();
+    attached.observe(&new_task(-3, 0));
+    assert!(attached.observe(&create(-3)).is_none());
+    let why = attached.nothing_to_watch().expect("nothing");
+    assert!(why.ends_with("its child process -3 (quick) has rings: -f watches children"), "{why}");
+    attached.begin(true).expect("it runs");
+    attached.observe(&new_task(-3, 0));
+    attached.observe(&create(-3));
+    attached.observe(&KernelEvent { thread: -3, ..submit(1, 1, 7, NOP) });
+    assert_eq!(attached.json()["processes"][0], serde_json::json!({ "pid": -3, "name": "quick" }));
+}
+
+#[test]
+fn the_reason_for_nothing_does_not_hide_a_loss() {
+    let mut attached = attached();
+    attached.note_losses(5);
+    let why = attached.nothing_to_watch().expect("nothing");
+    assert!(why.ends_with("no operation was seen, but events were lost"), "{why}");
+}
+
+#[test]
+fn requests_with_the_same_user_data_are_distinguished() {
+    let mut attached = attached();
+    attached.observe(&submit(0, 1, 7, POLL));
+    for n in 1..=500 {
+        attached.observe(&submit(100 * n, 2, 7, NOP));
+        seen(&mut attached, complete(100 * n + 1, 2, 7, 0, 0));
+        let (line, matched) = seen(&mut attached, complete(100 * n + 2, 0, 7, 1, 2));
+        assert_eq!((line.event.opcode, matched.shot), (Some(POLL), n));
+    }
+    let (_, matched) = seen(&mut attached, complete(99_999, 1, 7, -125, 0));
+    assert_eq!(matched.shot, 501);
+    let (poll, nop) =
+        (op(&attached, 0, "poll_add").expect("polls"), op(&attached, 0, "nop").expect("nops"));
+    assert_eq!((&poll["completed"], &nop["completed"]), (&501.into(), &500.into()));
+    assert_eq!(attached.rings[0].remembered(), (0, 0));
+    // The same if the shorter request is older, and if its completion has no address.
+    attached.observe(&submit(0, 2, 7, NOP));
+    attached.observe(&submit(1, 1, 7, POLL));
+    let (line, _) = seen(&mut attached, event(2, 0, 7, None, (Tracepoint::CqeOverflow, [0; 4])));
+    assert_eq!(line.event.opcode, Some(NOP));
+    let (line, _) = seen(&mut attached, complete(3, 0, 7, 1, 2));
+    assert_eq!(line.event.opcode, Some(POLL));
+}
+
+#[test]
+fn a_refused_submission_completes_as_what_it_was() {
+    let mut attached = attached();
+    let refused = (Tracepoint::ReqFailed, [-22i64 as u64, 0, 0, 0]);
+    attached.observe(&event(1000, 1, 7, Some(200), refused));
+    let (line, _) = seen(&mut attached, complete(1100, 1, 7, -22, 0));
+    assert_eq!(line.event.opcode, Some(200));
+    let counts = op(&attached, 0, "op 200").expect("its row");
+    assert_eq!((&counts["rejected"], &counts["completed"]), (&1.into(), &1.into()));
+    assert_eq!(attached.json()["rings"][0]["ops"].as_array().expect("rows").len(), 1);
+}
+
+#[test]
+fn a_message_of_another_ring_is_not_a_completion_of_an_earlier_submission() {
+    let mut attached = attached();
+    attached.observe(&submit(0, 1, 8, NOP));
+    let line = attached.observe(&complete(10, 0, 8, 5, 0)).expect("its ring").text();
+    assert!(line.contains("message of another ring"), "{line}");
+    let text = attached.summary();
+    assert!(text.contains("(message)") && !text.contains("(unseen)"), "{text}");
+    assert_eq!(op(&attached, 0, "nop").expect("a nop")["completed"], 0);
+    // A kernel that does not name requests does not say so.
+    attached.missing = vec![Missing::Request];
+    seen(&mut attached, complete(20, 0, 8, 5, 0));
+}
+
+#[test]
+fn an_enter_is_counted_for_the_ring_that_its_thread_uses() {
+    let mut attached = attached();
+    let enter = || event(0, 0, 0, None, (Tracepoint::Enter, [0; 4]));
+    for _ in 0..3 {
+        attached.observe(&enter());
+        for request in 1..=4 {
+            attached.observe(&submit(1, request, request, NOP));
+            attached.observe(&complete(2, request, request, 0, 0));
+        }
+    }
+    // One that does nothing, one that is the last, one of a stranger.
+    attached.observe(&enter());
+    attached.observe(&enter());
+    attached.observe(&KernelEvent { thread: STRANGER, ..enter() });
+    attached.end();
+    assert_eq!(attached.json()["rings"][0]["enters"], 5);
+    let text = attached.summary();
+    assert!(
+        text.contains("5 enters: 12 submissions, 2.4 each, 12 completions, 2.4 each"),
+        "{text}"
+    );
+}
+
+#[test]
+fn busy_threads_of_other_processes_are_named_once() {
+    let mut attached = attached();
+    for n in 0..u64::from(BUSY) {
+        attached.observe(&KernelEvent { thread: STRANGER, ..submit(n, 1, 7, NOP) });
+        attached.observe(&KernelEvent { ring: 0xb, ..submit(n, 1, 7, NOP) });
+    }
+    assert_eq!((attached.busy_strangers(), attached.busy_strangers()), (vec![STRANGER], vec![]));
+    assert_eq!(attached.addresses(), [0xb]);
 }
 
 #[test]
@@ -74,7 +309,7 @@ fn the_watched_time_does_not_depend_on_the_events() {
 
 #[test]
 fn each_column_of_a_line_stands_under_its_heading() {
-    let (mut attached, heading) = (attached(), WatchedProcess::heading());
+    let (mut attached, heading) = (attached(), WatchedRings::heading());
     attached.observe(&submit(1000, 1, 7, RECV));
     let line = attached.observe(&complete(5000, 1, 7, 64, 0)).expect("its ring").text();
     for (name, value) in [("ring", "r0"), ("what", "post"), ("op", "recv"), ("user data", "0x7")] {
@@ -106,7 +341,7 @@ fn a_ring_of_another_process_is_ignored() {
     attached.observe(&submit(1, 1, 7, RECV));
     assert_eq!(attached.nothing_to_watch(), None);
     assert!(!attached.summary().contains("no activity"));
-    assert!(WatchedProcess::new(u32::MAX).is_err());
+    assert!(WatchedRings::new(u32::MAX).is_err());
 }
 
 #[test]
@@ -154,7 +389,6 @@ fn one_thing_is_not_a_plural() {
         None,
         (Tracepoint::CqeOverflow, [-105i64 as u64, 0, 0, 0]),
     ));
-    attached.lost = 1;
     let before = attached.summary();
     attached.observe(&event(
         2500,
@@ -165,8 +399,8 @@ fn one_thing_is_not_a_plural() {
     ));
     let text = before + &attached.summary();
     let right = [
-        "1 ring  1 event lost",
-        "1 submission, 1 completion; 1 sleep, 1.0 completions each",
+        "1 ring  0 events lost",
+        "0 enters: 1 submission, 1 completion; 1 sleep;",
         "overflowed: 1 of 1 completion had",
         "no buffer once",
         "1 send was rejected",

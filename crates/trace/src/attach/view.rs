@@ -1,10 +1,13 @@
 //! The output of `trace attach`: one line or JSON object per event, and a summary.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
 use minijinja::context;
 use serde_json::{Value, json};
 
-use super::rings::{MatchedCompletion, RingState};
-use super::{RingEvent, WatchedProcess};
+use super::rings::{MatchedCompletion, OpKey, RingState, SeenCompletion};
+use super::{RingEvent, WatchedRings};
 use crate::kernel::{Missing, Tracepoint, operation};
 use crate::show::{end_line, moment, result_text};
 use proactor_record::sys;
@@ -20,7 +23,8 @@ const SETUP: &str = "IOPOLL SQPOLL SQ_AFF CQSIZE CLAMP ATTACH_WQ R_DISABLED SUBM
      NO_SQARRAY HYBRID_IOPOLL CQE_MIXED SQE_MIXED";
 
 /// The counts that are unknown without a tracepoint: of a ring, and of an operation.
-const COUNTED: [(Tracepoint, &str); 5] = [
+const COUNTED: [(Tracepoint, &str); 6] = [
+    (Tracepoint::Enter, "enters"),
     (Tracepoint::CqringWait, "sleeps"),
     (Tracepoint::CqeOverflow, "overflows"),
     (Tracepoint::ReqFailed, "rejected"),
@@ -38,10 +42,18 @@ impl RingEvent {
             || result.and_then(Result::err).is_some_and(|errno| !expected.contains(&errno.0))
     }
 
+    fn matched(&self) -> Option<&MatchedCompletion> {
+        if let Some(SeenCompletion::Matched(matched)) = &self.completion {
+            Some(matched)
+        } else {
+            None
+        }
+    }
+
     /// The event as a line, always in the same columns.
     pub fn text(&self) -> String {
         let event = &self.event;
-        let multishot = event.more() || self.matched.is_some_and(|matched| matched.shot > 1);
+        let multishot = event.more() || self.matched().is_some_and(|matched| matched.shot > 1);
         let star = if multishot { "*" } else { "" };
         let op = event.opcode.map_or(String::new(), |code| format!("{}{star}", operation(code)));
         let user_data = match event.tracepoint.is_of_request() {
@@ -68,8 +80,10 @@ impl RingEvent {
     }
 
     fn completed(&self) -> String {
-        let Some(MatchedCompletion { shot, took, after }) = self.matched else {
-            return "submitted earlier".to_owned();
+        let MatchedCompletion { shot, took, after } = match &self.completion {
+            Some(SeenCompletion::Matched(matched)) => *matched,
+            Some(SeenCompletion::Message) => return "message of another ring".to_owned(),
+            _ => return "submission not seen".to_owned(),
         };
         let text = match (self.event.more(), shot, took.map(nanos)) {
             (true, ..) => format!("more (shot {shot})  "),
@@ -87,7 +101,7 @@ impl RingEvent {
             "t_ns": self.at, "ring": self.ring, "abnormal": self.is_abnormal(),
             "op": opcode.map(operation), "opcode": opcode,
         }));
-        if let Some(MatchedCompletion { shot, took, after }) = self.matched {
+        if let Some(MatchedCompletion { shot, took, after }) = self.matched() {
             json["shot"] = json!(shot);
             json["took_ns"] = json!(took);
             json["after_arrival_ns"] = json!(after);
@@ -101,7 +115,7 @@ fn columns([time, ring, what, op, user_data, result, details]: [&str; 7]) -> Str
     format!("{time:>13}  {ring:<4} {what:<9} {op:<16} {user_data:<18} {result:>9}  {details}")
 }
 
-impl WatchedProcess {
+impl WatchedRings {
     /// The heading above the lines of [`RingEvent::text`].
     pub fn heading() -> String {
         columns(["time", "ring", "what", "op", "user data", "res", "details"])
@@ -123,31 +137,61 @@ impl WatchedProcess {
 
     /// The summary as one JSON object.
     pub fn json(&self) -> Value {
+        let processes = self.rings.iter().map(|ring| ring.process).collect::<BTreeSet<_>>();
+        let process = |process: i32| json!({ "pid": process, "name": self.tasks.name(process) });
         json!({
-            "schema": "proactor.trace.attach/2",
-            "pid": self.pid,
+            "schema": "proactor.trace.attach/3",
+            "pid": self.id,
             "name": self.name,
             "uname": sys::uname(),
             "watched_ns": self.watched.as_nanos() as u64,
             "lost": self.lost,
             "missing": self.missing,
+            "errors": self.errors(),
+            "processes": processes.into_iter().map(process).collect::<Vec<_>>(),
             "rings": self.rings.iter().map(|ring| self.ring_json(ring)).collect::<Vec<_>>(),
         })
     }
 
+    /// By operation and error, how many completions failed on all rings, the most first.
+    fn errors(&self) -> Vec<Value> {
+        let mut all = BTreeMap::<(OpKey, &str), (u64, u64, BTreeSet<usize>)>::new();
+        for (at, ring) in self.rings.iter().enumerate() {
+            for (origin, op, error, count) in ring.failures() {
+                let (failed, of, rings) = all.entry((origin, error)).or_default();
+                *failed += count;
+                *of += op.completed();
+                rings.insert(at);
+            }
+        }
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_by_key(|(_, (count, ..))| Reverse(*count));
+        let rows = all.into_iter().map(|((origin, error), (count, of, rings))| {
+            json!({ "op": origin.name(), "error": error, "count": count, "of": of, "rings": rings })
+        });
+        rows.collect()
+    }
+
     /// A ring with its operations and findings. A count of a tracepoint that the kernel does not
-    /// have is null.
+    /// have is null. If events were lost, counts are lower bounds, and nothing is concluded.
     fn ring_json(&self, ring: &RingState) -> Value {
         let mut json = json!(ring);
         let is_missing =
             |one: &&(Tracepoint, _)| self.missing.contains(&Missing::Tracepoint(one.0));
-        for (_, name) in COUNTED.iter().filter(is_missing) {
+        let missing = COUNTED.iter().filter(is_missing).map(|(_, name)| *name);
+        for name in missing.chain((self.lost > 0).then_some("skipped_cqes")) {
             let ops = json["ops"].as_array_mut().into_iter().flatten();
             ops.filter_map(|op| op.get_mut(name)).for_each(|count| *count = Value::Null);
             json.get_mut(name).into_iter().for_each(|count| *count = Value::Null);
         }
-        let findings =
-            template::fill(include_str!("findings.txt"), minijinja::Value::from_serialize(&json));
+        let findings = match self.lost {
+            0 => template::fill(
+                include_str!("findings.txt"),
+                minijinja::Value::from_serialize(&json),
+            ),
+            _ => String::new(),
+        };
+        json["failures"] = ring.failures().map(|(.., count)| count).sum::<u64>().into();
         json["findings"] = findings.lines().collect();
         json
     }

@@ -58,6 +58,10 @@ impl Delays {
             ..Delays::default()
         };
         let mut posted = delays.post(&sidecar.events);
+        let is_whole = trace.lost() == 0 && sidecar.lost == 0;
+        if let Some(first) = trace.records.first().filter(|_| trace.lost() > 0) {
+            forget(&mut posted, trace.header.nanos(first.time));
+        }
         // Reaped since the last enter.
         let mut reaped = Vec::new();
         for record in &trace.records {
@@ -65,8 +69,10 @@ impl Delays {
             match record.kind() {
                 Some(RecordKind::Cqe) => {
                     reaped.push(time);
+                    // With one clock reading for a batch, it may have been posted later than that.
+                    let latest = if is_whole { u64::MAX } else { time };
                     let queue = posted.get_mut(&record.id);
-                    match queue.and_then(|queue| take(queue, (record.res, record.flags))) {
+                    match queue.and_then(|queue| take(queue, (record.res, record.flags), latest)) {
                         Some(posted) => delays.reaping.record(since(posted, time)),
                         None => delays.unmatched += 1,
                     }
@@ -74,7 +80,10 @@ impl Delays {
                 Some(RecordKind::EnterBegin) => {
                     reaped.drain(..).for_each(|at| delays.handling.record(since(at, time)));
                 }
-                Some(RecordKind::Lost) => reaped.clear(),
+                Some(RecordKind::Lost) => {
+                    reaped.clear();
+                    forget(&mut posted, time);
+                }
                 _ => {}
             }
         }
@@ -103,10 +112,23 @@ fn since(from: u64, to: u64) -> Duration {
     Duration::from_nanos(to.saturating_sub(from))
 }
 
-/// Returns when a completion was posted: the first equal entry of the queue. The entries before it
-/// are not in the recording, and are removed.
-fn take(queue: &mut VecDeque<((i32, u32), u64)>, completion: (i32, u32)) -> Option<u64> {
+/// Forgets what was posted before this time: its reaping is not in the recording, so that it would
+/// be matched with a later completion of the same operation.
+fn forget(posted: &mut Posted, before: u64) {
+    posted.values_mut().for_each(|queue| queue.retain(|(_, time)| *time >= before));
+}
+
+/// Returns when a completion was posted: the first equal entry of the queue, if it is not later
+/// than `latest`. The entries before it are not in the recording, and are removed.
+fn take(
+    queue: &mut VecDeque<((i32, u32), u64)>,
+    completion: (i32, u32),
+    latest: u64,
+) -> Option<u64> {
     let at = queue.iter().position(|(one, _)| *one == completion)?;
+    if queue[at].1 > latest {
+        return None;
+    }
     queue.drain(..=at).next_back().map(|(_, time)| time)
 }
 
@@ -129,6 +151,29 @@ mod tests {
         let own = [res, 0, 0, 0];
         let (thread, ring, request, opcode) = (1, 0, 0, None);
         KernelEvent { time, thread, ring, request, user_data, opcode, tracepoint, own }
+    }
+
+    #[test]
+    fn completions_on_both_sides_of_a_loss_are_not_matched() {
+        let settings = Settings { bytes: 0, clock: Some(Clock::Nanos), ..Settings::default() };
+        let mut log = Recorder::new(None, &settings, &About::default()).expect("memory");
+        let cqe = || Record::completed(7, 64, 0, 0);
+        log.write_at(1000, cqe());
+        log.write_at(9000, Record::lost(5));
+        log.write_at(9500, cqe());
+        let trace = Trace::from_bytes(log.bytes()).expect("a trace");
+        let post = |time| event(time, 7, Tracepoint::Complete, 64);
+        // The second and third were reaped in the gap.
+        let events = [900, 2000, 3000, 9400].map(post).to_vec();
+        let sidecar = Sidecar { events, lost: 0, missing: Vec::new() };
+        let delays = Delays::of(&trace, &sidecar);
+        assert_eq!(delays.reaping.max(), Some(Duration::from_nanos(100)), "{delays}");
+        // The kernel lost the event of the first.
+        let events = [1500, 9400].map(post).to_vec();
+        let sidecar = Sidecar { events, lost: 1, missing: Vec::new() };
+        let delays = Delays::of(&trace, &sidecar);
+        assert_eq!((delays.unmatched, delays.reaping.len()), (1, 1), "{delays}");
+        assert!(delays.to_string().contains("the kernel lost events: "), "{delays}");
     }
 
     #[test]
@@ -157,7 +202,7 @@ mod tests {
         assert!(delays.handling.max() >= Some(Duration::from_nanos(4000)));
         let counts = (delays.overflowed, delays.punted, delays.unmatched, delays.lost);
         assert_eq!(counts, (Some(1), Some(1), 1, 2));
-        assert!(delays.to_string().ends_with("not matched 1, lost by the kernel 2"));
+        assert!(delays.to_string().contains("not matched 1, lost by the kernel 2"));
         // An unknown count is not shown as zero.
         sidecar.missing = vec![Missing::Tracepoint(Tracepoint::CqeOverflow)];
         let delays = Delays::of(&trace, &sidecar);

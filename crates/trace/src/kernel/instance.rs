@@ -5,11 +5,12 @@
 //! a killed process left behind is removed when the next one is created.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::missing::Missing;
 use super::page::PageLayout;
@@ -74,7 +75,7 @@ impl Instance {
         let page_layout = page_layout(&root)?;
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        let name = format!("{PREFIX}{}-{}-{number}", pid_namespace(), std::process::id());
         let folder = root.join("instances").join(name);
         fs::create_dir(&folder).map_err(|error| needs_root("make a trace instance", error))?;
         // From here on, dropping the value removes the folder.
@@ -119,21 +120,21 @@ impl Instance {
             self.pipes.push(pipe.map_err(explain)?);
         }
         tracepoints.iter().try_for_each(|&tracepoint| self.enable(tracepoint))?;
-        if !self.decoder.has_flags() {
-            self.missing.push(Missing::Flags);
-        }
+        let has = [self.decoder.has_flags(), self.decoder.names_requests()];
+        let fields = Missing::FIELDS.into_iter().zip(has).filter(|(_, has)| !has);
+        self.missing.extend(fields.map(|(field, _)| field));
         self.set("tracing_on", "1")
     }
 
     /// Learns the format of a tracepoint and enables it.
     fn enable(&mut self, tracepoint: Tracepoint) -> io::Result<()> {
-        let group = self.folder.join("events/io_uring");
+        let group = format!("events/{}", tracepoint.group());
         let known = tracepoint.names().find(|name| {
-            let format = fs::read_to_string(group.join(name).join("format"));
+            let format = fs::read_to_string(self.folder.join(format!("{group}/{name}/format")));
             format.is_ok_and(|format| self.decoder.learn(tracepoint, &format))
         });
         match known {
-            Some(name) => self.set(&format!("events/io_uring/{name}/enable"), "1"),
+            Some(name) => self.set(&format!("{group}/{name}/enable"), "1"),
             // These two are required; the others are optional.
             None if matches!(tracepoint, Tracepoint::SubmitReq | Tracepoint::Complete) => {
                 Err(no_tracepoint(tracepoint.name()))
@@ -143,6 +144,24 @@ impl Instance {
                 Ok(())
             }
         }
+    }
+
+    /// Records no events any more in the time of these threads and of their children. The kernel
+    /// forgets a thread that ends, so that its number can be reused.
+    pub(super) fn exclude(&self, threads: &[i32]) -> io::Result<()> {
+        self.set("options/event-fork", "1")?;
+        // Written once for each: the list is appended to, but not by fs::write(3), which truncates.
+        let path = self.folder.join("set_event_notrace_pid");
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        threads.iter().try_for_each(|thread| file.write_all(format!("{thread} ").as_bytes()))
+    }
+
+    /// Records the arrivals of these rings only, or of all if there are none.
+    pub(super) fn limit_arrivals(&self, rings: &[u64]) -> io::Result<()> {
+        let one = |ring: &u64| format!("ctx == {ring:#x}");
+        let filter = rings.iter().map(one).collect::<Vec<_>>().join(" || ");
+        let none = rings.is_empty().then_some("0");
+        self.set("events/io_uring/io_uring_task_add/filter", none.unwrap_or(&filter))
     }
 
     /// Requested tracepoints and fields that this kernel does not have.
@@ -162,7 +181,16 @@ impl Instance {
     /// # Errors
     /// A buffer cannot be read.
     pub fn poll(&mut self) -> io::Result<Vec<KernelEvent>> {
-        let now = self.clock.now(sys::monotonic);
+        self.poll_at(self.now())
+    }
+
+    /// The present time of its clock.
+    pub(super) fn now(&self) -> u64 {
+        self.clock.now(sys::monotonic)
+    }
+
+    /// As [`poll`](Instance::poll), at this time, which is now or a little earlier.
+    pub(super) fn poll_at(&mut self, now: u64) -> io::Result<Vec<KernelEvent>> {
         self.drain()?;
         let settled = std::mem::replace(&mut self.settled, now);
         let settled = self.pending.partition_point(|event| event.time < settled);
@@ -236,7 +264,7 @@ fn lost_of(stats: &str) -> u64 {
     lost.filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum()
 }
 
-/// The prefix of an instance's name. The process id and a number follow.
+/// The prefix of an instance's name. The PID namespace, the process id and a number follow.
 const PREFIX: &str = "proactor-";
 
 /// Returns the path of tracefs: an existing mount, or a private one for this process.
@@ -258,14 +286,36 @@ fn tracefs() -> io::Result<(PathBuf, Option<OwnedFd>)> {
     Ok((PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), Some(fd)))
 }
 
-/// Removes the instances of processes that have ended. An instance in use cannot be removed.
+/// The number of the first PID namespace of a machine.
+pub(super) const INITIAL_NAMESPACE: u64 = 0xefff_fffc;
+
+/// The number of the PID namespace of this process.
+pub(super) fn pid_namespace() -> u64 {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let number = link.to_str().and_then(|link| link.strip_prefix("pid:[")?.strip_suffix(']'));
+    number.and_then(|number| number.parse().ok()).unwrap_or(INITIAL_NAMESPACE)
+}
+
+/// Removes the instances of processes that have ended. An instance in use cannot be removed, but
+/// one that is being made can.
 fn remove_left_behind(root: &Path) {
     let Ok(entries) = fs::read_dir(root.join("instances")) else { return };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
-        let rest = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
-        let process = rest.and_then(|(pid, _)| pid.parse::<u32>().ok());
-        if process.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        let mut parts = rest.split('-').map(|part| part.parse::<u64>().ok());
+        let (namespace, process) = (parts.next().flatten(), parts.next().flatten());
+        // Processes of other namespaces are not visible here.
+        let is_left = match (namespace, process) {
+            (Some(namespace), Some(pid)) if namespace == pid_namespace() => {
+                !Path::new(&format!("/proc/{pid}")).exists()
+            }
+            _ => entry
+                .metadata()
+                .and_then(|data| data.modified())
+                .is_ok_and(|made| made.elapsed().is_ok_and(|age| age > Duration::from_secs(10))),
+        };
+        if is_left {
             let _ = fs::remove_dir(entry.path());
         }
     }

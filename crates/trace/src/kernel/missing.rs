@@ -15,9 +15,14 @@ pub enum Missing {
     Tracepoint(Tracepoint),
     /// Completion events have no flags.
     Flags,
+    /// Completion events do not name the request.
+    Request,
 }
 
 impl Missing {
+    /// The fields that may be missing.
+    pub(super) const FIELDS: [Missing; 2] = [Missing::Flags, Missing::Request];
+
     /// The entry for a tracepoint; `None` if nothing is unknown without it.
     pub(super) fn of(tracepoint: Tracepoint) -> Option<Missing> {
         // It is as old as the only rings that have such work (`DEFER_TASKRUN`, 6.1).
@@ -29,13 +34,14 @@ impl Missing {
         match self {
             Missing::Tracepoint(tracepoint) => tracepoint.name(),
             Missing::Flags => "io_uring_complete.cflags",
+            Missing::Request => "io_uring_complete.req",
         }
     }
 
     /// The entry with this [name](Missing::name).
     pub fn from_name(name: &str) -> Option<Missing> {
         let all = Tracepoint::ALL.iter().copied().map(Missing::Tracepoint);
-        all.chain([Missing::Flags]).find(|missing| missing.name() == name)
+        all.chain(Missing::FIELDS).find(|missing| missing.name() == name)
     }
 }
 
@@ -50,6 +56,10 @@ impl fmt::Display for Missing {
         let unknown = match self {
             Missing::Tracepoint(tracepoint) => tracepoint.unknown(),
             Missing::Flags => "which completions are multishot or have a buffer is unknown",
+            Missing::Request => {
+                "completions are matched by their user data, and messages of other rings are not \
+                 known as such"
+            }
         };
         write!(f, "no {} on this kernel: {unknown}", self.name())
     }
@@ -62,7 +72,7 @@ mod tests {
     #[test]
     fn an_entry_is_found_by_its_name_and_is_one_line() {
         for missing in
-            Tracepoint::ALL.iter().copied().map(Missing::Tracepoint).chain([Missing::Flags])
+            Tracepoint::ALL.iter().copied().map(Missing::Tracepoint).chain(Missing::FIELDS)
         {
             assert_eq!(Missing::from_name(missing.name()), Some(missing));
             let line = missing.to_string();

@@ -15,12 +15,15 @@ mod delays;
 mod instance;
 mod layout;
 mod missing;
+mod namespace;
 mod page;
 mod show;
 mod sidecar;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod tracepoint;
+mod watch;
 
 pub use delays::Delays;
 pub use instance::Instance;
@@ -29,4 +32,6 @@ pub use missing::Missing;
 pub use page::{PageEntries, PageLayout};
 pub(super) use sidecar::MODEL;
 pub use sidecar::{KernelRecorder, Sidecar, sidecar_path};
+pub(super) use tasks::Tasks;
 pub use tracepoint::{KernelEvent, Tracepoint, TracepointDecoder, operation};
+pub use watch::RingWatch;

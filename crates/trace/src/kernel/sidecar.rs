@@ -5,9 +5,9 @@
 //! Its ticks are those of the recording, so the two files can be merged. A thread of its own writes
 //! it.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::instance::cannot;
-use super::{Instance, KernelEvent, Missing, Tracepoint};
+use super::{Instance, KernelEvent, Missing, Tasks, Tracepoint};
 use proactor_record::{
     About, Clock, Header, Record, RecordKind, Recorder, Settings, Trace, Unreadable,
 };
@@ -25,7 +25,8 @@ pub(crate) const MODEL: &str = "kernel";
 /// The first record kind of kernel events.
 const BASE: u8 = 128;
 /// The tracepoints that are recorded: what the loop cannot know, and which rings are ours.
-const RECORDED: [Tracepoint; 6] = [
+const RECORDED: [Tracepoint; 7] = [
+    Tracepoint::NewTask,
     Tracepoint::Create,
     Tracepoint::Complete,
     Tracepoint::CqeOverflow,
@@ -83,9 +84,13 @@ impl KernelRecorder {
         let more = vec![(MISSING.to_owned(), missing.join(","))];
         let about = About { model: MODEL.to_owned(), more, ..About::default() };
         let log = Recorder::new(Some(&file), &settings, &about).map_err(failed)?;
+        let names_requests = !instance.missing().contains(&Missing::Request);
+        let mut rings = OwnRings { names_requests, ..OwnRings::default() };
+        rings.tasks.with_threads = true;
+        rings.tasks.add_process(std::process::id(), None).map_err(failed)?;
         let (stop, stopped) = channel();
         let write = move || {
-            record(instance, log, &stopped)?;
+            record(instance, log, rings, &stopped)?;
             // Closing the file releases its lock, which must outlast the recorder.
             drop(file);
             Ok(())
@@ -108,8 +113,12 @@ impl KernelRecorder {
 }
 
 /// Records events until the other end of `stopped` is dropped, and then the number of lost ones.
-fn record(mut instance: Instance, mut log: Recorder, stopped: &Receiver<()>) -> io::Result<()> {
-    let mut rings = OwnRings::default();
+fn record(
+    mut instance: Instance,
+    mut log: Recorder,
+    mut rings: OwnRings,
+    stopped: &Receiver<()>,
+) -> io::Result<()> {
     let mut stop = false;
     while !stop {
         stop = stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Disconnected);
@@ -128,29 +137,45 @@ fn record(mut instance: Instance, mut log: Recorder, stopped: &Receiver<()>) -> 
     Ok(())
 }
 
-/// By address, whether a ring belongs to this process.
+/// The rings of this process, and its threads.
 #[derive(Debug, Default)]
-struct OwnRings(HashMap<u64, bool>);
+struct OwnRings {
+    tasks: Tasks,
+    /// Whether completions name their requests.
+    names_requests: bool,
+    /// The rings, by address.
+    rings: HashSet<u64>,
+}
 
 impl OwnRings {
-    /// Whether the event is about a ring of this process. The thread that creates a ring, posts to
-    /// it or sleeps on it decides; data may arrive in the time of any thread.
+    /// Whether the event is about a ring of this process. The thread that creates a ring, sleeps on
+    /// it or completes a request decides; data may arrive in the time of any thread, and any ring
+    /// may post a message to another.
     fn contain(&mut self, event: &KernelEvent) -> bool {
+        self.tasks.observe(event);
+        let is_ours = self.tasks.watched(event.thread).is_some();
         match event.tracepoint {
-            Tracepoint::TaskAdd => return self.0.get(&event.ring) == Some(&true),
             // A new ring may have the address of a former one.
-            Tracepoint::Create => _ = self.0.remove(&event.ring),
+            Tracepoint::Create if !is_ours => _ = self.rings.remove(&event.ring),
+            Tracepoint::Create | Tracepoint::CqringWait if is_ours => {
+                self.rings.insert(event.ring);
+            }
+            Tracepoint::Complete if is_ours && !(self.names_requests && event.is_message()) => {
+                self.rings.insert(event.ring);
+            }
             _ => {}
         }
-        let ours = || fs::exists(format!("/proc/self/task/{}", event.thread)).unwrap_or(false);
-        *self.0.entry(event.ring).or_insert_with(ours)
+        self.rings.contains(&event.ring)
     }
 }
 
-/// Encodes an event of a [recorded](RECORDED) tracepoint. A sleep only identifies its ring.
+/// The tracepoints that only identify rings and threads.
+const NOT_WRITTEN: [Tracepoint; 2] = [Tracepoint::CqringWait, Tracepoint::NewTask];
+
+/// Encodes an event of a [recorded](RECORDED) tracepoint, if it is written.
 fn to_record(event: &KernelEvent) -> Option<Record> {
     let KernelEvent { user_data, opcode, tracepoint, own, .. } = *event;
-    (tracepoint != Tracepoint::CqringWait).then(|| Record {
+    (!NOT_WRITTEN.contains(&tracepoint)).then(|| Record {
         time: 0,
         id: user_data,
         res: own[0] as i32,
@@ -165,7 +190,7 @@ fn to_record(event: &KernelEvent) -> Option<Record> {
 /// Decodes what [`to_record`] encodes; `None` for any other record.
 fn from_record(header: &Header, record: &Record) -> Option<KernelEvent> {
     let tracepoint = Tracepoint::from_number(record.kind.checked_sub(BASE)?)?;
-    let is_recorded = RECORDED.contains(&tracepoint) && tracepoint != Tracepoint::CqringWait;
+    let is_recorded = RECORDED.contains(&tracepoint) && !NOT_WRITTEN.contains(&tracepoint);
     is_recorded.then(|| KernelEvent {
         time: header.nanos(record.time),
         thread: record.iteration as i32,

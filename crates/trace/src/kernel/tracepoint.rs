@@ -31,6 +31,16 @@ numbered! {
         CqringWait = 9, "io_uring_cqring_wait";
         /// A linked request failed, and the rest of its chain is cancelled.
         FailLink = 10, "io_uring_fail_link";
+        /// A request was given the file of a descriptor.
+        FileGet = 11, "io_uring_file_get";
+        /// A thread calls io_uring_enter(2).
+        Enter = 12, "sys_enter_io_uring_enter";
+        /// A thread or a process was created, by the thread of the event.
+        NewTask = 13, "task_newtask";
+        /// A thread was given another name, as by execve(2).
+        Rename = 14, "task_rename";
+        /// A signal was sent, even if it is ignored.
+        Signal = 15, "signal_generate";
     }
 }
 
@@ -66,10 +76,44 @@ impl Tracepoint {
         self.fact(4)
     }
 
+    /// Those that a watch of rings needs. The descriptors of requests are not among them: that is
+    /// one more event for each.
+    pub const OF_RINGS: [Tracepoint; 14] = [
+        Tracepoint::SubmitReq,
+        Tracepoint::Complete,
+        Tracepoint::TaskAdd,
+        Tracepoint::PollArm,
+        Tracepoint::CqringWait,
+        Tracepoint::LocalWorkRun,
+        Tracepoint::Enter,
+        Tracepoint::QueueAsyncWork,
+        Tracepoint::CqeOverflow,
+        Tracepoint::ReqFailed,
+        Tracepoint::FailLink,
+        Tracepoint::Create,
+        Tracepoint::NewTask,
+        Tracepoint::Rename,
+    ];
+
+    /// The group of the tracepoint, which is a folder in `events`.
+    pub(super) fn group(self) -> &'static str {
+        match self {
+            Tracepoint::Enter => "syscalls",
+            Tracepoint::NewTask | Tracepoint::Rename => "task",
+            Tracepoint::Signal => "signal",
+            _ => "io_uring",
+        }
+    }
+
+    /// Whether its events name a ring.
+    pub(crate) fn is_of_ring(self) -> bool {
+        self.group() == "io_uring"
+    }
+
     /// Whether its events are about one request.
     pub(crate) fn is_of_request(self) -> bool {
         use Tracepoint::{CqringWait, Create, LocalWorkRun};
-        !matches!(self, Create | CqringWait | LocalWorkRun)
+        self.is_of_ring() && !matches!(self, Create | CqringWait | LocalWorkRun)
     }
 }
 
@@ -81,7 +125,8 @@ pub struct KernelEvent {
     pub time: u64,
     /// The thread that ran. It does not always belong to the ring's process.
     pub thread: i32,
-    /// The ring's address in the kernel: it identifies the ring and has no other use.
+    /// The ring's address in the kernel: it identifies the ring and has no other use. Zero if the
+    /// tracepoint does not have it.
     pub ring: u64,
     /// The request's address in the kernel; zero if the tracepoint does not have it.
     pub request: u64,
@@ -93,7 +138,7 @@ pub struct KernelEvent {
     /// The tracepoint of the event.
     pub tracepoint: Tracepoint,
     /// The values of the fields that only this tracepoint has, in the order of its table; zero
-    /// for a field that the kernel does not have.
+    /// for a field that the kernel does not have. A name of 16 bytes has two of them.
     pub own: [u64; 4],
 }
 
@@ -113,6 +158,24 @@ impl KernelEvent {
     /// Whether it is a completion and more completions of the same request follow.
     pub fn more(&self) -> bool {
         self.completion().is_some_and(|(_, flags)| flags & Cqe::MORE != 0)
+    }
+
+    /// Whether a completion is a message that another ring posted: it has no request, and it does
+    /// not belong to a multishot request. Holds for kernels that name the requests of completions.
+    pub(crate) fn is_message(&self) -> bool {
+        self.tracepoint == Tracepoint::Complete && self.request == 0 && !self.more()
+    }
+
+    /// The thread that was created or renamed, and its name.
+    pub(crate) fn task(&self) -> Option<(i32, String)> {
+        let name = match self.tracepoint {
+            Tracepoint::NewTask => [self.own[2], self.own[3]],
+            Tracepoint::Rename => [self.own[1], self.own[2]],
+            _ => return None,
+        };
+        let bytes: Vec<u8> = name.into_iter().flat_map(u64::to_ne_bytes).collect();
+        let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        Some((self.own[0] as i32, String::from_utf8_lossy(name).into_owned()))
     }
 
     /// The result of a completion or of a rejected submission.
@@ -142,6 +205,16 @@ struct FieldSet {
     own: [Option<Field>; 4],
 }
 
+/// A field, or the halves of one with 16 bytes.
+fn parts(field: Option<Field>) -> Vec<Option<Field>> {
+    match field {
+        Some(Field { offset, size: 16, .. }) => {
+            [offset, offset + 8].map(|offset| Some(Field { offset, size: 8, signed: false })).into()
+        }
+        _ => vec![field],
+    }
+}
+
 impl TracepointDecoder {
     /// Learns the positions of a tracepoint's fields from its `format` file. Returns whether all
     /// required fields are there.
@@ -155,7 +228,8 @@ impl TracepointDecoder {
             own: [None; 4],
         };
         let names = tracepoint.fact(2).split_whitespace();
-        fields.own.iter_mut().zip(names).for_each(|(own, name)| *own = layout.field(&[name]));
+        let own = names.flat_map(|name| parts(layout.field(&[name])));
+        fields.own.iter_mut().zip(own).for_each(|(place, field)| *place = field);
         let has_user_data = fields.user_data.is_some();
         let is_identified = match tracepoint {
             Tracepoint::Complete | Tracepoint::CqeOverflow => {
@@ -163,11 +237,15 @@ impl TracepointDecoder {
             }
             // 5.10 has the request only, which is known from its submission.
             Tracepoint::QueueAsyncWork => has_user_data || fields.request.is_some(),
+            Tracepoint::NewTask | Tracepoint::Rename | Tracepoint::Signal => {
+                fields.own[0].is_some()
+            }
             _ => has_user_data || !tracepoint.is_of_request(),
         };
         self.number = layout.field(&["common_type"]);
         self.thread = layout.field(&["common_pid"]);
-        let is_complete = is_identified && fields.ring.is_some() && self.number.is_some();
+        let names_ring = fields.ring.is_some() || !tracepoint.is_of_ring();
+        let is_complete = is_identified && names_ring && self.number.is_some();
         if is_complete {
             self.tracepoints.push((layout.id, tracepoint, fields));
         }
@@ -176,8 +254,18 @@ impl TracepointDecoder {
 
     /// Whether completions have their flags, if completions are learned at all.
     pub fn has_flags(&self) -> bool {
+        self.complete().is_none_or(|fields| fields.own[1].is_some())
+    }
+
+    /// Whether completions name their requests, if completions are learned at all.
+    pub fn names_requests(&self) -> bool {
+        self.complete().is_none_or(|fields| fields.request.is_some())
+    }
+
+    /// The fields of completions.
+    fn complete(&self) -> Option<&FieldSet> {
         let mut learned = self.tracepoints.iter();
-        learned.all(|(_, point, fields)| *point != Tracepoint::Complete || fields.own[1].is_some())
+        learned.find(|(_, point, _)| *point == Tracepoint::Complete).map(|(.., fields)| fields)
     }
 
     /// Decodes an event; `None` if its tracepoint was not learned or the bytes end too early.
@@ -189,7 +277,7 @@ impl TracepointDecoder {
         Some(KernelEvent {
             time,
             thread: read(self.thread).unwrap_or(0) as i32,
-            ring: read(fields.ring)?,
+            ring: if tracepoint.is_of_ring() { read(fields.ring)? } else { 0 },
             request: read(fields.request).unwrap_or(0),
             user_data: read(fields.user_data).unwrap_or(0),
             opcode: read(fields.opcode).map(|code| code as u8),

@@ -9,8 +9,8 @@ use crate::commands::stream::await_ready;
 use crate::commands::{number, output, stop_signal};
 use proactor::os::ShutdownSignal;
 use proactor_report::units;
-use proactor_trace::kernel::{Instance, Tracepoint};
-use proactor_trace::{Clock, WatchedProcess};
+use proactor_trace::WatchedRings;
+use proactor_trace::kernel::{RingWatch, Tracepoint};
 
 /// Period at which the kernel events are read.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -21,9 +21,13 @@ const BUFFER: usize = 64 << 20;
 /// operations, results, latencies and anomalies. Needs root
 #[derive(Debug, clap::Args)]
 pub(super) struct AttachArgs {
-    /// Process id
+    /// Process id, or the id of one of its threads
     #[arg(value_parser = number::<u32>(1, 1 << 22))]
     pid: u32,
+
+    /// Watch the child processes that it starts as well
+    #[arg(short, long)]
+    follow: bool,
 
     /// Watch this long, for example 5s [default: until SIGINT, or until the process ends]
     #[arg(long = "for", value_name = "TIME", value_parser = units::parse_positive_duration)]
@@ -40,30 +44,30 @@ pub(super) struct AttachArgs {
 
 impl AttachArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let mut attached = WatchedProcess::new(self.pid)?;
+        let mut rings = WatchedRings::new(self.pid)?;
         let stop = stop_signal()?;
-        let mut instance = Instance::new(Tracepoint::ALL, Clock::Nanos, BUFFER)?;
-        attached.missing = instance.missing().to_vec();
-        instance.missing().iter().for_each(|missing| note!("note: {missing}"));
-        if attached.open_rings() == 0 {
-            note!("{} has no io_uring open yet: waiting for one …", attached.label());
+        let mut watch = RingWatch::new(&Tracepoint::OF_RINGS, BUFFER)?;
+        // After the watch: a thread that comes later has an event.
+        rings.begin(self.follow)?;
+        rings.missing = watch.missing();
+        rings.missing.iter().for_each(|missing| note!("note: {missing}"));
+        if rings.open_rings() == 0 {
+            note!("{} has no io_uring open yet: waiting for one …", rings.label());
         }
         if self.span.is_none() {
-            note!("watching process {} until SIGINT (Ctrl-C) …", self.pid);
+            note!("watching {} until SIGINT (Ctrl-C) …", rings.label());
         }
         let begin = Instant::now();
-        let watched = self.watch(&mut attached, &mut instance, &stop);
-        attached.watched = begin.elapsed();
-        stop.take(); // Another signal ends the wait for a reader.
+        let watched = self.watch(&mut rings, &mut watch, &stop);
+        rings.watched = begin.elapsed();
         // The summary is printed even if the output of the live lines failed.
-        attached.lost = instance.lost().context("cannot read the number of lost events")?;
-        drop(instance);
+        drop(watch);
         watched?;
-        let failure = attached.nothing_to_watch();
+        let failure = rings.nothing_to_watch();
         if self.json {
-            output::print(&format!("{}\n", attached.json()))?;
+            output::print(&format!("{}\n", rings.json()))?;
         } else if failure.is_none() {
-            output::print(&attached.summary())?;
+            output::print(&rings.summary())?;
         }
         failure.map_or(Ok(()), |why| bail!(why))
     }
@@ -71,23 +75,23 @@ impl AttachArgs {
     /// Reads events until the time is over, a signal, or the end of the process.
     fn watch(
         &self,
-        attached: &mut WatchedProcess,
-        instance: &mut Instance,
+        rings: &mut WatchedRings,
+        watch: &mut RingWatch,
         stop: &ShutdownSignal,
     ) -> anyhow::Result<()> {
         let deadline = self.span.map(|span| Instant::now() + span);
         if self.live && !self.json {
-            output::print(&format!("{}\n", WatchedProcess::heading()))?;
+            output::print(&format!("{}\n", WatchedRings::heading()))?;
         }
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let pause = left.map_or(INTERVAL, |left| left.min(INTERVAL));
-            let over = await_ready(stop, libc::POLLIN, Some(pause))?
-                || left.is_some_and(|left| left.is_zero())
-                || !attached.is_alive();
-            let events = if over { instance.finish()? } else { instance.poll()? };
-            attached.forget_foreign_threads();
-            let seen = events.iter().filter_map(|event| attached.observe(event));
+            // Another signal ends the wait for a reader.
+            let is_stopped = await_ready(stop, libc::POLLIN, Some(pause))? && stop.take() > 0;
+            let over = is_stopped || left.is_some_and(|left| left.is_zero()) || !rings.is_alive();
+            let events = if over { watch.finish()? } else { watch.poll()? };
+            rings.note_losses(watch.lost().context("cannot read the number of lost events")?);
+            let seen = events.iter().filter_map(|event| rings.observe(event));
             let seen = seen.filter(|_| self.live);
             let lines = seen.map(|event| match self.json {
                 true => format!("{}\n", event.json()),
@@ -95,8 +99,11 @@ impl AttachArgs {
             });
             output::print(&lines.collect::<String>())?;
             if over {
+                rings.end();
                 return Ok(());
             }
+            // If the kernel refuses it, they are only slower.
+            let _ = watch.exclude(&rings.busy_strangers(), rings.addresses());
         }
     }
 }

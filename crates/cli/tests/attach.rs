@@ -1,0 +1,307 @@
+//! `trace attach` on processes that do not stay what they were: short-lived threads, other
+//! programs, children, strangers, PID namespaces. They need root.
+
+#[allow(dead_code, unused_imports, reason = "each test crate uses its part")]
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::os::fd::AsRawFd;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use io_uring::{IoUring, opcode};
+use proactor_trace::kernel::{Delays, Instance, Sidecar, Tracepoint};
+use proactor_trace::{Clock, Trace};
+use serde_json::Value;
+
+use support::server::{PROACTOR, reset_signals};
+use support::{Address, Client, Launch, Process, io_uring_refused, skip};
+
+/// Whether there are rings and tracepoints; a skip otherwise.
+fn is_traceable() -> bool {
+    let refused = io_uring_refused();
+    let refused = refused.or_else(|| {
+        Instance::new(&Tracepoint::OF_RINGS, Clock::Nanos, 1 << 20).err().map(|why| why.to_string())
+    });
+    refused.iter().for_each(|why| skip(why));
+    refused.is_none()
+}
+
+/// A running `proactor trace attach --json`, which watches already.
+struct Attach(Child);
+
+impl Attach {
+    fn start(args: &[&str]) -> Attach {
+        let mut command = Command::new(PROACTOR);
+        command.args(["trace", "attach", "--json"]).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        reset_signals(&mut command);
+        let mut attach = Attach(command.spawn().expect("it runs"));
+        let mut lines = BufReader::new(attach.0.stderr.take().expect("a pipe"));
+        let mut said = String::new();
+        while !said.contains("until SIGINT") {
+            assert_ne!(lines.read_line(&mut said).expect("text"), 0, "it ended: {said}");
+        }
+        attach
+    }
+
+    /// Interrupts it, and returns its summary.
+    fn finish(self) -> Value {
+        Process(self.0.id()).signal(libc::SIGINT);
+        summary(&self.0.wait_with_output().expect("it ends"))
+    }
+}
+
+/// The summary at the end of the output.
+fn summary(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().unwrap_or_else(|| panic!("no output: {output:?}"));
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {text}"))
+}
+
+/// A count of an operation, of all rings together.
+fn count(summary: &Value, op: &str, name: &str) -> u64 {
+    let rings = summary["rings"].as_array().expect("rings").iter();
+    let ops = rings.flat_map(|ring| ring["ops"].as_array().expect("operations"));
+    ops.filter(|row| row["op"] == op).map(|row| row[name].as_u64().expect("a count")).sum()
+}
+
+fn nops(count: u64) {
+    let mut ring = IoUring::new(8).expect("a ring");
+    for _ in 0..count {
+        let nop = opcode::Nop::new().build();
+        // SAFETY: the operation has no buffers.
+        unsafe { ring.submission().push(&nop) }.expect("an empty queue");
+        ring.submit_and_wait(1).expect("it submits");
+        assert_eq!(ring.completion().next().expect("a completion").result(), 0);
+    }
+}
+
+#[test]
+fn every_operation_of_short_lived_threads_is_counted() {
+    if !is_traceable() {
+        return;
+    }
+    let attach = Attach::start(&[&std::process::id().to_string()]);
+    for _ in 0..20 {
+        std::thread::spawn(|| nops(100)).join().expect("it does not panic");
+    }
+    let summary = attach.finish();
+    assert_eq!(count(&summary, "nop", "completed"), 2000, "{summary}");
+    assert_eq!(summary["lost"], 0);
+    // Each nop has an enter of its own.
+    let enters = summary["rings"].as_array().expect("rings").iter();
+    let enters: u64 = enters.map(|ring| ring["enters"].as_u64().expect("a count")).sum();
+    assert!(enters >= 2000, "{summary}");
+}
+
+#[test]
+fn rings_of_other_processes_are_not_shown_whatever_their_addresses() {
+    if !is_traceable() {
+        return;
+    }
+    let server =
+        Launch::new(PROACTOR, &["serve", "--model", "uring", "--listen", "127.0.0.1:0"]).start();
+    let client = Client::connect(server.address());
+    client.ping();
+    let attach = Attach::start(&[&server.process.0.to_string()]);
+    client.ping();
+    // Enough to be excluded as a busy stranger.
+    for _ in 0..40 {
+        nops(20);
+    }
+    client.ping();
+    let summary = attach.finish();
+    let rings = summary["rings"].as_array().expect("rings");
+    assert_eq!((rings.len(), count(&summary, "nop", "submitted")), (1, 0), "{summary}");
+    // The first completion has no submission that was seen.
+    assert!(count(&summary, "recv", "completed") >= 1, "{summary}");
+    server.drain();
+}
+
+/// A shell that waits for a line before it runs these commands; `$P` is the program.
+fn shell(script: &str) -> Child {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("read line; {script}")]).env("P", PROACTOR);
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    reset_signals(&mut shell);
+    shell.spawn().expect("a shell")
+}
+
+/// Lets the shell continue; returns a client of the server that it starts, and the further output.
+fn connect(shell: &mut Child) -> (Client, Lines<BufReader<ChildStdout>>) {
+    shell.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("it reads");
+    let mut output = BufReader::new(shell.stdout.take().expect("a pipe")).lines();
+    let address = output.find_map(|line| {
+        let line = line.expect("text");
+        let place = line.find("127.0.0.1:")?;
+        line[place..].split([' ', ',']).next()?.parse().ok()
+    });
+    let address: std::net::SocketAddr = address.expect("an address");
+    (Client::connect(&Address::Tcp(address)), output)
+}
+
+#[test]
+fn a_program_that_another_one_becomes_is_seen() {
+    if !is_traceable() {
+        return;
+    }
+    let mut shell = shell("exec $P serve --model uring --listen 127.0.0.1:0");
+    let attach = Attach::start(&[&shell.id().to_string()]);
+    let (client, _output) = connect(&mut shell);
+    client.ping();
+    let summary = attach.finish();
+    shell.kill().expect("it runs");
+    shell.wait().expect("it ends");
+    assert!(count(&summary, "recv", "completed") >= 1, "{summary}");
+    let process = &summary["processes"][0];
+    assert_eq!(
+        (&process["name"], &summary["rings"][0]["name"]),
+        (&"proactor".into(), &"proactor".into())
+    );
+}
+
+#[test]
+fn a_child_is_seen_if_it_is_followed_and_is_else_named() {
+    if !is_traceable() {
+        return;
+    }
+    for follow in [true, false] {
+        let mut shell = shell("$P serve --model uring --listen 127.0.0.1:0 & read line; kill $!");
+        let id = shell.id().to_string();
+        let args = if follow { vec!["-f", &id] } else { vec![&*id] };
+        let attach = Attach::start(&args);
+        let (client, _output) = connect(&mut shell);
+        client.ping();
+        Process(attach.0.id()).signal(libc::SIGINT);
+        let output = attach.0.wait_with_output().expect("it ends");
+        drop(shell.stdin.take());
+        shell.wait().expect("it ends");
+        let summary = summary(&output);
+        assert_eq!(output.status.success(), follow, "{output:?}");
+        assert_eq!(summary["rings"].as_array().expect("rings").is_empty(), !follow);
+        if follow {
+            assert_eq!(summary["processes"][0]["name"], "proactor", "{summary}");
+        }
+    }
+}
+
+#[test]
+fn a_process_without_operations_is_not_said_to_be_something_else() {
+    if !is_traceable() {
+        return;
+    }
+    let mut shell = shell("$P serve --model uring --listen 127.0.0.1:0 & read line; kill $!");
+    let id = shell.id().to_string();
+    let mut command = Command::new(PROACTOR);
+    command.args(["trace", "attach", &id]).stderr(Stdio::piped()).stdout(Stdio::null());
+    reset_signals(&mut command);
+    let mut attach = command.spawn().expect("it runs");
+    let mut log = BufReader::new(attach.stderr.take().expect("a pipe")).lines();
+    let watches = |line: std::io::Result<String>| line.expect("text").contains("until SIGINT");
+    assert!(log.any(watches));
+    let (client, _output) = connect(&mut shell);
+    client.ping();
+    Process(attach.id()).signal(libc::SIGINT);
+    let last = log.last().expect("a line").expect("text");
+    assert!(last.contains("(proactor) has rings: -f watches children"), "{last}");
+    drop(shell.stdin.take());
+    assert_eq!(attach.wait().expect("it ends").code(), Some(1));
+    shell.wait().expect("it ends");
+}
+
+/// A shell in a PID namespace of its own, as [`shell`]; `None`, with a skip, if there are none.
+fn contained(script: &str) -> Option<Child> {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
+    let probe = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        skip("no PID namespaces (unshare)");
+        return None;
+    }
+    command.arg(format!("read line; {script}")).env("P", PROACTOR);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    reset_signals(&mut command);
+    Some(command.spawn().expect("unshare runs"))
+}
+
+#[test]
+fn a_process_in_a_pid_namespace_is_seen_from_within() {
+    if !is_traceable() {
+        return;
+    }
+    // The number of the shell shows that the namespace is another one: it is 1.
+    let script = "$P serve --model uring --listen 127.0.0.1:0 & server=$!; read line; \
+                  test $$ = 1 && $P trace attach --json --for 500ms $server; read line; kill $server; wait";
+    let Some(mut shell) = contained(script) else { return };
+    let (client, mut output) = connect(&mut shell);
+    let mut stdin = shell.stdin.take().expect("a pipe");
+    stdin.write_all(b"\n").expect("it reads");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&is_over);
+    let ping = std::thread::spawn(move || {
+        while !over.load(Ordering::Relaxed) {
+            client.ping();
+        }
+        stdin.write_all(b"\n").expect("it reads");
+    });
+    let summary = output.find(|line| line.as_ref().is_ok_and(|line| line.starts_with('{')));
+    is_over.store(true, Ordering::Relaxed);
+    ping.join().expect("it does not panic");
+    shell.wait().expect("it ends");
+    let summary = summary.expect("a summary").expect("text");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    assert!(count(&summary, "recv", "completed") > 0, "{summary}");
+    assert_eq!(summary["rings"].as_array().expect("rings").len(), 1, "{summary}");
+}
+
+#[test]
+fn kernel_events_are_recorded_in_a_pid_namespace() {
+    if !is_traceable() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.trace");
+    let script = format!(
+        "$P serve --model uring --listen 127.0.0.1:0 --trace={} --kernel-events & server=$!; \
+         read line; kill $server; wait",
+        path.display()
+    );
+    let Some(mut shell) = contained(&script) else { return };
+    let (client, _output) = connect(&mut shell);
+    for _ in 0..50 {
+        client.ping();
+    }
+    drop(client);
+    drop(shell.stdin.take());
+    shell.wait().expect("it ends");
+    let trace = Trace::open(&path).expect("a trace");
+    let sidecar = Sidecar::open(&path, &trace.header).expect("readable").expect("a sidecar");
+    let delays = Delays::of(&trace, &sidecar);
+    assert!(delays.reaping.len() >= 50 && delays.unmatched == 0, "{delays}");
+}
+
+#[test]
+fn an_instance_of_a_killed_watcher_is_removed_by_the_next() {
+    if !is_traceable() {
+        return;
+    }
+    let tracefs = proactor::os::private_tracefs().expect("there are tracepoints");
+    let folder = format!("/proc/self/fd/{}/instances", tracefs.as_raw_fd());
+    let left = |pid: u32| {
+        let names = fs::read_dir(&folder).expect("instances");
+        let names = names.map(|entry| entry.expect("an instance").file_name());
+        let own = format!("-{pid}-");
+        names.filter(|name| name.to_string_lossy().contains(&own)).count()
+    };
+    let mut attach = Attach::start(&[&std::process::id().to_string()]);
+    let pid = attach.0.id();
+    assert!(left(pid) > 0);
+    attach.0.kill().expect("it runs");
+    attach.0.wait().expect("it ends");
+    assert!(left(pid) > 0, "nothing could remove it");
+    drop(Instance::new(&[Tracepoint::SubmitReq, Tracepoint::Complete], Clock::Nanos, 1 << 20));
+    assert_eq!(left(pid), 0);
+}
