@@ -26,7 +26,7 @@ struct MessageChunk {
 /// What is drawn of a recording at first, and in detail.
 #[derive(Debug)]
 pub(super) struct Stretch {
-    /// On this the page opens: the connections are as busy as most of the time.
+    /// On this the page opens: the connections are as busy as in the busier half of the time.
     pub(super) opens: Span,
     /// Of this every mark is drawn: around the former as much as there may be marks.
     pub(super) detail: Span,
@@ -97,18 +97,19 @@ fn marks(event: &Event) -> usize {
     }
 }
 
-/// The chunk whose duration is nearest to the median, of those that have nearly all connections.
+/// The chunk whose duration is nearest to that of the busier half, of those that have nearly all
+/// connections. The slower half has pauses, in which nothing is seen.
 fn typical(chunks: &[MessageChunk], size: u64) -> Option<usize> {
     let full = || (0..chunks.len()).filter(|&at| chunks[at].messages == size);
     let lasted = |at: usize| chunks[at].until - chunks[at].from;
     let mut all: Vec<u64> = full().map(lasted).collect();
     all.sort_unstable();
-    let Some(&median) = all.get(all.len() / 2) else {
+    let Some(&usual) = all.get(all.len() / 4) else {
         return (!chunks.is_empty()).then_some(0);
     };
     let most = full().map(|at| chunks[at].conns).max().unwrap_or(0);
     let has_all = |at: &usize| chunks[*at].conns * 10 >= most * 9;
-    full().filter(has_all).min_by_key(|&at| lasted(at).abs_diff(median))
+    full().filter(has_all).min_by_key(|&at| lasted(at).abs_diff(usual))
 }
 
 /// The first and the last of the chunks around one that have at most so many marks together, but
