@@ -45,7 +45,7 @@ fn echoes(c: &mut Criterion) {
             };
             let echo = Registry::builtin().find("echo").expect("a protocol");
             let listeners = vec![(socket, echo.factory.clone())];
-            let service = Service { listeners, stop, console: None, trace: None };
+            let service = Service { listeners, stop, console: None, monitor: None, trace: None };
             // A ring is set up on the thread that serves.
             let server = thread::spawn(move || {
                 proactor_models::serve(set_up(Some(model), &options)?, service, || Ok(()))

@@ -12,6 +12,7 @@ use crate::limits::Ended;
 use crate::os::{self, EventFd};
 use crate::peer::{Factory, WorkerFactory};
 use crate::protocol::Protocol;
+use crate::status::ServerMonitor;
 
 /// A server that drives its connections by one I/O model. `P` is the type of their protocols.
 pub trait Engine<P = Box<dyn Protocol>> {
@@ -28,6 +29,12 @@ pub trait Engine<P = Box<dyn Protocol>> {
     /// # Errors
     /// The input cannot be watched, or the model has no console.
     fn set_console(&mut self, console: Console) -> io::Result<()>;
+
+    /// Attaches what watches the server. It is served until the server has ended.
+    ///
+    /// # Errors
+    /// Its descriptor cannot be waited for.
+    fn set_monitor(&mut self, monitor: Box<dyn ServerMonitor>) -> io::Result<()>;
 
     /// Serves until it is stopped. An engine with a loop stores its counters in `live` after each
     /// iteration.

@@ -80,12 +80,16 @@ pub enum KeyOwner {
     Shutdown,
     /// The input of the operator console.
     Console,
-    /// A descriptor that the owner of the loop watches, by its number.
+    /// A descriptor that the owner of the loop watches, by its number; [`MONITOR`] is that of a
+    /// monitor in every loop.
     External(u32),
     /// The link between the parent and the child that serves this connection: only in a trace,
     /// where all processes use the same ids.
     Link(ConnId),
 }
+
+/// The number of the external descriptor of a [monitor](crate::status::ServerMonitor).
+pub const MONITOR: u32 = 0;
 
 impl Key {
     /// Returns the connection that it names, if it does.

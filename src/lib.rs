@@ -141,6 +141,8 @@ pub mod silent;
 #[cfg(test)]
 #[path = "../tests/skip/mod.rs"]
 mod skip;
+#[doc(hidden)]
+pub mod status;
 pub mod testing;
 #[doc(hidden)]
 pub mod timeouts;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::admission::Admission;
 use crate::clock::{Nanos, earlier};
+use crate::counters::Counters;
 use crate::limits::{Ended, Limits};
 use crate::mailbox::PostedRequest;
 use crate::os::{AcceptFailure, ShutdownSignal};
@@ -87,8 +88,8 @@ impl AcceptPause {
         self.rate_until = self.rate_until.max(Some(now + ACCEPT_PAUSE));
     }
 
-    /// Takes note of an accept that brought no connection: pauses if the next one would fail as
-    /// well, and logs an error once for each pause.
+    /// Takes note of an accept that brought no connection, and counts it: pauses if the next one
+    /// would fail as well, and logs an error once for each pause.
     /// Returns true if the pause begins.
     ///
     /// # Errors
@@ -96,23 +97,29 @@ impl AcceptPause {
     pub fn failed(
         &mut self,
         failure: AcceptFailure,
+        counters: &mut Counters,
         now: impl FnOnce() -> Nanos,
     ) -> io::Result<bool> {
-        Ok(match failure {
-            AcceptFailure::Lasting(error) => return Err(error),
-            AcceptFailure::NoConnection => false,
+        match failure {
+            AcceptFailure::Lasting(error) => {
+                counters.accepts_ended += 1;
+                return Err(error);
+            }
+            AcceptFailure::NoConnection => {}
             AcceptFailure::Lost(error) => {
+                counters.accepts_lost += 1;
                 tracing::debug!(%error, "a connection was lost before it was accepted");
-                false
             }
             // The other accepts in flight fail for the same reason: one report is enough.
-            AcceptFailure::RetryLater(_) if self.until.is_some() => false,
+            AcceptFailure::RetryLater(_) if self.until.is_some() => {}
             AcceptFailure::RetryLater(error) => {
+                counters.refused += 1;
                 tracing::warn!(%error, "cannot accept for now");
                 self.begin(now());
-                true
+                return Ok(true);
             }
-        })
+        }
+        Ok(false)
     }
 
     /// Accepts nothing for a while.

@@ -19,6 +19,7 @@ use crate::os::{self, AcceptFailure, Clock, ShutdownSignal};
 use crate::peer::{AcceptedPeer, Factory, Made, WorkerFactory};
 use crate::peers::Peers;
 use crate::protocol::Protocol;
+use crate::status::{ServerMonitor, Status};
 use crate::trim::Trim;
 
 /// The state of a loop, without the ring or selector that it waits with. `D` is what the loop keeps
@@ -36,6 +37,8 @@ pub struct LoopState<P, D, L> {
     pub lifecycle: Lifecycle,
     /// The operator console, if there is one.
     pub console: Option<Box<Console>>,
+    /// What watches the server, if anything does.
+    pub monitor: Option<Box<dyn ServerMonitor>>,
     /// The clock of the server.
     pub clock: Clock,
     /// True if the listeners must be looked at, whatever `accepting` says.
@@ -62,6 +65,7 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
             listeners: Vec::new(),
             lifecycle: Lifecycle::new(limits, shutdown),
             console: None,
+            monitor: None,
             clock,
             listeners_changed: false,
             accepting: Accepting::Later,
@@ -107,6 +111,22 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
         self.peers.counters(os::calls() - self.calls_before)
     }
 
+    /// Has the monitor do one thing. Returns false if it has nothing to do. `complete` adds to the
+    /// status what the loop alone knows.
+    #[cold]
+    pub fn serve_monitor(&mut self, complete: impl Fn(&mut Status)) -> bool {
+        let Some(mut monitor) = self.monitor.take() else { return false };
+        let served = monitor.serve(self.lifecycle.stage(), &|| {
+            let counters = self.counters();
+            let mut status = Status::new(counters, self.peers.len(), &self.lifecycle);
+            (status.memory, status.buffers) = (self.peers.held(), self.pool.status());
+            complete(&mut status);
+            status
+        });
+        self.monitor = Some(monitor);
+        served
+    }
+
     /// Stores the counters in `live`, if they are wanted.
     pub fn publish(&self, live: Option<&LiveCounters>) {
         if let Some(live) = live {
@@ -139,11 +159,11 @@ impl<P: Protocol, D, L: Default> LoopState<P, D, L> {
     /// # Errors
     /// It failed for good, and no other listener is left.
     pub fn not_accepted(&mut self, id: ListenerId, failure: AcceptFailure) -> io::Result<()> {
-        match self.lifecycle.pause.failed(failure, || self.clock.now()) {
-            Ok(refused) => self.peers.counters.refused += u64::from(refused),
-            Err(error) => engine::end_listener(&mut self.listeners, id, &error)?,
+        let counters = &mut self.peers.counters;
+        match self.lifecycle.pause.failed(failure, counters, || self.clock.now()) {
+            Ok(_) => Ok(()),
+            Err(error) => engine::end_listener(&mut self.listeners, id, &error),
         }
-        Ok(())
     }
 
     /// Returns true if a connection that was accepted may be opened.

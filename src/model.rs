@@ -237,6 +237,8 @@ pub struct PreparedModel {
     pub detail: String,
     /// Why no better model was set up, in one line; empty if this is the best.
     pub reason: String,
+    /// The features of io_uring that it uses, by their names.
+    pub features: Vec<&'static str>,
     /// The number of operations that its ring permits; `None` if it permits all, or there is none.
     pub restricted: Option<usize>,
     /// Builds the engine, unless no descriptor or memory is left, or the recording cannot start.
@@ -251,7 +253,14 @@ impl PreparedModel {
     {
         let detail = model.0.mechanism.to_owned();
         let build = Box::new(build);
-        PreparedModel { model, detail, reason: String::new(), restricted: None, build }
+        PreparedModel {
+            model,
+            detail,
+            reason: String::new(),
+            features: Vec::new(),
+            restricted: None,
+            build,
+        }
     }
 }
 
@@ -339,7 +348,7 @@ fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
         let ring = Traced::new(ring, recording.start(&about)?);
         Ok(Box::new(Proactor::new(ring, limits, shutdown)?))
     });
-    Ok(PreparedModel { detail, restricted, ..prepared })
+    Ok(PreparedModel { detail, features: kernel.names_in_use(), restricted, ..prepared })
 }
 
 /// Creates the selector of a loop by epoll(7).

@@ -58,7 +58,8 @@ pub use clock::Clock;
 pub use io_signals::IoSignals;
 pub use proactor_record::sys::memory_file;
 pub use readiness::{
-    FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select, sleep,
+    Alarm, FdSet, SELECT_LIMIT, epoll_create, epoll_ctl, epoll_wait, is_readable, poll, select,
+    sleep,
 };
 pub use signal::{
     EventFd, ShutdownSignal, allow_interrupts, count_usr2, ignore_stray_signals, interrupt,
@@ -259,6 +260,21 @@ impl CpuClock {
         syscall!(clock_gettime(self.0, &mut time))?;
         Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     }
+}
+
+/// Returns the CPU time that this process and those of its children that were waited for have used,
+/// in user and in kernel mode.
+pub fn cpu_times() -> [Duration; 2] {
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    let used = |whose: libc::c_int| {
+        // SAFETY: all-zero is a valid rusage, to be filled by the call.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // `usage` is written to during the call, which fails for no such `whose`.
+        let _ = syscall!(getrusage(whose, &mut usage));
+        [time(usage.ru_utime), time(usage.ru_stime)]
+    };
+    let [own, children] = [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].map(used);
+    [own[0] + children[0], own[1] + children[1]]
 }
 
 #[cfg(any(test, feature = "testing"))]

@@ -45,7 +45,9 @@ use crate::peers::{HEAVY_BYTES, PeerEntry};
 use crate::protocol::Protocol;
 use crate::ring::{
     AcceptId, CancelTarget, Completion, Cqe, Op, Recv, RecvMode, Ring, Sent, Socket, WIDEST, Wait,
+    WakeSource,
 };
+use crate::status::ServerMonitor;
 use accept::AcceptState;
 use console::INPUT_SIZE;
 use refused::RefusedSockets;
@@ -72,6 +74,8 @@ pub struct Flight {
     send: SendState,
     /// True after a send with `skip_success` has completed: the next one asks for its completion.
     confirm_send: bool,
+    /// True if the send in flight waits until the socket takes bytes.
+    send_waits: bool,
     shutting_down: bool,
     /// True while the kernel is asked what the peer has not acknowledged.
     asks_outq: bool,
@@ -114,7 +118,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let mut state = LoopState::new(limits, stop, ring.clock(), Rc::clone(ring.pool()));
         state.peers.receive_into(ring.pool());
         state.peers.move_later();
-        ring.submit(Op::Wake { fd: state.lifecycle.shutdown.as_fd() })?;
+        let fd = state.lifecycle.shutdown.as_fd();
+        ring.submit(Op::Wake { source: WakeSource::Shutdown, fd })?;
         Ok(Proactor {
             ring,
             state,
@@ -179,8 +184,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 && let Some(mut visit) = self.state.peers.visit(cqe.token.conn())
                 && visit.peer.is_ordinary()
             {
-                visit.peer.driver.receive_completed(cqe.more());
+                let ends = visit.peer.driver.receive_completed(cqe.more());
                 visit.received_ordinarily(self.ring.received(cqe));
+                if ends && self.ring.has_multishot() {
+                    visit.counters().multishot_with_bytes += 1;
+                }
                 visit.mark();
                 if !visit.changed_nothing() {
                     self.settle(cqe.token.conn());
@@ -277,7 +285,8 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             }
             Completion::Internal => {}
             Completion::Read { outcome } => return self.console_input(outcome),
-            Completion::Wake => return self.shutdown_requested(),
+            Completion::Wake { source: WakeSource::Shutdown } => return self.shutdown_requested(),
+            Completion::Wake { source: WakeSource::Monitor } => self.serve_monitor()?,
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -287,7 +296,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let recv = visit.peer.driver.recv;
         let at_once = matches!(recv, RecvState::InFlight { mode: RecvMode::AtOnce, .. });
         let preferred = self.ring.pool().clamp(visit.peer.connection.recv_size());
-        visit.peer.driver.receive_completed(more);
+        if visit.peer.driver.receive_completed(more) && self.ring.has_multishot() {
+            *multishot_ended(visit.counters(), &outcome) += 1;
+        }
         match outcome {
             Recv::Data(chunk) => self.state.peers.received(conn, chunk),
             Recv::End => self.state.peers.ended(conn),
@@ -312,7 +323,13 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         // One with `skip_success` that completes was short, has failed, or could not skip its
         // completion: the kernel has no `CqeSkip`, or the queue has too many chunks.
         flight.confirm_send = flight.send == SendState::InFlight { skip_success: true };
-        flight.send = SendState::Idle;
+        let is_short = !flight.send_waits
+            && flight.send != SendState::Cancelling
+            && !matches!(outcome, Sent::Failed(_));
+        (flight.send, flight.send_waits) = (SendState::Idle, false);
+        if is_short {
+            visit.note_short_send();
+        }
         visit.mark();
         match outcome {
             Sent::Bytes(n) => self.state.peers.sent(conn, n),
@@ -393,9 +410,11 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             }
             _ => {}
         }
+        let was_many = matches!(peer.driver.recv, RecvState::InFlight { mode: RecvMode::Many, .. });
         let no_recv = resume_recv(ring, conn, peer, wants_recv, any_size, light)?;
         let (connection, flight) = (&mut peer.connection, &mut peer.driver);
         let socket = flight.socket;
+        let cancelled = was_many && flight.recv == RecvState::Cancelling && ring.has_multishot();
         if connection.wants_shutdown() && !flight.shutting_down {
             flight.shutting_down = true;
             ring.submit(Op::Shutdown { conn, socket })?;
@@ -404,6 +423,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             flight.closing = true;
             ring.submit(Op::Close { conn, socket })?;
         }
+        self.state.peers.counters.multishot_cancelled += u64::from(cancelled);
         if let Some(skips_success) = skips_success {
             self.sent_later(conn, skips_success);
         }
@@ -419,6 +439,7 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
     fn sent_later(&mut self, conn: ConnId, skips_success: bool) {
         self.unconfirmed_sends |= skips_success;
         if !skips_success {
+            self.update(conn, |flight| flight.send_waits = true);
             self.state.peers.fell_short(conn); // It may wait for its peer.
         }
     }
@@ -451,9 +472,22 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
         let flow = self.state.take_requests();
         if flow.is_continue() {
             self.open_backlog(); // The drain may have begun.
-            self.ring.submit(Op::Wake { fd: self.state.lifecycle.shutdown.as_fd() })?;
+            let fd = self.state.lifecycle.shutdown.as_fd();
+            self.ring.submit(Op::Wake { source: WakeSource::Shutdown, fd })?;
         }
         Ok(flow)
+    }
+
+    /// Serves the monitor, if there is one, and waits for it again.
+    fn serve_monitor(&mut self) -> io::Result<()> {
+        let accepted = self.backlog.len();
+        self.state.serve_monitor(|status| status.open += accepted);
+        self.watch_monitor()
+    }
+
+    fn watch_monitor(&mut self) -> io::Result<()> {
+        let Some(monitor) = &self.state.monitor else { return Ok(()) };
+        self.ring.submit(Op::Wake { source: WakeSource::Monitor, fd: monitor.fd() }).map(drop)
     }
 
     fn is_drained(&self) -> bool {
@@ -480,6 +514,11 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
         self.read_console()
     }
 
+    fn set_monitor(&mut self, monitor: Box<dyn ServerMonitor>) -> io::Result<()> {
+        self.state.monitor = Some(monitor);
+        self.watch_monitor()
+    }
+
     fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended> {
         self.state.begin();
         lifecycle::run(|| {
@@ -495,12 +534,15 @@ impl<R: Ring, P: Protocol> Engine<P> for Proactor<R, P> {
 }
 
 impl Flight {
-    /// The receive has completed; with `more` it stays in flight.
-    fn receive_completed(&mut self, more: bool) {
+    /// The receive has completed; with `more` it stays in flight. Returns true if it ends although
+    /// it was armed for many completions and not cancelled.
+    fn receive_completed(&mut self, more: bool) -> bool {
         debug_assert!(self.recv != RecvState::Idle, "one receive is in flight");
-        if !more {
-            self.recv = RecvState::Idle;
+        if more {
+            return false;
         }
+        let ended = std::mem::replace(&mut self.recv, RecvState::Idle);
+        matches!(ended, RecvState::InFlight { mode: RecvMode::Many, .. })
     }
 
     /// Returns true if no operation is in flight, except the close.
@@ -519,6 +561,18 @@ impl Flight {
 fn release_scarce<P: Protocol>(peer: &mut PeerEntry<P, Flight>) {
     let waits = peer.driver.send != SendState::Idle;
     peer.connection.release_scarce(if waits { Size::LARGEST } else { Size::SMALLEST });
+}
+
+/// Returns the counter of multishot receives that end in this way.
+#[cold]
+fn multishot_ended<'c>(counters: &'c mut Counters, outcome: &Recv) -> &'c mut u64 {
+    match outcome {
+        Recv::Data(_) => &mut counters.multishot_with_bytes,
+        Recv::End => &mut counters.multishot_end,
+        Recv::NoBuffer => &mut counters.multishot_no_buffer,
+        Recv::Nothing | Recv::Cancelled => &mut counters.multishot_cancelled,
+        Recv::Failed(_) => &mut counters.multishot_failed,
+    }
 }
 
 /// Why a connection does not receive although it wants to.

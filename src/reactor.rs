@@ -35,7 +35,7 @@ use crate::clock::{Nanos, earlier};
 use crate::console::Console;
 use crate::counters::{Counters, LiveCounters};
 use crate::engine::Engine;
-use crate::keys::{ConnId, Key, KeyOwner, ListenerId};
+use crate::keys::{ConnId, Key, KeyOwner, ListenerId, MONITOR};
 use crate::lifecycle;
 use crate::limits::{CloseReason, Ended, Limits};
 use crate::loop_state::LoopState;
@@ -44,6 +44,7 @@ use crate::peer::Factory;
 use crate::peers::{Visit, is_heavy};
 use crate::protocol::Protocol;
 use crate::selector::{Interest, Ready, ReadyEvent, Selector, Trigger};
+use crate::status::ServerMonitor;
 pub use accept::ACCEPTS;
 use accept::ListenerReadiness;
 use console::InputReadiness;
@@ -86,6 +87,8 @@ pub struct WatchedSocket {
     writable: bool,
     /// True once the peer's end was reported: a read that is short is not the last.
     hung_up: bool,
+    /// True from a send that was counted as short until it is reported as writable.
+    short: bool,
     /// What the selector watches for; if nothing, it does not watch the socket.
     interest: Interest,
     /// False from a report by a oneshot selector until it is armed again.
@@ -242,10 +245,23 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
                 return Ok(self.state.take_requests());
             }
             KeyOwner::Console => self.console_input.readable = true,
+            KeyOwner::External(MONITOR) if self.state.monitor.is_some() => self.serve_monitor()?,
             KeyOwner::External(number) => self.external.push(number),
             KeyOwner::Conn(_) | KeyOwner::Link(_) => {} // A link only in a trace.
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Serves the monitor, and has the selector report it again if more is left to do.
+    fn serve_monitor(&mut self) -> io::Result<()> {
+        self.state.serve_monitor(|_| {});
+        if self.selector.trigger() != Trigger::Level
+            && let Some(monitor) = &self.state.monitor
+        {
+            let key = KeyOwner::External(MONITOR).into();
+            self.selector.modify(monitor.fd(), key, Interest::READ)?;
+        }
+        Ok(())
     }
 
     /// Returns a number that grows when a connection is accepted or closed, or counted bytes move.
@@ -257,8 +273,8 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
     /// Returns the socket of a new connection.
     fn socket(&self, fd: OwnedFd) -> WatchedSocket {
         let (readable, writable, interest) = (false, true, self.usual);
-        let (hung_up, armed, watched_as_usual) = (false, true, true);
-        WatchedSocket { fd, readable, writable, hung_up, interest, armed, watched_as_usual }
+        let (hung_up, short, armed, watched_as_usual) = (false, false, true, true);
+        WatchedSocket { fd, readable, writable, hung_up, short, interest, armed, watched_as_usual }
     }
 
     fn watch_new(&mut self, id: ConnId) {
@@ -334,8 +350,18 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
             self.state.peers.settle(conn);
         }
         if falls_short {
-            self.state.peers.fell_short(conn);
+            self.fell_short(conn);
         }
+    }
+
+    /// The socket of a connection takes no more for now.
+    fn fell_short(&mut self, conn: ConnId) {
+        if let Some(mut visit) = self.state.peers.visit(conn)
+            && !std::mem::replace(&mut visit.peer.driver.short, true)
+        {
+            visit.note_short_send();
+        }
+        self.state.peers.fell_short(conn);
     }
 
     /// A receive has brought no bytes, but this result.
@@ -479,7 +505,7 @@ impl<S: Selector, P: Protocol> Reactor<S, P> {
                 self.state.peers.settle(conn);
             }
             if !writable {
-                self.state.peers.fell_short(conn);
+                self.fell_short(conn);
             }
         }
     }
@@ -563,6 +589,13 @@ impl<S: Selector, P: Protocol> Engine<P> for Reactor<S, P> {
         Ok(())
     }
 
+    fn set_monitor(&mut self, monitor: Box<dyn ServerMonitor>) -> io::Result<()> {
+        let key = KeyOwner::External(MONITOR).into();
+        self.selector.add_shared(monitor.fd(), key, Interest::READ)?;
+        self.state.monitor = Some(monitor);
+        Ok(())
+    }
+
     fn run(&mut self, live: Option<&LiveCounters>) -> io::Result<Ended> {
         self.state.begin();
         lifecycle::run(|| {
@@ -594,6 +627,7 @@ impl WatchedSocket {
         self.readable |= report.readable;
         self.writable |= report.writable;
         self.hung_up |= report.hung_up;
+        self.short &= !report.writable;
         self.armed &= armed;
         self.watched_as_usual &= armed;
     }

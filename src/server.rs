@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use crate::address::{Address, BoundSocket};
-use crate::counters::{Counters, LiveCounters};
+use crate::counters::{self, Counters, LiveCounters};
 use crate::engine::{self, Engine};
 use crate::error::{Error, SendError};
 use crate::keys::ListenerId;
@@ -181,10 +181,16 @@ impl Drop for Running {
 #[derive(Debug, Clone, Default)]
 pub struct Handle(Arc<HandleState>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct HandleState {
     requests: Mutex<Requested>,
     counters: LiveCounters,
+}
+
+impl Default for HandleState {
+    fn default() -> HandleState {
+        HandleState { requests: Mutex::default(), counters: counters::live() }
+    }
 }
 
 /// How often the server was asked to stop, and the signal that it waits for.

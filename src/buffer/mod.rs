@@ -20,5 +20,5 @@ mod queue;
 
 pub use chunk::{Chunk, Fit};
 pub use pages::Pages;
-pub use pool::{BufferClass, BufferId, Lease, Pool, Size, Vacant};
+pub use pool::{BufferClass, BufferId, BufferStatus, Lease, Pool, Size, Vacant};
 pub use queue::{SEND_MAX, SendQueue};

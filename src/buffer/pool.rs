@@ -80,6 +80,19 @@ pub struct BufferClass {
     pub count: usize,
 }
 
+/// Where the buffers of one size are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BufferStatus {
+    /// Bytes in each of them.
+    pub bytes: usize,
+    /// How many are idle.
+    pub idle: usize,
+    /// How many are lent to a ring.
+    pub lent: usize,
+    /// How many hold bytes, or are received into.
+    pub leased: usize,
+}
+
 /// Equal-sized buffers, in a few sizes, in one allocation.
 pub struct Pool {
     pages: Pages,
@@ -218,6 +231,16 @@ impl Pool {
     /// Returns how many buffers of this size are lent to a ring.
     pub fn lent(&self, size: Size) -> usize {
         self.class(size).lent.get()
+    }
+
+    /// Returns where the buffers of each size are.
+    pub fn status(&self) -> Vec<BufferStatus> {
+        let status = |class: &Class| {
+            let (idle, lent) = (class.idle.get(), class.lent.get());
+            let BufferClass { bytes, count } = class.shape;
+            BufferStatus { bytes, idle, lent, leased: count - idle - lent }
+        };
+        self.classes().iter().map(status).collect()
     }
 
     /// Buffers of this size that a receive may yet fill: idle, or lent and not handed back.

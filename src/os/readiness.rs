@@ -2,10 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::count_call;
+use crate::clock::Nanos;
 
 /// A new epoll(7) instance.
 ///
@@ -74,6 +75,43 @@ pub fn poll(asked: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result
 pub fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut asked = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
     Ok(poll(&mut asked, Some(Duration::ZERO))? > 0)
+}
+
+/// A timer that is waited for as any descriptor is: readable from its moment on.
+#[derive(Debug)]
+pub struct Alarm(OwnedFd);
+
+impl Alarm {
+    /// Creates a timer that is not set.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Alarm> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        let fd = syscall!(timerfd_create(libc::CLOCK_MONOTONIC, flags))?;
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok(Alarm(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Sets it to this moment of [`now`](super::now), which may be over; `None` is never.
+    pub fn set(&self, at: Option<Nanos>) {
+        // Zero would switch it off.
+        let Nanos(at) = at.map_or(Nanos(0), |Nanos(at)| Nanos(at.max(1)));
+        let [zero, at] = [0, at].map(|nanos| libc::timespec {
+            tv_sec: (nanos / 1_000_000_000) as _,
+            tv_nsec: (nanos % 1_000_000_000) as _,
+        });
+        let timer = libc::itimerspec { it_interval: zero, it_value: at };
+        // `timer` is read during the call, which never fails on a timer.
+        let (fd, none) = (self.0.as_raw_fd(), std::ptr::null_mut());
+        let _ = syscall!(timerfd_settime(fd, libc::TFD_TIMER_ABSTIME, &timer, none));
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// The first descriptor that select(2) cannot watch.

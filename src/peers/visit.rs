@@ -69,6 +69,16 @@ impl<P: Protocol, D> Visit<'_, P, D> {
         self.counters.sent_bytes += n as u64;
     }
 
+    /// The counters of all connections, to which the driver adds what it counts.
+    pub fn counters(&mut self) -> &mut Counters {
+        self.counters
+    }
+
+    /// Its socket took a part of what was sent, or nothing.
+    pub fn note_short_send(&mut self) {
+        self.counters.short_sends += u64::from(!self.peer.rare.has(RareStates::LINK));
+    }
+
     /// Marks the connection: the driver must resume it.
     pub fn mark(&mut self) {
         self.ready.mark(self.id, self.peer);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{AcceptId, CancelTarget, Cqe, Kind, Socket};
+use super::{AcceptId, CancelTarget, Cqe, Kind, Socket, Token, WakeSource};
 use crate::buffer::{Chunk, Lease};
 use crate::keys::ConnId;
 use crate::os::AcceptFailure;
@@ -64,7 +64,10 @@ pub enum Completion {
         outq: Option<usize>,
     },
     /// The descriptor of an [`Op::Wake`](super::Op::Wake) is readable, or the wait for it failed.
-    Wake,
+    Wake {
+        /// Whose descriptor it is.
+        source: WakeSource,
+    },
     /// An operation of the ring itself ended.
     Internal,
 }
@@ -120,7 +123,11 @@ pub(super) fn decode(cqe: Cqe, take_buffer: impl FnOnce(Cqe) -> Option<Lease>) -
         Some(Kind::Outq) => {
             Completion::Outq { conn, outq: cqe.result().ok().map(|bytes| bytes as usize) }
         }
-        Some(Kind::Wake) => Completion::Wake,
+        Some(Kind::Wake) => {
+            let monitor = token == Token::of_wake(WakeSource::Monitor);
+            let source = if monitor { WakeSource::Monitor } else { WakeSource::Shutdown };
+            Completion::Wake { source }
+        }
         Some(
             Kind::Internal | Kind::PollAccept | Kind::PollRecv | Kind::PollSend | Kind::PollRead,
         ) => Completion::Internal,

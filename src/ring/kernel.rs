@@ -214,6 +214,12 @@ impl Kernel {
         }
     }
 
+    /// Returns the names of the capabilities that a server uses.
+    pub fn names_in_use(self) -> Vec<&'static str> {
+        let used = |it: &Capability| self.has(*it) && self.unused(*it).is_none();
+        Capability::all().filter(used).map(Capability::name).collect()
+    }
+
     /// Only what kernels up to `ceiling` had.
     ///
     /// # Errors

@@ -130,9 +130,21 @@ pub enum Op<'a> {
     },
     /// Waits until a descriptor is readable: how a signal reaches the loop.
     Wake {
+        /// Whose descriptor it is; one wait for each is in flight.
+        source: WakeSource,
         /// The descriptor; stays open until the completion.
         fd: BorrowedFd<'a>,
     },
+}
+
+/// Whose descriptor an [`Op::Wake`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum WakeSource {
+    /// That of the shutdown signal.
+    Shutdown,
+    /// That of a [monitor](crate::status::ServerMonitor).
+    Monitor,
 }
 
 /// How often a receive completes, and whether it waits.
@@ -326,6 +338,11 @@ pub trait Ring {
 
     /// Gives the pages of lent buffers back to the kernel, if none of them can hold bytes.
     fn trim(&mut self) {}
+
+    /// Returns true if a receive of [`RecvMode::Many`] completes more than once.
+    fn has_multishot(&self) -> bool {
+        false
+    }
 
     /// Returns true if the ring has the operation [`Op::Outq`]. It has it wherever its sockets are
     /// direct descriptors, but of a Unix socket it fails.

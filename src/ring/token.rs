@@ -4,7 +4,7 @@ use std::fmt;
 
 pub use proactor_record::Kind;
 
-use super::{AcceptId, CancelTarget};
+use super::{AcceptId, CancelTarget, WakeSource};
 use crate::keys::{ConnId, ListenerId};
 
 /// The 64 bits of `user_data`: the kind of the operation, and its connection or listener.
@@ -25,6 +25,11 @@ impl Token {
     /// Returns the token of an operation on neither, with a number of its own.
     pub fn at(kind: Kind, index: u32) -> Token {
         Token(kind.token(0, index))
+    }
+
+    /// Returns the token of a wait for this descriptor.
+    pub fn of_wake(source: WakeSource) -> Token {
+        Token::at(Kind::Wake, source as u32)
     }
 
     /// Returns the kind of the operation.

@@ -36,7 +36,8 @@ use super::memory::InFlightMemory;
 use super::provided::ProvidedRing;
 use super::setup::{set_up, setup_flags};
 use super::{
-    AcceptId, Completion, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait, restrict,
+    AcceptId, Completion, Cqe, Entered, Kind, Op, Pushed, Ring, Socket, Sqe, Token, Wait,
+    WakeSource, restrict,
 };
 use crate::buffer::{BufferClass, Chunk, Lease, Pool, SendQueue, Size};
 use crate::clock::Nanos;
@@ -460,6 +461,10 @@ impl Ring for Uring {
         self.memory.take_back(conn)
     }
 
+    fn has_multishot(&self) -> bool {
+        self.has(Capability::MultishotRecv)
+    }
+
     fn has_outq(&self) -> bool {
         self.has(Capability::Direct) && self.has(Capability::SocketCommands)
     }
@@ -551,8 +556,10 @@ impl Uring {
         let accepts = self.accepts.in_flight().into_iter().flat_map(|accept| {
             [Kind::Accept, Kind::PollAccept].map(|kind| Token::of_accept(kind, accept))
         });
-        let others = [(Kind::Read, 0), (Kind::PollRead, 0), (Kind::Wake, 0), TIMER];
-        for token in accepts.chain(others.map(|(kind, index)| Token::at(kind, index))) {
+        let others = [(Kind::Read, 0), (Kind::PollRead, 0), TIMER];
+        let others = others.map(|(kind, index)| Token::at(kind, index));
+        let wakes = [WakeSource::Shutdown, WakeSource::Monitor].map(Token::of_wake);
+        for token in accepts.chain(others).chain(wakes) {
             if !self.is_full() {
                 self.queue_cancel_of(token, Token::at(Kind::Internal, 0));
             }

@@ -93,6 +93,10 @@ impl<R: Ring> Ring for Traced<R> {
         self.inner.trim();
     }
 
+    fn has_multishot(&self) -> bool {
+        self.inner.has_multishot()
+    }
+
     fn has_outq(&self) -> bool {
         self.inner.has_outq()
     }

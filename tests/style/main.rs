@@ -30,8 +30,8 @@ const LONG_LINES_LEFT: usize = 0;
 /// and the statistics, the gates, the open loop and the forms of `compare`, and 540 for the page of
 /// a recording and the map of durations;
 /// 640 for `trace attach`: threads and processes by their events, what a loss makes uncertain,
-/// enters.
-const CODE_LINES_MAX: usize = 34_890;
+/// enters; 1,110 for the metrics of a server and the interleaved models of `explain`.
+const CODE_LINES_MAX: usize = 36_000;
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[
@@ -484,13 +484,14 @@ fn check(limit: &str, left: usize, mut offences: Vec<String>) {
     }
 }
 
-/// Returns whether a word is the operator's command `tell N TEXT`, or an old name of an option of
-/// `load` that still works.
+/// Returns whether a word is the operator's command `tell N TEXT`, an old name of an option of
+/// `load` that still works, or a name of Python's.
 fn is_command(path: &str, word: &str) -> bool {
     let commands = [
         ("console/command.rs", "tell"),
         ("tests/console.rs", "tell"),
         ("commands/load.rs", "patience"),
+        ("tests/metrics/samples.py", "families"),
     ];
     commands.iter().any(|(file, command)| path.ends_with(file) && word == *command)
 }

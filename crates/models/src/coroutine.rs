@@ -6,6 +6,7 @@
 //!   give_permits ── to those that move much          …
 //!   watch_shutdown ── waits for the signal
 //!   serve_console ── if there is an operator
+//!   serve_monitor ── if something watches the server
 //! ```
 //!
 //! Read `serve_connection` first: the whole of a connection in one loop that *waits* in the middle.
@@ -36,7 +37,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::Interest;
-use tokio::runtime::{Builder, LocalRuntime};
+use tokio::runtime::{Builder, Handle, LocalRuntime};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
@@ -46,11 +47,12 @@ use proactor::calls::AT_ONCE;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::Engine;
-use proactor::keys::{ConnId, KeyOwner, ListenerId};
+use proactor::keys::{ConnId, KeyOwner, ListenerId, MONITOR};
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
 use proactor::reactor::ACCEPTS;
+use proactor::status::ServerMonitor;
 
 mod console;
 mod heavy;
@@ -108,6 +110,11 @@ impl<C: CallHooks> Engine for Coroutines<C> {
         Ok(())
     }
 
+    fn set_monitor(&mut self, monitor: Box<dyn ServerMonitor>) -> io::Result<()> {
+        self.server.state().core.monitor = Some(monitor);
+        Ok(())
+    }
+
     /// Serves until it is stopped; a second run ends at once.
     ///
     /// # Panics
@@ -153,6 +160,11 @@ impl<C: CallHooks> TaskServer<C> {
         spawn_local(Rc::clone(self).give_permits());
         if let Some(console) = Rc::clone(self).serve_console()? {
             spawn_local(console);
+        }
+        if let Some(monitor) = &self.state().core.monitor {
+            // A descriptor of its own: the executor wants to own what it watches.
+            let fd = watch(monitor.fd().try_clone_to_owned()?, KeyOwner::External(MONITOR))?;
+            spawn_local(Rc::clone(self).serve_monitor(fd));
         }
         for listener in &mut self.state().core.listeners {
             let id = listener.id;
@@ -261,6 +273,18 @@ impl<C: CallHooks> TaskServer<C> {
             state.served(flow);
             drop(state);
             ready.clear_ready();
+        }
+    }
+
+    /// Serves the monitor, one thing at a time.
+    async fn serve_monitor(self: Rc<Self>, watched: WatchedFd) {
+        let _guard = Guard(&self);
+        while let Ok(mut ready) = watched.readable().await {
+            self.calls.ready(KeyOwner::External(MONITOR).into(), true, false);
+            if !self.state().serve_monitor(Handle::current().metrics().worker_park_count(0)) {
+                ready.clear_ready();
+            }
+            yield_now().await; // The connections go on.
         }
     }
 

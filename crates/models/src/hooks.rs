@@ -8,16 +8,16 @@ use std::collections::HashMap;
 use std::fmt;
 
 use proactor::calls::{Calls, PlainCalls};
-use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
+use proactor::keys::{ConnId, Key, KeyOwner, ListenerId, MONITOR};
 use proactor::selector::{Poll, Selector};
 use proactor::traced::{Traced, TracedCalls};
 use proactor_record::{Log, Record, Writer};
 use tokio::runtime::Builder;
 
 // The external descriptors that the loop of a parent watches.
-pub(crate) const SHUTDOWN: u32 = 0;
-pub(crate) const CHILD_EXITS: u32 = 1;
-pub(crate) const LISTENERS: u32 = 2;
+pub(crate) const SHUTDOWN: u32 = MONITOR + 1;
+pub(crate) const CHILD_EXITS: u32 = MONITOR + 2;
+pub(crate) const LISTENERS: u32 = MONITOR + 3;
 
 /// Makes the calls of a model. The default methods record nothing and cost nothing.
 pub(crate) trait CallHooks: Calls + Sync + fmt::Debug {

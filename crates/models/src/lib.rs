@@ -24,6 +24,7 @@ use proactor::os::ShutdownSignal;
 use proactor::os::process::{self, Alone};
 use proactor::peer::Factory;
 use proactor::selector::{Sigio, Spin, Trigger};
+use proactor::status::ServerMonitor;
 use proactor::traced::TracedCalls;
 use proactor_record::{Recording, Writers};
 
@@ -176,6 +177,8 @@ pub struct Service {
     pub stop: ShutdownSignal,
     /// The operator console, if there is one and the model [supports](Ability::Console) it.
     pub console: Option<Console>,
+    /// What watches the server, if anything does.
+    pub monitor: Option<Box<dyn ServerMonitor>>,
     /// What to record, if anything.
     pub trace: Option<Recording>,
 }
@@ -189,11 +192,12 @@ pub fn serve(
     service: Service,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<(Ended, Counters)> {
-    let Service { listeners, stop, console, trace } = service;
+    let Service { listeners, stop, console, monitor, trace } = service;
     let mut engine = (prepared.build)(stop, trace)?;
     // The files of Unix sockets are removed when the server has ended.
     let _files = engine::listen_all(&mut *engine, listeners)?;
     console.map_or(Ok(()), |console| engine.set_console(console))?;
+    monitor.map_or(Ok(()), |monitor| engine.set_monitor(monitor))?;
     ready()?;
     Ok((engine.run(None)?, engine.counters()))
 }

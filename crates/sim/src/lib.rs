@@ -396,7 +396,7 @@ impl Sim {
                 self.check_owner(conn, socket);
                 (Token::of(Kind::Outq, conn), Work::Outq(socket))
             }
-            Op::Wake { .. } => (Token::at(Kind::Wake, 0), Work::Wake),
+            Op::Wake { source, .. } => (Token::of_wake(source), Work::Wake),
         };
         let work = if bogus { Work::Done(-libc::ENOTSOCK) } else { work };
         Doing { token, work, cancelled: Cancelled::No, at: Nanos(0) }

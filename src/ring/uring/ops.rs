@@ -45,9 +45,9 @@ impl Uring {
                 let entry = opcode::UringCmd16::new(slot, command).build();
                 alone(self.queue(entry, Token::of(Kind::Outq, conn), socket.0 as i32, 0, 0))
             }
-            Op::Wake { fd } => {
+            Op::Wake { source, fd } => {
                 let fd = fd.as_raw_fd();
-                alone(self.queue(poll(fd, libc::POLLIN), Token::at(Kind::Wake, 0), fd, 0, 0))
+                alone(self.queue(poll(fd, libc::POLLIN), Token::of_wake(source), fd, 0, 0))
             }
         }
     }

@@ -88,6 +88,8 @@ fn values(prepared: &PreparedModel, options: &EngineOptions, gives_up: [bool; 2]
         send_max => SEND_MAX,
         heavy => HEAVY_BYTES,
         heavy_with_light => HEAVY_BYTES_WITH_LIGHT,
+        metrics_clients => proactor_metrics::CLIENTS_MAX,
+        metrics_head => proactor_metrics::HEAD_MAX,
         operations => prepared.restricted,
         rings, files,
         ..socket_memory(limits.connections)

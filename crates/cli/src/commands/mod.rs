@@ -13,6 +13,7 @@ mod limits;
 mod load;
 mod lock_down;
 mod log;
+mod metrics;
 mod models;
 mod number;
 pub(crate) mod output;

@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::admission::AdmissionArgs;
+use super::metrics::{self, MetricsAddress};
 use super::output::{self, Destination};
 use super::stderr::note;
 use super::stream::{self, Stream, StreamWait};
 use super::{limits, polling, record, timeouts};
 use super::{lock_down, log, number, refuse, run_on_cpu, stop_signal, usage_error, wrong_usage};
 use crate::parse_protocol;
-use proactor::address::Address;
+use proactor::address::{Address, BoundSocket};
 use proactor::buffer::{BufferClass, Pool};
 use proactor::console::{Console, ListenerInfo};
 use proactor::limits::{Ended, Limits};
@@ -72,6 +73,12 @@ pub(super) struct ServeArgs {
     #[arg(long)]
     console: bool,
 
+    /// Serve /metrics for Prometheus, /healthz and /readyz over HTTP at this address: PORT of
+    /// 127.0.0.1, HOST:PORT, or unix:PATH. Whatever can connect there reads counters, limits,
+    /// version and model, no addresses and no data of clients; there is no TLS and no password
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<MetricsAddress>,
+
     /// Only for uring: use no io_uring feature newer than this kernel version, 5.6 or later
     #[arg(long, value_name = "X.Y")]
     kernel: Option<Version>,
@@ -127,8 +134,15 @@ pub(super) struct ServeArgs {
     admission: AdmissionArgs,
 }
 
-/// The listeners, and what an operator reads of them.
-type Opened = (Vec<Listening>, Vec<ListenerInfo>);
+/// What is open before the server is set up.
+#[derive(Debug, Default)]
+struct Opened {
+    listeners: Vec<Listening>,
+    /// What an operator reads of the listeners.
+    infos: Vec<ListenerInfo>,
+    /// The listening sockets of the metrics.
+    metrics: Vec<BoundSocket>,
+}
 
 /// An address to listen on, and its protocol if it has its own.
 #[derive(Debug, Clone)]
@@ -164,7 +178,9 @@ impl ServeArgs {
         let results = [("--stats", self.stats.as_deref()), ("--trace", self.record.path())];
         let stdout_is_taken = output::check_destinations(&results);
         self.lock_down.check_kernel_events(self.record.kernel_events());
-        self.lock_down.check_files(self.listen.iter().map(|listen| &listen.address));
+        let metrics = self.metrics.iter().map(|MetricsAddress(address)| address);
+        let addresses = self.listen.iter().map(|listen| &listen.address).chain(metrics);
+        self.lock_down.check_files(addresses);
         // Before anything is opened. What `auto` finds is checked again below.
         let options = self.options(asked, console)?;
         asked.map_or(Ok(()), |model| self.check_model(model, &options))?;
@@ -177,12 +193,16 @@ impl ServeArgs {
         let (model, detail) = (prepared.model, prepared.detail.clone());
         let stop = stop_signal()?;
         stream::bound_waits();
-        let (mut listeners, infos) = early.map_or_else(|| self.listen(), Ok)?;
+        let Opened { mut listeners, infos, metrics } = early.map_or_else(|| self.listen(), Ok)?;
         ProxyGate::wrap(&options.limits, listeners.iter_mut().map(|(_, factory)| factory));
         // Now, so that a server that cannot listen empties no file.
         let stats = self.stats.as_deref().map(Destination::open).transpose()?;
         let (trace, mut trace_output) = self.record.prepare(model)?;
-        let (files, restricted) = (socket_files(&listeners), prepared.restricted);
+        let sockets = listeners.iter().map(|(socket, _)| socket).chain(&metrics);
+        let (files, restricted) = (socket_files(sockets), prepared.restricted);
+        let shown: Vec<Address> = metrics.iter().map(|socket| socket.address.clone()).collect();
+        let monitor = (!metrics.is_empty()).then(|| metrics::monitor(metrics, &prepared));
+        let (monitor, _files) = monitor.transpose().context("cannot serve metrics")?.unzip();
         let mut lock_down = || self.lock_down.apply(model, restricted, &files);
         // A thread of before would keep what is given up. A model that forks has none, and looks
         // at /proc until it serves.
@@ -191,12 +211,12 @@ impl ServeArgs {
         let console = console.map(|_| open_console(infos.clone())).transpose();
         let console = console.context("cannot open the console")?;
         self.log.never_wait(model.info().forks())?;
-        let service = Service { listeners, stop, console, trace };
+        let service = Service { listeners, stop, console, monitor, trace };
         let mut in_force = Vec::new();
         let served = serve(prepared, service, || {
             trace_output.start(model);
             in_force = locked.map_or_else(lock_down, Ok).map_err(io::Error::other)?;
-            announce_listeners(&infos, model, stdout_is_taken);
+            announce_listeners(&infos, &shown, model, stdout_is_taken);
             Ok(())
         });
         trace_output.finish();
@@ -311,7 +331,8 @@ impl ServeArgs {
         asked: Option<Model>,
         options: &EngineOptions,
     ) -> anyhow::Result<PreparedModel> {
-        let spare = spare_descriptors(self.listen.len()).context("cannot serve")?;
+        let spare = spare_descriptors(self.listen.len() + self.metrics_descriptors());
+        let spare = spare.context("cannot serve")?;
         let prepared = model::set_up(asked, options)?;
         drop(spare);
         let PreparedModel { model, detail, reason, .. } = &prepared;
@@ -336,7 +357,7 @@ impl ServeArgs {
     fn listen(&self) -> anyhow::Result<Opened> {
         let all: Vec<&Address> = self.listen.iter().map(|listen| &listen.address).collect();
         let access = self.lock_down.file_access();
-        let mut opened = (Vec::new(), Vec::new());
+        let mut opened = Opened::default();
         for Listen { address, protocol } in &self.listen {
             let protocol = protocol.as_ref().unwrap_or(&self.protocol);
             let sockets = address.listen_all(&all, &access);
@@ -345,11 +366,26 @@ impl ServeArgs {
                 if !socket.address.is_local() {
                     self.log.print(&format!("{address} can be reached from other machines"));
                 }
-                opened.0.push((socket, protocol.factory.clone()));
-                opened.1.push(ListenerInfo { address, protocol: name });
+                opened.listeners.push((socket, protocol.factory.clone()));
+                opened.infos.push(ListenerInfo { address, protocol: name });
+            }
+        }
+        if let Some(MetricsAddress(address)) = &self.metrics {
+            let sockets = address.listen_all(&[address], &access);
+            opened.metrics =
+                sockets.with_context(|| format!("cannot serve metrics on {address}"))?;
+            for BoundSocket { address, .. } in
+                opened.metrics.iter().filter(|it| !it.address.is_local())
+            {
+                self.log.print(&format!("metrics on {address} can be reached from other machines"));
             }
         }
         Ok(opened)
+    }
+
+    /// Returns how many descriptors the metrics take at most.
+    fn metrics_descriptors(&self) -> usize {
+        self.metrics.as_ref().map_or(0, |_| MetricsAddress::DESCRIPTORS)
     }
 
     /// Returns the option that needs a console, if there is one.
@@ -364,7 +400,8 @@ impl ServeArgs {
         /// The standard streams, the ring, the shutdown signal, the selector, and some spare.
         const RESERVE: usize = 16;
         let descriptors = os::raise_descriptor_limit() as usize;
-        let most = descriptors.saturating_sub(RESERVE + self.listen.len()).max(1);
+        let reserve = RESERVE + self.listen.len() + self.metrics_descriptors();
+        let most = descriptors.saturating_sub(reserve).max(1);
         let asked = self.admission.max_connections.map(|asked| asked as usize);
         if asked.is_some_and(|asked| asked > most) {
             tracing::warn!("`ulimit -n` of {descriptors} allows only {most} connections");
@@ -410,20 +447,26 @@ fn open_console(listeners: Vec<ListenerInfo>) -> io::Result<Console> {
 }
 
 /// Returns the files of Unix sockets, which are removed at the end.
-fn socket_files(listeners: &[Listening]) -> Vec<PathBuf> {
-    let with_file = listeners.iter().filter(|(socket, _)| socket.file.is_some());
-    let path = |(socket, _): &Listening| match &socket.address {
+fn socket_files<'a>(sockets: impl Iterator<Item = &'a BoundSocket>) -> Vec<PathBuf> {
+    let path = |socket: &BoundSocket| match &socket.address {
         Address::Unix(path) => Some(path.clone()),
         _ => None,
     };
-    with_file.filter_map(path).collect()
+    sockets.filter(|socket| socket.file.is_some()).filter_map(path).collect()
 }
 
-/// Prints one line for each listener. An output that is closed or full does not stop the server.
-fn announce_listeners(listeners: &[ListenerInfo], model: Model, on_stderr: bool) {
+/// Prints one line for each listener, and for each of the `metrics`. An output that is closed or
+/// full does not stop the server.
+fn announce_listeners(
+    listeners: &[ListenerInfo],
+    metrics: &[Address],
+    model: Model,
+    on_stderr: bool,
+) {
     let line =
         |it: &ListenerInfo| format!("listening on {} ({model}, {})\n", it.address, it.protocol);
-    let text: String = listeners.iter().map(line).collect();
+    let metrics = metrics.iter().map(|address| metrics::announcement(address) + "\n");
+    let text: String = listeners.iter().map(line).chain(metrics).collect();
     if on_stderr {
         return note!("{}", text.trim_end());
     }

@@ -61,7 +61,8 @@ pub(super) struct Wording {
 /// The pipe of the log of a server.
 struct LogPipe {
     pipe: PipeWriter,
-    /// The number of lines that were dropped since the last one that was written, in all processes.
+    /// The number of lines that were dropped since the last one that was written, and since the
+    /// start, in all processes.
     dropped: SharedNumbers,
     /// True once a thread or a child writes what is in the pipe.
     has_writer: AtomicBool,
@@ -107,7 +108,7 @@ pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
     let stderr = Stream::new(io::stderr(), StreamWait::Forever);
     let (keep, pending) = ([reader.as_raw_fd()], BufReader::new(reader));
     let writer = LogWriter { pending, stderr, repeats: Repeats::default(), wording };
-    let (dropped, writer) = (SharedNumbers::map(1)?, Mutex::new(Some(writer)));
+    let (dropped, writer) = (SharedNumbers::map(2)?, Mutex::new(Some(writer)));
     let log = LogPipe { pipe, dropped, has_writer: AtomicBool::new(forks), writer };
     let log = LOG.get_or_init(|| log);
     if let Some(alone) = alone {
@@ -128,6 +129,16 @@ pub(super) fn never_wait(forks: bool, wording: Wording) -> io::Result<()> {
         forked?;
     }
     Ok(())
+}
+
+/// Counts a line that is lost.
+fn drops(dropped: &SharedNumbers) {
+    dropped.iter().for_each(|count| _ = count.fetch_add(1, Ordering::Relaxed));
+}
+
+/// Returns how many lines of the log of this server were dropped.
+pub(super) fn dropped() -> u64 {
+    LOG.get().map_or(0, |log| log.dropped[1].load(Ordering::Relaxed))
 }
 
 /// Prints the message of a panic: in a server as an error of its log, because a panic of a protocol
@@ -194,7 +205,7 @@ impl LogPipe {
         match sent.map_err(|error| error.kind()) {
             // The writer has ended, or was killed.
             Err(io::ErrorKind::BrokenPipe) => write_directly(text),
-            Err(_) => _ = self.dropped[0].fetch_add(1, Ordering::Relaxed),
+            Err(_) => drops(&self.dropped),
             Ok(()) => {}
         }
         if !self.has_writer.swap(true, Ordering::AcqRel) && self.start().is_err() {
@@ -292,7 +303,10 @@ impl LogWriter {
         let count = dropped[0].swap(0, Ordering::Relaxed);
         let note = if count > 0 { (self.wording.dropped)(count) } else { String::new() };
         if self.stderr.write_all((note + text).as_bytes()).is_err() {
-            dropped[0].fetch_add(count + u64::from(!text.is_empty()), Ordering::Relaxed);
+            dropped[0].fetch_add(count, Ordering::Relaxed);
+            if !text.is_empty() {
+                drops(dropped);
+            }
         }
     }
 }

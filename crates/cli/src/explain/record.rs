@@ -116,7 +116,7 @@ impl RecordedServer<'_> {
             let calls: Vec<i64> = timeline::NAMES.iter().map(|(number, ..)| *number).collect();
             recorder.probe.begin(&calls)?;
         }
-        let service = Service { listeners, stop, console: None, trace };
+        let service = Service { listeners, stop, console: None, monitor: None, trace };
         proactor_models::serve(prepared, service, || Ok(())).map(drop)
     }
 

@@ -106,12 +106,9 @@ impl Acceptor {
                 if let AcceptFailure::NoConnection = failure {
                     self.polled[at].revents = 0;
                 }
-                match self.pause.failed(failure, os::now) {
+                match self.pause.failed(failure, counters, os::now) {
                     Ok(false) => {}
-                    Ok(true) => {
-                        counters.refused += 1;
-                        self.polled.clear(); // Nothing more is accepted for a while.
-                    }
+                    Ok(true) => self.polled.clear(), // Nothing more is accepted for a while.
                     Err(error) => {
                         let address = Arc::clone(&origin.address);
                         self.listeners[index].0 = None;
@@ -144,7 +141,7 @@ impl Acceptor {
                 }
                 let (origin, peer) = (&self.listeners[index].1, (addr, admitted.map(Arc::new)));
                 let entered = shared.enter(id, origin, socket, peer);
-                entered.map(Some).inspect_err(|_| counters.closed += 1)
+                entered.map(Some).inspect_err(|error| counters.close(CloseReason::failed(error)))
             }
             Err(reason) => {
                 counters.close(reason);

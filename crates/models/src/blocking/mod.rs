@@ -66,6 +66,7 @@ use proactor::mailbox::PostedRequest;
 use proactor::os::{self, ShutdownSignal};
 use proactor::peer::Factory;
 use proactor::silent::SilentQueue;
+use proactor::status::{ServerMonitor, Status};
 use proactor::trim::Trim;
 
 /// Accepts at one listener in an iteration.
@@ -103,6 +104,7 @@ pub(crate) struct Blocking<C> {
     /// True once the server ends at once.
     at_once: bool,
     console: Option<Console>,
+    monitor: Option<Box<dyn ServerMonitor>>,
     /// True while threads may have messages that they have not taken.
     posted: bool,
     /// How soon threads are interrupted again.
@@ -146,6 +148,7 @@ impl<C: Calls> Blocking<C> {
             closing_silent: None,
             at_once: false,
             console: None,
+            monitor: None,
             posted: false,
             interrupt_after: INTERRUPT_AFTER,
             counters: Counters::default(),
@@ -184,6 +187,7 @@ impl<C: Calls> Blocking<C> {
         let ends = requests.is_break();
         let (drains, posted) = requests.continue_value().unwrap_or_default();
         self.pass_posted(posted);
+        self.serve_monitor();
         if ends || self.serve_console().is_break() {
             self.end_at_once();
         } else if drains {
@@ -308,6 +312,18 @@ impl<C: Calls> Blocking<C> {
         reaped
     }
 
+    /// Has the monitor do one thing, if there is one.
+    fn serve_monitor(&mut self) {
+        let Some(mut monitor) = self.monitor.take() else { return };
+        monitor.serve(self.lifecycle.stage(), &|| {
+            let open = self.shared.members().len() + usize::from(self.waiting.is_some());
+            let memory = self.shared.held();
+            let counters = Engine::counters(self);
+            Status { memory, ..Status::new(counters, open, &self.lifecycle) }
+        });
+        self.monitor = Some(monitor);
+    }
+
     /// Passes what other threads ask to the threads of the connections.
     fn pass_posted(&mut self, posted: Vec<PostedRequest>) {
         for posted in posted {
@@ -389,6 +405,7 @@ impl<C: Calls> Blocking<C> {
         let console = self.console.as_ref().filter(|console| !console.has_ended());
         let others = [self.lifecycle.shutdown.as_fd(), self.shared.event.as_fd()];
         let others = others.into_iter().chain(console.map(Console::input));
+        let others = others.chain(self.monitor.as_ref().map(|monitor| monitor.fd()));
         let capacity = self.waiting.is_none() && self.has_capacity();
         let deadline = earlier(self.lifecycle.next_timer(), self.trim.next_timer());
         let deadline = deadline.map(|due| due.since(os::now()));
@@ -414,6 +431,11 @@ impl<C: Calls> Engine for Blocking<C> {
     fn set_console(&mut self, console: Console) -> io::Result<()> {
         Arc::get_mut(&mut self.shared).expect("no thread runs yet").has_operator = true;
         self.console = Some(console);
+        Ok(())
+    }
+
+    fn set_monitor(&mut self, monitor: Box<dyn ServerMonitor>) -> io::Result<()> {
+        self.monitor = Some(monitor);
         Ok(())
     }
 

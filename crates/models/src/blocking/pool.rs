@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::shared::SharedState;
-use proactor::counters::{Counters, LiveCounters};
+use proactor::counters::{self, Counters, LiveCounters};
 use proactor::keys::{ConnId, ConnSlab};
 use proactor::os;
 
@@ -42,7 +42,7 @@ pub(super) struct ThreadStatus {
 impl ThreadStatus {
     pub(super) fn new(id: ConnId, shared: Arc<SharedState>) -> ThreadStatus {
         let noticed = AtomicBool::new(false);
-        ThreadStatus { id, shared, counters: LiveCounters::default(), noticed }
+        ThreadStatus { id, shared, counters: counters::live(), noticed }
     }
 
     /// Publishes what it has counted.

@@ -77,9 +77,14 @@ impl SharedState {
         Memory::shared(self.limits.queues, self.held.clone())
     }
 
+    /// Returns what the connections hold, in bytes.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Returns true if the connections hold all that they may.
     pub(super) fn memory_is_full(&self) -> bool {
-        self.held.load(Ordering::Relaxed) >= self.limits.queues
+        self.held() >= self.limits.queues
     }
 
     /// Returns the account of what is left for the thread of a connection.

@@ -103,6 +103,13 @@ pub(super) enum TaskStep<'a> {
     Close,
 }
 
+/// Adds the waits of the executor.
+fn waited(mut counters: Counters, waits: u64) -> Counters {
+    counters.calls += waits;
+    counters.iterations = waits;
+    counters
+}
+
 impl ServerState {
     pub(super) fn new(pool: Rc<Pool>, limits: Limits, stop: ShutdownSignal) -> ServerState {
         ServerState {
@@ -121,10 +128,7 @@ impl ServerState {
 
     /// Returns what was counted, with so many waits of the executor.
     pub(super) fn counters(&self, waits: u64) -> Counters {
-        let mut counters = self.core.counters();
-        counters.calls += waits;
-        counters.iterations = waits;
-        counters
+        waited(self.core.counters(), waits)
     }
 
     /// Opens a connection for an accepted socket, whose protocol was made.
@@ -330,15 +334,26 @@ impl ServerState {
                 self.core.peers.sent(id, n);
                 if n < offered {
                     ready.clear_ready();
-                    self.core.peers.fell_short(id);
+                    self.fell_short(id);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 ready.clear_ready();
-                self.core.peers.fell_short(id);
+                self.fell_short(id);
             }
             Err(error) => self.core.peers.broken(id, CloseReason::failed(&error)),
         }
+    }
+
+    /// The socket of a connection takes no more for now.
+    fn fell_short(&mut self, id: ConnId) {
+        self.core.peers.counters.short_sends += 1;
+        self.core.peers.fell_short(id);
+    }
+
+    /// Has the monitor do one thing. Returns false if it has nothing to do.
+    pub(super) fn serve_monitor(&mut self, waits: u64) -> bool {
+        self.core.serve_monitor(|status| status.counters = waited(status.counters, waits))
     }
 
     /// After any event: wakes connections that wait for buffers, runs the timers, and wakes the

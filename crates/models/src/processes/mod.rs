@@ -45,7 +45,7 @@ use proactor::connection_log;
 use proactor::console::Console;
 use proactor::counters::{Counters, LiveCounters};
 use proactor::engine::{self, Engine, Listener};
-use proactor::keys::{ConnId, Key, KeyOwner, ListenerId};
+use proactor::keys::{ConnId, Key, KeyOwner, ListenerId, MONITOR};
 use proactor::lifecycle::{self, Lifecycle, Stage};
 use proactor::limits::{CloseReason, Ended, Limits};
 use proactor::memory::Memory;
@@ -55,6 +55,7 @@ use proactor::peer::{AcceptedPeer, Factory, WorkerFactory};
 use proactor::protocol::{Needs, Protocol};
 use proactor::reactor::Reactor;
 use proactor::silent::SilentQueue;
+use proactor::status::{ServerMonitor, Status};
 use proactor_record::Call;
 
 /// Accepts at one listener in an iteration: a fork takes long, and the relay must not wait.
@@ -104,6 +105,7 @@ pub(crate) struct Processes<C: CallHooks> {
     alone: Alone,
     buffers: Vec<BufferClass>,
     lifecycle: Lifecycle,
+    monitor: Option<Box<dyn ServerMonitor>>,
     /// Of the parent, and of the children that have ended.
     counters: Counters,
     /// System calls that this thread had made before.
@@ -148,6 +150,7 @@ impl<C: CallHooks> Processes<C> {
             alone,
             buffers,
             lifecycle: Lifecycle::new(limits, stop),
+            monitor: None,
             counters: Counters::default(),
             calls_before,
         })
@@ -181,6 +184,7 @@ impl<C: CallHooks> Processes<C> {
                     ControlFlow::Continue(_) => {}
                 },
                 CHILD_EXITS => self.reap()?,
+                MONITOR => self.serve_monitor(),
                 listener => self.accept(ListenerId((listener - LISTENERS) as u16))?,
             }
         }
@@ -233,9 +237,9 @@ impl<C: CallHooks> Processes<C> {
                 Err(error) => {
                     let failure = AcceptFailure::from(error);
                     let none = matches!(failure, AcceptFailure::NoConnection);
-                    match self.lifecycle.pause.failed(failure, os::now) {
-                        Ok(refused) => self.counters.refused += u64::from(refused),
-                        Err(error) => return engine::end_listener(&mut self.listeners, id, &error),
+                    let (pause, counters) = (&mut self.lifecycle.pause, &mut self.counters);
+                    if let Err(error) = pause.failed(failure, counters, os::now) {
+                        return engine::end_listener(&mut self.listeners, id, &error);
                     }
                     if none {
                         self.listeners[id.index()].none_waits();
@@ -467,6 +471,12 @@ impl<C: CallHooks> Engine for Processes<C> {
         Err(io::Error::new(io::ErrorKind::Unsupported, reason))
     }
 
+    fn set_monitor(&mut self, monitor: Box<dyn ServerMonitor>) -> io::Result<()> {
+        self.relay.watch(monitor.fd(), MONITOR)?;
+        self.monitor = Some(monitor);
+        Ok(())
+    }
+
     /// Serves until it is stopped. No child is left then.
     ///
     /// # Errors
@@ -493,6 +503,17 @@ impl<C: CallHooks> Engine for Processes<C> {
 }
 
 impl<C: CallHooks> Processes<C> {
+    /// Has the monitor do one thing.
+    fn serve_monitor(&mut self) {
+        let Some(mut monitor) = self.monitor.take() else { return };
+        monitor.serve(self.lifecycle.stage(), &|| {
+            let open = self.children.len() + usize::from(self.waiting.is_some());
+            let memory = self.counted.held(None).get();
+            Status { memory, ..Status::new(self.counters(), open, &self.lifecycle) }
+        });
+        self.monitor = Some(monitor);
+    }
+
     fn kill(&self, client: &ChildClient, kill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.calls.made((Call::Kill, AT_ONCE), client.key(), 0, kill, |()| 0)
     }

@@ -13,7 +13,7 @@ use proactor::os::shared::SharedNumbers;
 /// A slot for each running child, which has the id of the child's only client.
 #[derive(Debug)]
 pub(super) struct SharedCounters {
-    /// A free slot is all zero. Each is of two cache lines, so that no two children write to the
+    /// A free slot is all zero. Each is of whole cache lines, so that no two children write to the
     /// same one.
     numbers: SharedNumbers,
     held: Arc<SharedNumbers>,
@@ -28,6 +28,9 @@ pub(super) struct HeldByAll {
     /// The number of this process.
     own: usize,
 }
+
+/// The numbers of a slot.
+const SLOT: usize = Counters::COUNT.next_multiple_of(8);
 
 /// Where the parent's number is. Those of the children follow.
 const PARENT: usize = 1;
@@ -52,7 +55,7 @@ impl SharedCounters {
     /// # Errors
     /// mmap(2), `ENOMEM` above all.
     pub(super) fn new(children: usize) -> io::Result<SharedCounters> {
-        let numbers = SharedNumbers::map(children * Counters::COUNT)?;
+        let numbers = SharedNumbers::map(children * SLOT)?;
         let held = Arc::new(SharedNumbers::map(PARENT + 1 + children)?);
         Ok(SharedCounters { numbers, held, slots: ConnSlab::default() })
     }
@@ -84,7 +87,8 @@ impl SharedCounters {
     /// # Panics
     /// If there are more children than slots.
     pub(super) fn of(&self, client: ConnId) -> &LiveCounters {
-        &self.numbers.as_chunks().0[client.slot() as usize]
+        let slot = &self.numbers.as_chunks::<SLOT>().0[client.slot() as usize];
+        slot.first_chunk().expect("a slot has space for every counter")
     }
 }
 

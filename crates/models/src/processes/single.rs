@@ -114,10 +114,14 @@ impl<C: Calls> ConnectionDriver<'_, C> {
             match sent {
                 Ok(n) => {
                     self.writable = n == offered;
+                    self.counters.short_sends += u64::from(!self.writable);
                     owed -= n;
                     self.sent(n);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    self.counters.short_sends += 1;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => self.break_off(CloseReason::failed(&error)),
             }
