@@ -199,7 +199,7 @@ impl Model {
     #[doc(hidden)]
     pub fn about(self) -> About {
         let (model, detail) = (self.0.name.to_owned(), self.0.mechanism.to_owned());
-        About { model, detail, ..About::default() }
+        About { model, detail, one_thread: self.info().has_iterations(), ..About::default() }
     }
 }
 

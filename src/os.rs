@@ -63,7 +63,7 @@ pub use readiness::{
 };
 pub use signal::{
     EventFd, ShutdownSignal, allow_interrupts, count_usr2, ignore_stray_signals, interrupt,
-    refuse_signal, signal_thread,
+    record_stops, refuse_signal, signal_thread,
 };
 pub(crate) use socket::{PeerName, canonical, empty_msghdr};
 pub use socket::{

@@ -154,6 +154,18 @@ pub fn count_usr2() -> io::Result<()> {
     handle(libc::SIGUSR2, on_usr2)
 }
 
+/// From now on a recording says when SIGCONT came: the process was stopped until then.
+///
+/// # Errors
+/// sigaction(2), never for this signal.
+pub fn record_stops() -> io::Result<()> {
+    // Async-signal-safe: an addition.
+    extern "C" fn on_continued(_: libc::c_int) {
+        proactor_record::sys::note_continued();
+    }
+    dispose(libc::SIGCONT, on_continued as *const () as libc::sighandler_t, libc::SA_RESTART)
+}
+
 /// A signal without a meaning that has come and was not answered: SIGUSR1, SIGUSR2.
 static UNANSWERED: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::{
-    ConnectionList, ConnectionTimeline, Cut, Diff, Doctor, Ending, Lanes, Summary, TraceStats,
+    ConnectionList, ConnectionTimeline, Cut, Diff, DiffSide, Doctor, Ending, Lanes, ListOrder,
+    Summary, TraceStats,
 };
 use proactor_trace::{
     About, Clock, Content, Kind, Log, OpKind, Recorder, Settings, Trace, WaitMode, events,
@@ -97,20 +98,21 @@ fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
 
 #[test]
 fn a_ring_and_threads_are_laid_side_by_side_and_what_one_has_not_is_a_dash() {
-    let ring = TraceStats::of(&simulated(1, Tier::Multishot).0, &Cut::default());
-    let threads = TraceStats::of(&Trace::from_bytes(&threads()).unwrap(), &Cut::default());
-    let diff = Diff::new(ring, threads).unwrap();
+    let ring = DiffSide::of(&simulated(1, Tier::Multishot).0, &Cut::default());
+    let threads = DiffSide::of(&Trace::from_bytes(&threads()).unwrap(), &Cut::default());
+    let diff = Diff::new(ring, threads, None).unwrap();
     let line = |name: &str| {
         let line = diff.lines.iter().find(|line| line.name == name);
-        line.map(|line| (line.a.is_some(), line.b)).unwrap_or_else(|| panic!("{name}\n{diff}"))
+        let line = line.unwrap_or_else(|| panic!("{name}\n{diff}"));
+        (line.a.value.is_some(), line.b.value)
     };
     assert_eq!(line("threads or processes, max"), (true, Some(3.0)));
     assert_eq!(line("system calls / message"), (true, Some(5.0)));
     assert_eq!(line("  enters or waits"), (true, Some(1.0)));
     assert_eq!(line("  recv calls"), (false, Some(2.5)));
     assert_eq!(line("bytes / system call"), (true, Some(22.4)));
-    assert_eq!(line("time waiting / message"), (true, Some(253_500.0)));
-    assert_eq!(line("time not waiting / message"), (true, Some(21_500.0)));
+    assert_eq!(line("time waiting / message"), (false, Some(253_500.0)));
+    assert_eq!(line("time not waiting / message"), (false, Some(21_500.0)));
     assert_eq!(line("  copying"), (false, Some(6_000.0)));
     assert_eq!(line("  other calls"), (false, Some(2_000.0)));
     assert_eq!(line("  between calls"), (true, Some(13_500.0)));
@@ -136,10 +138,11 @@ fn all_views(trace: &Trace) {
         ));
         drop((
             Doctor::new(stats.clone()).to_string(),
-            ConnectionList::new(stats.clone(), 5).to_string(),
+            ConnectionList::new(stats.clone(), 5, ListOrder::Worst).to_string(),
         ));
         drop(serde_json::to_string(&Summary { stats: stats.clone() }).unwrap());
-        if let Ok(diff) = Diff::new(stats.clone(), stats) {
+        let side = || DiffSide::of(trace, &cut);
+        if let Ok(diff) = Diff::new(side(), side(), Some(side())) {
             drop(diff.to_string());
         }
         let conn = events(trace).find_map(|event| event.conn).map(|conn| (conn.slot(), None));
@@ -280,7 +283,8 @@ fn every_view_of_a_real_servers_trace_says_what_was_said_to_it() {
     }
     let (a, b) = (path(models[0]), path(models[models.len() - 1]));
     let diff = json(&["diff"], &[&a, &b]);
-    assert_eq!((&diff["lines"][0]["a"], &diff["lines"][0]["b"]), (&300.0.into(), &300.0.into()));
+    let messages = ["a", "b"].map(|side| diff["lines"][0][side]["value"].as_f64());
+    assert_eq!(messages, [Some(300.0); 2]);
     assert!(view(&["diff"], &[&a, &b]).contains("B / A"));
 }
 
@@ -446,7 +450,7 @@ fn a_killed_servers_trace_has_its_views_and_they_say_that_it_was_not_closed() {
 }
 
 #[test]
-fn doctor_fails_only_if_it_is_asked_to_and_something_is_wrong() {
+fn doctor_fails_only_if_it_is_asked_to_and_something_is_as_bad_and_not_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let file = &*folder.path().join("a");
     serve("epoll", file, false);
@@ -458,15 +462,73 @@ fn doctor_fails_only_if_it_is_asked_to_and_something_is_wrong() {
     slots.iter_mut().find(recv).unwrap()[16..20].copy_from_slice(&(-libc::EIO).to_ne_bytes());
     fs::write(file, &bytes).unwrap();
     assert_eq!(trace(&["doctor"], &[file]).0, 0);
-    let (code, said, complaint) = trace(&["doctor", "--check"], &[file]);
-    assert_eq!((code, complaint.lines().count()), (1, 1), "{complaint}");
-    assert!(complaint.contains("has problems: errors") && said.contains("EIO"), "{said}");
+    for fail_on in ["wrong", "costly"] {
+        let (code, said, complaint) = trace(&["doctor", "--fail-on", fail_on], &[file]);
+        assert_eq!((code, &*complaint), (3, ""), "the result says it all");
+        assert!(said.contains("unhealthy: errors") && said.contains("EIO"), "{said}");
+    }
+    let ignored = ["doctor", "--fail-on", "wrong", "--ignore", "errors"];
+    let (code, said, _) = trace(&ignored, &[file]);
+    assert!(code == 0 && !said.contains("EIO"), "{said}");
+    let (code, _, complaint) = trace(&["doctor", "--ignore", "error"], &[file]);
+    assert!(code == 2 && complaint.contains("no-buffers"), "{complaint}");
+    // Of no iteration nothing can be said.
+    let nothing = ["doctor", "--fail-on", "wrong", "--until", "1ns"];
+    assert_eq!(trace(&nothing, &[file]).0, 4);
     // Nor does the end of the output's reader change what was found.
     let (reader, closed) = std::io::pipe().unwrap();
     drop(reader);
     let mut check = Command::new(PROACTOR);
-    let checked = check.args(["trace", "doctor", "--check"]).arg(file).stdout(closed).output();
-    assert_eq!(checked.unwrap().status.code(), Some(1));
+    let checked = check.args(["trace", "doctor", "--fail-on", "wrong"]).arg(file).stdout(closed);
+    assert_eq!(checked.output().unwrap().status.code(), Some(3));
+}
+
+#[test]
+fn a_stop_is_found_in_every_model_and_the_delays_of_a_loop_are_recorded() {
+    const SPAN: Duration = Duration::from_millis(20);
+    let folder = tempfile::tempdir().unwrap();
+    for model in ["uring", "epoll", "coroutine", "thread"] {
+        if let Some(why) = io_uring_refused().filter(|_| model == "uring") {
+            skip(&why);
+            continue;
+        }
+        let file = &*folder.path().join(model);
+        let option = format!("--trace={}", file.display());
+        let args = ["serve", "--model", model, "--listen", "127.0.0.1:0", &option];
+        let server = Launch::new(PROACTOR, &args).start();
+        let client = Client::connect(server.address());
+        for is_stopped in [false, true] {
+            client.say(b"sixteen bytes ..");
+            client.hear(b"sixteen bytes ..");
+            if is_stopped {
+                server.process.signal(libc::SIGSTOP);
+                eventually("it is stopped", || server.process.is_stopped().then_some(()));
+                std::thread::sleep(SPAN);
+                server.process.signal(libc::SIGCONT);
+            }
+        }
+        client.finish();
+        client.hear_end();
+        server.drain();
+        let doctor = json(&["doctor"], &[file]);
+        let mut findings = doctor["findings"].as_array().unwrap().iter();
+        assert!(findings.any(|one| one["name"] == "stopped"), "{model}: {doctor}");
+        let stopped = doctor["pauses"]["stopped"]["longest_ns"].as_u64().unwrap();
+        assert!(u128::from(stopped) >= SPAN.as_nanos(), "{model}: {stopped} ns");
+        let is_counted = Path::new("/proc/thread-self/schedstat").exists();
+        assert_eq!(doctor["pauses"]["sees_delays"], is_counted && model != "thread", "{model}");
+        assert!(view(&["show"], &[file]).contains("SIGCONT"), "{model}");
+    }
+}
+
+#[test]
+fn the_last_part_of_a_recording_can_be_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, false);
+    let messages = |last: &str| json(&["summary", "--last", last], &[file])["messages"].clone();
+    assert_eq!((messages("1h"), messages("1ns")), (300.into(), 0.into()));
+    assert_eq!(trace(&["summary", "--last", "1s", "--since", "1ms"], &[file]).0, 2);
 }
 
 #[test]

@@ -26,7 +26,7 @@ use proactor::peer::Factory;
 use proactor::selector::{Sigio, Spin, Trigger};
 use proactor::status::ServerMonitor;
 use proactor::traced::TracedCalls;
-use proactor_record::{Recording, Writers};
+use proactor_record::{About, Recording, Writers};
 
 use blocking::{Blocking, Style};
 use coroutine::Coroutines;
@@ -215,7 +215,8 @@ fn by_calls(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> 
     let options = options.clone();
     Ok(PreparedModel::new(model, move |stop, recording| {
         let Some(recording) = recording else { return build(model, PlainCalls, options, stop) };
-        let log = recording.start_for(&model.about(), model.info().writers)?;
+        let about = About { one_thread: model == COROUTINE, ..model.about() };
+        let log = recording.start_for(&about, model.info().writers)?;
         build(model, TracedCalls::new(log, model != COROUTINE), options, stop)
     }))
 }

@@ -42,8 +42,8 @@ pub const BYTE_ORDER: u32 = 0x0102_0304;
 /// A reader refuses every other major version.
 pub const MAJOR: u16 = 1;
 /// Grows with what an old reader may ignore: kinds of record, lines of text. Since 1 the header has
-/// the ring's setup flags.
-pub const MINOR: u16 = 1;
+/// the ring's setup flags; since 2 there are records of delays and of SIGCONT.
+pub const MINOR: u16 = 2;
 /// Bytes before the first record.
 pub const HEADER: usize = 4096;
 /// Bytes in a record.
@@ -237,6 +237,11 @@ numbered! {
         /// One of many writers begins. `aux` its lane, `id` its thread's number, `flags` its
         /// process's.
         Lane = 15, "lane";
+        /// The owner, or the main thread, was ready to run and had no CPU: `id` nanoseconds, of the
+        /// last `flags` microseconds.
+        Delayed = 16, "delayed";
+        /// The process was continued, after a stop if there was one: `id` times SIGCONT.
+        Continued = 17, "SIGCONT";
     }
 }
 

@@ -9,6 +9,7 @@ use crate::format::{
     Numbers, RECORD, TEXT, Writers, tables,
 };
 use crate::record::Record;
+use crate::run_delay::{PERIOD, RunDelay};
 use crate::shm_log::ShmLog;
 use crate::sys;
 use crate::trigger::StopTrigger;
@@ -59,6 +60,9 @@ pub struct About {
     pub setup_flags: u32,
     /// The number of the loop, if there are several.
     pub lane: u32,
+    /// Whether one thread does everything, and begins the recording: its delays are recorded too,
+    /// where the kernel counts them.
+    pub one_thread: bool,
     /// More lines, by name: no `=` in a name, no newline in either.
     pub more: Vec<(String, String)>,
 }
@@ -74,6 +78,8 @@ pub(crate) struct NewLog {
     pub(crate) begun: u64,
     /// When the file is first checked, and the clock compared; never with a simulator's clock.
     pub(crate) check_at: u64,
+    /// The delays of the thread, if they are recorded.
+    pub(crate) delay: Option<RunDelay>,
 }
 
 impl NewLog {
@@ -93,7 +99,9 @@ impl NewLog {
         let clock = settings.clock.unwrap_or_else(Clock::best);
         // Each of many writers reads the clock itself.
         let level = if writers == Writers::One { settings.level } else { Level::Record };
-        let text = text(settings, about);
+        let is_real = clock == Clock::Tsc || settings.clock.is_none();
+        let delay = (about.one_thread && is_real).then(RunDelay::of_this_thread).flatten();
+        let text = text(settings, about, delay.is_some());
         // First, for the memory may take a while: the wall clock is read at the begin.
         let mut log = ShmLog::new(file, capacity, writers)?;
         let mut numbers = Numbers {
@@ -140,16 +148,19 @@ impl NewLog {
         log.put(TEXT, text.as_bytes());
         // Last: a reader that sees the magic sees a complete header.
         log.put(0, &MAGIC);
-        Ok(NewLog { log, clock, hertz: numbers.hertz, begun, check_at })
+        Ok(NewLog { log, clock, hertz: numbers.hertz, begun, check_at, delay })
     }
 }
 
 /// The `key=value` lines of the header, as many as fit.
-fn text(settings: &Settings, about: &About) -> String {
+fn text(settings: &Settings, about: &About, has_delays: bool) -> String {
     let About { model, detail, more, .. } = about;
     let (uname, version) = (sys::uname(), env!("CARGO_PKG_VERSION"));
     let mut text = format!("model={model}\ndetail={detail}\nuname={uname}\nversion={version}\n");
     text.push_str(&format!("host={}\n", sys::host()));
+    if has_delays {
+        text.push_str(&format!("delays={}\n", PERIOD.as_micros()));
+    }
     for trigger in &settings.triggers {
         text.push_str(&format!("trigger={trigger}\n"));
     }

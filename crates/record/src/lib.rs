@@ -36,6 +36,7 @@ mod reader;
 mod record;
 mod recorder;
 mod recording;
+mod run_delay;
 mod shm_log;
 pub mod sys;
 mod trigger;

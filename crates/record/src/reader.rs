@@ -113,6 +113,12 @@ impl Trace {
         self.first.saturating_add(self.header.missed).saturating_add(unwritten)
     }
 
+    /// The time of the last record, since recording began.
+    pub fn end(&self) -> Duration {
+        let last = self.records.last().map_or(0, |record| self.header.nanos(record.time));
+        Duration::from_nanos(last)
+    }
+
     /// How many records are not in the file that should be.
     pub fn absent(&self) -> u64 {
         let absent = |one: &&Record| one.is_absence();

@@ -144,6 +144,15 @@ pub enum Content {
     },
     /// Recording stopped, for this reason.
     Frozen(Option<Frozen>),
+    /// The owner, or the main thread, was ready to run and had no CPU.
+    Delayed {
+        /// For so many nanoseconds.
+        nanos: u64,
+        /// Of the last so many nanoseconds, up to this record.
+        window: u64,
+    },
+    /// The process was continued, after a stop if there was one: so often.
+    Continued(u64),
     /// A kind of record that this version does not know.
     Unknown,
 }
@@ -249,6 +258,16 @@ impl Record {
         Record { aux: why as u16, ..Record::of(RecordKind::Freeze, 0, 0, 0) }
     }
 
+    /// The thread was ready to run and had no CPU for so many nanoseconds of the last `micros`.
+    pub const fn delayed(nanos: u64, micros: u32) -> Record {
+        Record::of(RecordKind::Delayed, nanos, 0, micros)
+    }
+
+    /// SIGCONT came so often.
+    pub const fn continued(times: u64) -> Record {
+        Record::of(RecordKind::Continued, times, 0, 0)
+    }
+
     /// What the record says.
     pub fn payload(&self) -> Content {
         use RecordKind::*;
@@ -292,6 +311,8 @@ impl Record {
             Mark => Content::Mark(id),
             Lane => Content::Lane { thread: id as u32, process: self.flags },
             Freeze => Content::Frozen(Frozen::from_number(self.aux)),
+            Delayed => Content::Delayed { nanos: id, window: u64::from(self.flags) * 1000 },
+            Continued => Content::Continued(id),
         }
     }
 
@@ -355,6 +376,7 @@ impl Record {
         use RecordKind::*;
         let has_lane = match self.kind()? {
             WaitBegin | WaitEnd | Ready | CallBegin | CallEnd | Mark | Lane => true,
+            Delayed | Continued => true,
             Sqe | Cqe | Implied | EnterBegin | EnterEnd | Lost | Clock | Freeze => false,
         };
         has_lane.then_some(self.aux)
@@ -472,6 +494,8 @@ mod tests {
             (Record::mark(4), Content::Mark(4)),
             (Record::lane_begin(5, 6), Content::Lane { thread: 5, process: 6 }),
             (Record::frozen(Frozen::Age), Content::Frozen(Some(Frozen::Age))),
+            (Record::delayed(5, 7), Content::Delayed { nanos: 5, window: 7000 }),
+            (Record::continued(2), Content::Continued(2)),
             (Record::default(), Content::Unknown),
         ] {
             assert_eq!(record.payload(), payload);

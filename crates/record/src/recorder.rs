@@ -15,6 +15,7 @@ use crate::format::{Clock, Frozen, Level, MARGIN, Writers, at};
 use crate::header::{About, NewLog, Settings, is_sampled};
 use crate::log::Log;
 use crate::record::Record;
+use crate::run_delay::RunDelay;
 use crate::shm_log::ShmLog;
 use crate::sys;
 use crate::trigger::TriggerWatch;
@@ -43,11 +44,15 @@ pub struct Recorder {
     /// Records not written because recording had stopped, and because of the sample.
     missed: u64,
     skipped: u64,
-    /// The requests to stop or go on that were followed.
+    /// The requests to stop or go on that were followed, and how often the process was continued.
     toggles: u32,
-    /// When the file is next checked, and the clock compared with nanoseconds, in ticks.
+    continued: u32,
+    /// When the file and the delay are next checked, and when the clock is compared with
+    /// nanoseconds, in ticks.
     check_at: u64,
+    compare_at: u64,
     hertz: u64,
+    delay: Option<RunDelay>,
 }
 
 impl Recorder {
@@ -58,7 +63,7 @@ impl Recorder {
     /// # Errors
     /// The disk or the memory is full, the file cannot be mapped, or another recorder has it.
     pub fn new(file: Option<&File>, settings: &Settings, about: &About) -> io::Result<Recorder> {
-        let NewLog { log, clock, hertz, begun, check_at } =
+        let NewLog { log, clock, hertz, begun, check_at, delay } =
             NewLog::create(file, settings, about, Writers::One)?;
         Ok(Recorder {
             log,
@@ -76,8 +81,11 @@ impl Recorder {
             missed: 0,
             skipped: 0,
             toggles: sys::toggles(),
-            check_at,
+            continued: sys::continued(),
+            check_at: if delay.is_some() { 0 } else { check_at },
+            compare_at: check_at,
             hertz,
+            delay,
         })
     }
 
@@ -147,6 +155,11 @@ impl Recorder {
     #[cold]
     fn toggle(&mut self, toggles: u32) {
         let requests = toggles.wrapping_sub(std::mem::replace(&mut self.toggles, toggles));
+        let continued = sys::continued();
+        let times = continued.wrapping_sub(std::mem::replace(&mut self.continued, continued));
+        if times > 0 {
+            self.put(Record::continued(times.into()));
+        }
         match self.frozen {
             _ if requests.is_multiple_of(2) => {} // Two requests at once cancel each other.
             true => self.thaw(),
@@ -188,6 +201,24 @@ impl Recorder {
         }
     }
 
+    /// Looks at what needs no look in each iteration.
+    #[cold]
+    fn check(&mut self) {
+        if self.now >= self.compare_at {
+            self.compare_at = self.now.wrapping_add(self.hertz);
+            if self.clock == Clock::Tsc {
+                self.log.compare_clock();
+            }
+            self.log.check_file();
+        }
+        self.check_at = self.compare_at;
+        if let Some(delay) = &mut self.delay {
+            let (next, record) = delay.read(self.now, self.hertz);
+            self.check_at = next.min(self.compare_at);
+            record.into_iter().for_each(|record| self.put(record));
+        }
+    }
+
     /// Stops recording: the log was stopped by the [loss](crate::lost_file) of its file.
     #[cold]
     fn lose_file(&mut self) {
@@ -217,11 +248,7 @@ impl Log for Recorder {
         self.put(record);
         self.publish();
         if self.now >= self.check_at {
-            self.check_at = self.now.wrapping_add(self.hertz);
-            if self.clock == Clock::Tsc {
-                self.log.compare_clock();
-            }
-            self.log.check_file();
+            self.check();
         }
     }
 

@@ -122,8 +122,11 @@ pub(crate) fn file_name(file: &File) -> String {
     path.map_or("a file".to_owned(), |path| path.display().to_string())
 }
 
-/// How often recording was asked to stop or to go on.
+/// How often recording was asked to stop or to go on; and two more each time the process was
+/// continued, so that a record asks for one number.
 static TOGGLES: AtomicU32 = AtomicU32::new(0);
+/// How often the process was continued.
+static CONTINUED: AtomicU32 = AtomicU32::new(0);
 
 /// Asks every recorder of this process to stop, or to go on if it has stopped. A recorder does so
 /// at its next iteration, a writer at its next record. Async-signal-safe, so that the handler of a
@@ -132,10 +135,23 @@ pub fn toggle_recording() {
     TOGGLES.fetch_add(1, Ordering::Release);
 }
 
-/// How often [`toggle_recording`] was called.
+/// Has every recorder of this process record that SIGCONT came: the process was stopped until now.
+/// Async-signal-safe.
+pub fn note_continued() {
+    CONTINUED.fetch_add(1, Ordering::Relaxed);
+    // Two requests cancel each other.
+    TOGGLES.fetch_add(2, Ordering::Release);
+}
+
+/// What [`toggle_recording`] and [`note_continued`] have counted together.
 #[inline]
 pub(crate) fn toggles() -> u32 {
     TOGGLES.load(Ordering::Acquire)
+}
+
+/// How often [`note_continued`] was called.
+pub(crate) fn continued() -> u32 {
+    CONTINUED.load(Ordering::Relaxed)
 }
 
 /// Locks a file for this open file description, as long as any descriptor of it is open. Returns

@@ -17,6 +17,7 @@ use crate::format::{Clock, Frozen, MAIN, Writers, at};
 use crate::header::{About, NewLog, Settings, is_sampled};
 use crate::log::Log;
 use crate::record::Record;
+use crate::run_delay::RunDelay;
 use crate::shm_log::ShmLog;
 use crate::sys;
 use crate::trigger::TriggerWatch;
@@ -34,7 +35,7 @@ pub struct Writer {
 #[repr(C, align(64))]
 struct SharedWriter {
     log: ShmLog,
-    /// When the clock is next compared with nanoseconds, in ticks.
+    /// When what needs no look for each record is next looked at, in ticks.
     check_at: AtomicU64,
     /// Each process has its own: forked children watch their own records.
     watch: Option<Box<Mutex<TriggerWatch>>>,
@@ -49,6 +50,12 @@ struct SharedWriter {
     /// ends the trace.
     owner: u32,
     hertz: u64,
+    /// When the clock is next compared with nanoseconds, in ticks.
+    compare_at: AtomicU64,
+    /// How often the process was continued, as far as that is recorded.
+    continued: AtomicU32,
+    /// The delays of the thread, if there is only one.
+    delay: Option<Mutex<RunDelay>>,
 }
 
 const _: () = assert!(std::mem::offset_of!(SharedWriter, owner) <= 64);
@@ -71,7 +78,7 @@ impl Writer {
         writers: Writers,
     ) -> io::Result<Writer> {
         assert_ne!(writers, Writers::One, "one owner has a recorder of its own");
-        let NewLog { log, clock, hertz, check_at, .. } =
+        let NewLog { log, clock, hertz, check_at, delay, .. } =
             NewLog::create(file, settings, about, writers)?;
         let shared = SharedWriter {
             log,
@@ -80,8 +87,11 @@ impl Writer {
             sample: settings.sample.max(1),
             owner: std::process::id(),
             toggles: AtomicU32::new(sys::toggles()),
+            continued: AtomicU32::new(sys::continued()),
             populated: AtomicU32::new(u32::MAX),
-            check_at: AtomicU64::new(check_at),
+            check_at: AtomicU64::new(if delay.is_some() { 0 } else { check_at }),
+            compare_at: AtomicU64::new(check_at),
+            delay: delay.map(Mutex::new),
             watch: TriggerWatch::new(&settings.triggers, hertz)
                 .map(|watch| Box::new(Mutex::new(watch))),
         };
@@ -148,7 +158,7 @@ impl Writer {
         let time = shared.clock.now(nanos);
         let toggles = sys::toggles();
         if toggles != shared.toggles.load(Ordering::Relaxed) {
-            self.toggle(toggles);
+            self.toggle(toggles, time);
         }
         if self.is_frozen() {
             shared.log.long(at::MISSED).fetch_add(1, Ordering::Relaxed);
@@ -167,7 +177,7 @@ impl Writer {
             }
         }
         if time >= shared.check_at.load(Ordering::Relaxed) {
-            self.compare(time);
+            self.check(time);
         }
     }
 
@@ -208,13 +218,20 @@ impl Writer {
     }
 
     #[cold]
-    fn toggle(&self, asked: u32) {
-        let SharedWriter { toggles, owner, .. } = &*self.shared;
+    fn toggle(&self, asked: u32, time: u64) {
+        let SharedWriter { log, toggles, continued, owner, .. } = &*self.shared;
         // Another thread may have followed this request already, and later ones too.
         let follow = |old: u32| (asked.wrapping_sub(old).cast_signed() > 0).then_some(asked);
         let Ok(before) = toggles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, follow) else {
             return;
         };
+        let now = sys::continued();
+        let times = now.wrapping_sub(continued.swap(now, Ordering::Relaxed));
+        if times > 0 && !self.is_frozen() {
+            // At the time of the record that follows: the stop lies before both.
+            let record = Record { time, aux: self.lane, ..Record::continued(times.into()) };
+            log.write(log.reserve(), record.words());
+        }
         // Two requests at once cancel each other. In a child they have no effect.
         if asked.wrapping_sub(before).is_multiple_of(2) || *owner != std::process::id() {
             return;
@@ -222,18 +239,29 @@ impl Writer {
         if self.is_frozen() { self.thaw() } else { self.freeze(Frozen::Signal) }
     }
 
-    /// Compares the ticks with nanoseconds once more: a longer time gives a better rate.
+    /// Reads the delay, and compares the ticks with nanoseconds once more: a longer time gives a
+    /// better rate.
     #[cold]
-    fn compare(&self, time: u64) {
-        let SharedWriter { log, clock, hertz, owner, check_at, .. } = &*self.shared;
+    fn check(&self, time: u64) {
+        let SharedWriter { log, clock, hertz, owner, check_at, compare_at, delay, .. } =
+            &*self.shared;
+        let next = time.wrapping_add(*hertz);
         // Only the first of several writers for which it is due.
-        let due = check_at.fetch_max(time.wrapping_add(*hertz), Ordering::Relaxed);
-        if time >= due {
+        let is_due = |at: &AtomicU64| {
+            time >= at.load(Ordering::Relaxed) && time >= at.fetch_max(next, Ordering::Relaxed)
+        };
+        if is_due(compare_at) {
             log.check_file();
             if *owner == std::process::id() && *clock == Clock::Tsc {
                 log.compare_clock();
             }
         }
+        let delay = delay
+            .as_ref()
+            .map(|delay| delay.lock().unwrap_or_else(PoisonError::into_inner).read(time, *hertz));
+        let (due, record) = delay.unwrap_or((next, None));
+        check_at.store(due.min(next), Ordering::Relaxed);
+        record.into_iter().for_each(|record| self.put(sys::monotonic, record));
     }
 
     #[cold]

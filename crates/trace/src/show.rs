@@ -280,6 +280,11 @@ fn words(header: &Header, event: &Event) -> String {
             _ if header.writers == Writers::Processes => format!("process {process}"),
             _ => format!("thread {thread}"),
         },
+        Content::Delayed { nanos: delay, window } => match window {
+            0 => format!("ready for {} without a CPU", nanos(delay)),
+            _ => format!("ready for {} of {} without a CPU", nanos(delay), nanos(window)),
+        },
+        Content::Continued(times) => format!("continued {}", units::times(times)),
         Content::Frozen(why) => {
             format!("recording stopped {}", why.map_or("", |why| why.name()))
         }
@@ -380,6 +385,8 @@ pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
         Content::Clock(nanos) => json!({ "monotonic_ns": nanos.to_string() }),
         Content::Mark(number) => json!({ "mark": number.to_string() }),
         Content::Lane { thread, process } => json!({ "thread": thread, "process": process }),
+        Content::Delayed { nanos, window } => json!({ "delay_ns": nanos, "window_ns": window }),
+        Content::Continued(times) => json!({ "continued": times }),
         Content::Frozen(why) => json!({ "why": why.map(Frozen::name) }),
         Content::Unknown => json!({}),
     };

@@ -83,6 +83,7 @@ impl RecordArgs {
             return os::refuse_signal(libc::SIGUSR2);
         }
         proactor_record::survive_lost_files()?;
+        os::record_stops()?;
         os::count_usr2()
     }
 

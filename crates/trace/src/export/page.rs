@@ -12,7 +12,7 @@ use proactor_record::Trace;
 use proactor_report::template;
 use serde_json::{Value, json};
 
-use crate::view::{ConnectionList, Cut, Doctor, Heatmap, Summary, TraceStats};
+use crate::view::{ConnectionList, Cut, Doctor, Heatmap, ListOrder, Summary, TraceStats};
 use data::PageData;
 
 /// The default limit of connections on a page.
@@ -31,7 +31,7 @@ pub fn page(
     out: &mut impl Write,
 ) -> io::Result<Vec<String>> {
     let stats = TraceStats::of(trace, cut);
-    let list = ConnectionList::new(stats.clone(), most);
+    let list = ConnectionList::new(stats.clone(), most, ListOrder::Worst);
     let drawing = PageData::of(trace, cut, &stats, &list);
     let left_out = drawing.left_out(&list);
     let title = format!("{file}: {} – proactor trace", stats.source.model);

@@ -22,7 +22,7 @@ use super::track_event::{Flow, Shape, Track, TrackEvent};
 use super::tracks::TrackBuilder;
 use crate::event::{Event, events};
 use crate::show::{fields, moment};
-use crate::view::{ConnectionList, Cut, Lanes, ThreadSpan, TraceStats};
+use crate::view::{ConnectionList, Cut, Lanes, ListOrder, ThreadSpan, TraceStats};
 
 /// The default limit of connections, and of threads or children, that have tracks. Perfetto's UI
 /// becomes unusable with thousands.
@@ -53,7 +53,7 @@ pub fn perfetto(
     let description = stats.source.to_string();
     let has_buffers = stats.buffers.is_some_and(|buffers| buffers.fewest.is_some());
     let lanes = stats.lanes.clone();
-    let list = ConnectionList::new(stats, most);
+    let list = ConnectionList::new(stats, most, ListOrder::Worst);
     let mut writer = PerfettoWriter {
         header: &trace.header,
         out: Vec::new(),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::connection::ConnectionStats;
 use super::iterations::{Moment, Occurrences};
+use super::pauses::Spells;
 use super::stats::TraceStats;
 use super::text::fill;
 use Severity::{Costly, Note, Wrong};
@@ -50,21 +51,27 @@ pub(super) enum Of {
     All,
     /// In those that have iterations.
     Loop,
+    /// In those of which one thread does everything.
+    Thread,
     /// In those of a ring.
     Ring,
     /// In those of a selector.
     Selector,
+    /// In those that have the delays of their thread.
+    Delays,
 }
 
 /// All that is looked for.
-const CHECKS: &[Check] = &[
+pub(super) const CHECKS: &[Check] = &[
     ("cq-overflow", "completions outside of a full queue", Of::Ring, overflow),
-    ("no-buffers", "receives that found no buffer", Of::Ring, out_of_buffers),
+    ("no-buffers", "connections that wait for a buffer", Of::Ring, out_of_buffers),
     ("out-of-order", "operations that did not end once", Of::All, faults),
     ("errors", "operations that failed", Of::All, failed),
     ("accepts-refused", "no descriptor or memory to accept with", Of::All, exhausted),
     ("never-closed", "connections that end and are not closed", Of::All, lingering),
-    ("stalls", "a loop that stays away from the kernel", Of::Loop, stalls),
+    ("stalls", "a loop that does nothing for long, outside of its waits", Of::Thread, stalls),
+    ("no-cpu", "a loop that is ready and has no CPU", Of::Delays, no_cpu),
+    ("stopped", "a process that is stopped (SIGSTOP) and continued", Of::All, stopped),
     ("disarmed", "multishot receives that keep ending", Of::Ring, disarmed),
     ("one-shot", "a receive asked for anew for each message", Of::Ring, one_shot),
     ("short-sends", "sends that take less than they are given", Of::All, short),
@@ -73,6 +80,7 @@ const CHECKS: &[Check] = &[
     ("would-block", "calls that find nothing", Of::Selector, would_block),
     ("rewatched", "interests that change with the messages", Of::Selector, rewatched),
     ("one-each-iteration", "iterations that serve one of many", Of::Loop, one_each),
+    ("one-heavy", "a connection that has nearly all bytes", Of::All, one_heavy),
     ("resets", "connections that the peer broke", Of::All, resets),
     ("records-lost", "gaps in the trace", Of::All, lost),
 ];
@@ -80,6 +88,13 @@ const CHECKS: &[Check] = &[
 /// For each check what is wrong, the evidence and the remedy, below its name.
 const TEXTS: &str = include_str!("checks.txt");
 
+/// The share of their time in which connections wait for buffers, if there are far too few, and if
+/// there are not enough; and a wait that is long for one.
+const FAR_TOO_FEW: f64 = 0.1;
+const TOO_FEW: f64 = 0.01;
+const LONG_WAIT_NS: u64 = Duration::from_secs(1).as_nanos() as u64;
+/// The bytes of a trace in which one connection may have too many.
+const HEAVY: u64 = 1 << 20;
 /// How long a connection may take from the peer's end to its close.
 const LINGER_NS: u64 = Duration::from_secs(1).as_nanos() as u64;
 
@@ -89,6 +104,8 @@ pub(super) fn checks(stats: &TraceStats) -> impl Iterator<Item = &'static Check>
     CHECKS.iter().filter(move |(_, _, of, _)| match of {
         Of::All => true,
         Of::Loop => has_loop,
+        Of::Thread => stats.pauses.unexplained.is_some(),
+        Of::Delays => stats.pauses.sees_delays,
         Of::Ring => is_ring,
         Of::Selector => has_loop && !is_ring,
     })
@@ -161,10 +178,14 @@ fn overflow(stats: &TraceStats) -> Option<Found> {
 }
 
 fn out_of_buffers(stats: &TraceStats) -> Option<Found> {
-    let missed = &stats.anomalies.out_of_buffers;
-    // One in a hundred is a storm: each costs a completion, a receive and a wait.
-    let is_storm = often(missed.count, stats.messages, 100);
-    Found::at(if is_storm { Wrong } else { Costly }, missed)
+    // The kernel is lent more buffers when it finds none, so that a few waits are short.
+    let severity = match stats.starvation.share() {
+        FAR_TOO_FEW.. => Wrong,
+        TOO_FEW.. => Costly,
+        _ if stats.starvation.waits.longest_ns > LONG_WAIT_NS => Costly,
+        _ => return None,
+    };
+    Found::at(severity, &stats.starvation.waits.times)
 }
 
 fn faults(stats: &TraceStats) -> Option<Found> {
@@ -194,12 +215,25 @@ fn lingering(stats: &TraceStats) -> Option<Found> {
 }
 
 fn stalls(stats: &TraceStats) -> Option<Found> {
-    let all = stats.iterations.as_ref()?;
-    let longest = all.outside.max_ns.unwrap_or(0);
-    // A few are the scheduler's, unless one alone takes a hundredth of the time.
-    let is_long = longest.saturating_mul(100) > stats.source.span_ns;
-    let is_costly = all.stalls.count >= 3 && is_long || often(all.stalls.count, all.count, 1000);
-    Found::at(if is_costly { Costly } else { Note }, &all.stalls)
+    let stalls = stats.pauses.unexplained.as_ref()?;
+    // Without the delays, the thread may have been ready and had no CPU.
+    let is_known = stats.pauses.sees_delays && is_costly(stats, stalls, 100);
+    Found::at(if is_known { Costly } else { Note }, &stalls.times)
+}
+
+fn no_cpu(stats: &TraceStats) -> Option<Found> {
+    let delayed = &stats.pauses.delayed;
+    Found::at(if is_costly(stats, delayed, 20) { Costly } else { Note }, &delayed.times)
+}
+
+fn stopped(stats: &TraceStats) -> Option<Found> {
+    Found::at(Costly, &stats.pauses.stopped.times)
+}
+
+/// More than once or twice, and together one in so many parts of the time.
+fn is_costly(stats: &TraceStats, spells: &Spells, one_in: u64) -> bool {
+    let is_long = spells.total_ns.saturating_mul(one_in) > stats.source.span_ns;
+    spells.times.count >= 3 && is_long
 }
 
 fn disarmed(stats: &TraceStats) -> Option<Found> {
@@ -228,7 +262,9 @@ fn idle(stats: &TraceStats) -> Option<Found> {
 fn spurious(stats: &TraceStats) -> Option<Found> {
     let all = stats.iterations.as_ref()?;
     let severity = if stats.source.polls_all() { Note } else { Costly };
-    let is_found = often(all.spurious.count, all.count, 100);
+    // One or two of each connection are usual: others took its accept, or it is hung up.
+    let more = all.spurious.count.saturating_sub(2 * stats.connections);
+    let is_found = often(more, all.count, 100);
     Found::at(severity, &all.spurious).filter(|_| is_found)
 }
 
@@ -251,6 +287,19 @@ fn one_each(stats: &TraceStats) -> Option<Found> {
     // Not too few iterations, and so many clients that there could be more in each.
     let is_found = all.count >= 100 && all.batches.mean < 1.5 && stats.connections_max >= 8;
     is_found.then(|| Found::new(Note, Vec::new()))
+}
+
+fn one_heavy(stats: &TraceStats) -> Option<Found> {
+    let served = stats.conns.iter().filter(|conn| conn.messages > 0);
+    let heaviest = stats.conns.iter().max_by_key(|conn| conn.bytes())?;
+    let all = stats.bytes_in.saturating_add(stats.bytes_out);
+    let share = heaviest.bytes() as f64 / all.max(1) as f64;
+    let is_found = served.count() >= 8 && all > HEAVY && share > 0.9;
+    is_found.then(|| {
+        let moment = Moment { at_ns: heaviest.first_ns, conn: Some(heaviest.conn), amount: None };
+        let values = context! { heavy_share => share, heaviest };
+        Found { values, ..Found::new(Note, vec![moment]) }
+    })
 }
 
 fn resets(stats: &TraceStats) -> Option<Found> {

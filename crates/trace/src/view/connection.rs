@@ -118,6 +118,11 @@ pub struct ConnectionStats {
 }
 
 impl ConnectionStats {
+    /// The bytes of both directions.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes_in.saturating_add(self.bytes_out)
+    }
+
     /// Whether nothing went wrong: closed, or open, in order.
     pub fn is_clean(&self) -> bool {
         self.faults.is_empty() && !matches!(self.ending, Ending::Broken(_))

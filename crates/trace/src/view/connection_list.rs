@@ -11,7 +11,21 @@ use super::source::Source;
 use super::stats::TraceStats;
 use super::text::fill;
 
-/// Connections, the worst first: those that went wrong, then those that were answered slowest.
+/// The order of a list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ListOrder {
+    /// Those that went wrong first, then those that were answered slowest.
+    #[default]
+    Worst,
+    /// Those of the most bytes first, of both directions.
+    Bytes,
+    /// Those of the most messages first.
+    Messages,
+    /// Those with the slowest answer first.
+    Slowest,
+}
+
+/// Connections, in an order that was asked for.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "schema", rename = "proactor.trace.connections/2")]
 pub struct ConnectionList {
@@ -21,7 +35,7 @@ pub struct ConnectionList {
     pub measure: Measure,
     /// The connections in this order.
     pub connections: Vec<ConnectionStats>,
-    /// Connections that are left out, being none of the worst.
+    /// Connections that are left out, being none of the first.
     pub left_out: u64,
     /// Those of all that were not clean.
     pub unclean: u64,
@@ -29,7 +43,7 @@ pub struct ConnectionList {
 
 impl ConnectionList {
     /// Of these numbers, no more than `most` connections.
-    pub fn new(stats: TraceStats, most: usize) -> ConnectionList {
+    pub fn new(stats: TraceStats, most: usize, order: ListOrder) -> ConnectionList {
         let mut conns = stats.conns;
         let errors =
             |conn: &ConnectionStats| conn.errors.values().sum::<u64>() + conn.out_of_buffers;
@@ -37,7 +51,12 @@ impl ConnectionList {
             let broken = matches!(conn.ending, Ending::Broken(_));
             (!conn.faults.is_empty(), broken, errors(conn), conn.slowest_ns)
         };
-        conns.sort_by_key(|conn| Reverse(rank(conn)));
+        match order {
+            ListOrder::Worst => conns.sort_by_key(|conn| Reverse(rank(conn))),
+            ListOrder::Bytes => conns.sort_by_key(|conn| Reverse(conn.bytes())),
+            ListOrder::Messages => conns.sort_by_key(|conn| Reverse(conn.messages)),
+            ListOrder::Slowest => conns.sort_by_key(|conn| Reverse(conn.slowest_ns)),
+        }
         let unclean = conns.iter().filter(|conn| !conn.is_clean()).count() as u64;
         let left_out = conns.len().saturating_sub(most) as u64;
         conns.truncate(most);

@@ -8,34 +8,86 @@ use serde::Serialize;
 
 use super::lanes::Lanes;
 use super::ops::OpRow;
+use super::source::Cut;
 use super::stats::TraceStats;
 use super::text::fill;
-use proactor_record::{Call, Kind, OpKind};
+use proactor_record::{Call, Kind, OpKind, Trace};
 use proactor_report::histogram::Percentiles;
+
+/// How many slices of its time show how much a number varies within a trace.
+const SLICES: u32 = 10;
+/// The fewest slices with a number that have a range.
+const FEWEST: usize = 5;
 
 /// Two traces, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "schema", rename = "proactor.trace.diff/2")]
+#[serde(tag = "schema", rename = "proactor.trace.diff/3")]
 pub struct Diff {
     /// All numbers of the first.
     pub a: TraceStats,
     /// All numbers of the second.
     pub b: TraceStats,
+    /// All numbers of another one of the first kind, if there is one.
+    pub again: Option<TraceStats>,
     /// The numbers side by side.
     pub lines: Vec<Line>,
 }
 
-/// One number of both.
+/// One number of all.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
     /// The name of the number.
     pub name: String,
     /// The unit of the number.
     pub unit: Unit,
-    /// The number of the first; `None` where there is no such number.
-    pub a: Option<f64>,
+    /// The number of the first.
+    pub a: Number,
     /// The number of the second.
-    pub b: Option<f64>,
+    pub b: Number,
+    /// The number of another one of the first kind.
+    pub again: Option<Number>,
+    /// Whether the range of the second lies outside of those of the first and its like; `None`
+    /// without ranges.
+    pub differs: Option<bool>,
+}
+
+/// A number of a trace: that of the median slice, where slices have one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Number {
+    /// The number; `None` where there is none.
+    pub value: Option<f64>,
+    /// The least and the greatest of the slices.
+    pub range: Option<[f64; 2]>,
+}
+
+/// One of the traces of a comparison: its numbers, and those of slices of its time.
+#[derive(Debug, Clone)]
+pub struct DiffSide {
+    whole: TraceStats,
+    slices: Vec<TraceStats>,
+}
+
+impl DiffSide {
+    /// Of this part of a trace.
+    pub fn of(trace: &Trace, cut: &Cut) -> DiffSide {
+        let (whole, mut slices) = TraceStats::with_slices(trace, cut, SLICES);
+        // Not those in which the clients came, went or rested.
+        let most = slices.iter().map(|slice| slice.messages).max().unwrap_or(0);
+        slices.retain(|slice| slice.messages > 0 && slice.messages >= most / 10);
+        DiffSide { whole, slices }
+    }
+
+    /// The number of the whole, unless enough slices have it.
+    fn number(&self, number: impl Fn(&TraceStats) -> Option<f64>) -> Number {
+        let Some(whole) = number(&self.whole) else { return Number::default() };
+        let mut sliced: Vec<f64> = self.slices.iter().filter_map(number).collect();
+        sliced.sort_by(f64::total_cmp);
+        if sliced.len() < FEWEST {
+            return Number { value: Some(whole), range: None };
+        }
+        let median = (sliced[(sliced.len() - 1) / 2] + sliced[sliced.len() / 2]) / 2.0;
+        Number { value: Some(median), range: Some([sliced[0], sliced[sliced.len() - 1]]) }
+    }
 }
 
 /// In what a line is counted.
@@ -53,14 +105,16 @@ pub enum Unit {
 }
 
 impl Diff {
-    /// Compares two traces, number by number.
+    /// Compares two traces, number by number; `again` is another one of the first kind.
     ///
     /// # Errors
     /// A sentence, if one of them has no numbers per message.
-    pub fn new(a: TraceStats, b: TraceStats) -> Result<Diff, String> {
-        for (name, stats) in [("first", &a), ("second", &b)] {
-            let sample = stats.source.sample;
-            let why = match stats.messages {
+    pub fn new(a: DiffSide, b: DiffSide, again: Option<DiffSide>) -> Result<Diff, String> {
+        let sides = [("first", Some(&a)), ("second", Some(&b)), ("other", again.as_ref())];
+        for (name, side) in sides {
+            let Some(DiffSide { whole, .. }) = side else { continue };
+            let sample = whole.source.sample;
+            let why = match whole.messages {
                 0 => "has no message (no receive brought bytes): there is nothing to compare per \
                       message"
                     .to_owned(),
@@ -72,22 +126,28 @@ impl Diff {
             };
             return Err(format!("the {name} trace {why}"));
         }
-        let lines = lines(&a, &b);
-        Ok(Diff { a, b, lines })
+        let lines = lines(&a, &b, again.as_ref());
+        let [a, b] = [a.whole, b.whole];
+        Ok(Diff { a, b, again: again.map(|side| side.whole), lines })
     }
 }
 
-fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
+fn lines(a: &DiffSide, b: &DiffSide, again: Option<&DiffSide>) -> Vec<Line> {
     use Unit::{Bytes, Nanos, Ratio};
-    let (mut all, is_alike) = (Lines { a, b, all: Vec::new() }, a.measure == b.measure);
-    all.count("messages", |d| Some(d.messages));
-    all.count("connections", |d| Some(d.connections));
+    let mut all = Lines { a, b, again, all: Vec::new() };
+    let [a, b] = [&a.whole, &b.whole];
+    // A ring copies within its enters, a selector between its waits.
+    let (is_alike, is_same_place) = (a.measure == b.measure, a.is_ring() == b.is_ring());
+    let is_comparable = |d: &TraceStats| is_same_place || !d.is_ring();
+    all.total("messages", |d| Some(d.messages));
+    all.total("connections", |d| Some(d.connections));
     if a.lanes.is_some() || b.lanes.is_some() {
         let most = |d: &TraceStats| Some(d.lanes.as_ref().map_or(1, |lanes| lanes.most));
-        all.count("threads or processes, max", most);
+        all.total("threads or processes, max", most);
     }
     all.add("bytes in / message", Bytes, |d| d.per_message(d.bytes_in));
     all.add("bytes out / message", Bytes, |d| d.per_message(d.bytes_out));
+    all.add("bytes / system call", Bytes, TraceStats::bytes_per_call);
     all.add("system calls / message", Ratio, |d| d.per_message(d.calls?));
     all.add("  enters or waits", Ratio, |d| {
         let iterations = d.iterations.as_ref().map(|iterations| iterations.count);
@@ -96,10 +156,6 @@ fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
     for op in both(a, b, false).into_iter().filter(|&op| op != OpKind::Wait) {
         all.add(&format!("  {op} calls"), Ratio, |d| d.per_message(d.op(op)?.begun));
     }
-    all.add("bytes / system call", Bytes, |d| {
-        let bytes = d.bytes_in.saturating_add(d.bytes_out);
-        d.calls.filter(|&calls| calls > 0).map(|calls| bytes as f64 / calls as f64)
-    });
     all.add("submissions / message", Ratio, |d| on_ring(d, |row| row.begun));
     for op in both(a, b, true) {
         all.add(&format!("  {op}"), Ratio, |d| d.per_message(d.op(op)?.begun));
@@ -114,47 +170,82 @@ fn lines(a: &TraceStats, b: &TraceStats) -> Vec<Line> {
         (iterations > 0).then(|| d.messages as f64 / iterations as f64)
     });
     all.add("events / iteration, mean", Ratio, |d| Some(d.iterations.as_ref()?.batches.mean));
-    all.count("events / iteration, max", |d| Some(d.iterations.as_ref()?.batches.max));
+    all.total("events / iteration, max", |d| Some(d.iterations.as_ref()?.batches.max));
     for (at, name) in TIMES.into_iter().enumerate() {
-        all.add(name, Nanos, |d| d.per_message(times(d)?[at]?));
+        let is_of_protocol = name == BETWEEN;
+        all.add(name, Nanos, |d| {
+            d.per_message(times(d).filter(|_| is_of_protocol || is_comparable(d))?[at]?)
+        });
     }
     // Exchanges that are not timed alike are not compared.
     for (name, how_many, of) in TIMED.iter().filter(|one| one.0 != "answered" || is_alike) {
+        let is_of_iteration = ["enter or wait", "between them"].contains(name);
         for (at, percentile) in ["p50", "p99", "max"].iter().enumerate().take(*how_many) {
             all.add(&format!("{name}, {percentile}"), Nanos, |d| {
-                let all = of(d)?;
+                let all = of(d).filter(|_| !is_of_iteration || is_comparable(d))?;
                 [all.p50_ns, all.p99_ns, all.max_ns][at].map(|nanos| nanos as f64)
             });
         }
     }
-    all.count("no buffer (ENOBUFS)", |d| Some(d.anomalies.out_of_buffers.count));
-    all.count("short sends", |d| Some(d.anomalies.short.count));
-    all.count("overflows", |d| Some(d.iterations.as_ref()?.overflows.count));
-    all.count("stalls", |d| Some(d.iterations.as_ref()?.stalls.count));
-    all.count("records lost", |d| Some(d.source.lost));
+    what_went_wrong(&mut all);
     all.all
+}
+
+/// Adds the numbers that are zero in a server without problems.
+fn what_went_wrong(all: &mut Lines) {
+    all.total("no buffer (ENOBUFS)", |d| Some(d.anomalies.out_of_buffers.count));
+    all.total("short sends", |d| Some(d.anomalies.short.count));
+    all.total("overflows", |d| Some(d.iterations.as_ref()?.overflows.count));
+    all.total("stalls", |d| {
+        let stalls = d.pauses.unexplained.as_ref().filter(|_| d.pauses.sees_delays)?;
+        Some(stalls.times.count)
+    });
+    all.add("ready without a CPU / s", Unit::Nanos, |d| {
+        // A damaged recording may have more delays than time.
+        let (delayed, span) = (d.pauses.delayed_ns?, d.source.span_ns);
+        (delayed <= span && span > 0).then(|| delayed as f64 / span as f64 * 1e9)
+    });
+    all.total("stops", |d| Some(d.pauses.stopped.times.count));
+    all.total("records lost", |d| Some(d.source.lost));
 }
 
 /// Lines that are being gathered.
 struct Lines<'a> {
-    a: &'a TraceStats,
-    b: &'a TraceStats,
+    a: &'a DiffSide,
+    b: &'a DiffSide,
+    again: Option<&'a DiffSide>,
     all: Vec<Line>,
 }
 
 impl Lines<'_> {
-    /// Adds a number of both, unless neither has it or it is zero in both.
+    /// Adds a number of all, unless neither of the two has it or it is zero in both.
     fn add(&mut self, name: &str, unit: Unit, number: impl Fn(&TraceStats) -> Option<f64>) {
-        let (a, b) = (number(self.a), number(self.b));
-        if a.unwrap_or(0.0) != 0.0 || b.unwrap_or(0.0) != 0.0 {
-            self.all.push(Line { name: name.to_owned(), unit, a, b });
-        }
+        let [a, b] = [self.a, self.b].map(|side| side.number(&number));
+        let again = self.again.map(|side| side.number(&number));
+        let differs = differs(a, b, again);
+        self.push(Line { name: name.to_owned(), unit, a, b, again, differs });
     }
 
-    /// Adds a count of both.
-    fn count(&mut self, name: &str, number: impl Fn(&TraceStats) -> Option<u64>) {
-        self.add(name, Unit::Count, |d| number(d).map(|n| n as f64));
+    /// Adds a count of all, which has no slices.
+    fn total(&mut self, name: &str, number: impl Fn(&TraceStats) -> Option<u64>) {
+        let of =
+            |side: &DiffSide| Number { value: number(&side.whole).map(|n| n as f64), range: None };
+        let ([a, b], again) = ([self.a, self.b].map(of), self.again.map(of));
+        self.push(Line { name: name.to_owned(), unit: Unit::Count, a, b, again, differs: None });
     }
+
+    fn push(&mut self, line: Line) {
+        if [line.a, line.b].iter().any(|number| number.value.unwrap_or(0.0) != 0.0) {
+            self.all.push(line);
+        }
+    }
+}
+
+/// Whether all slices of the second lie above or below all of the first and its like.
+fn differs(a: Number, b: Number, again: Option<Number>) -> Option<bool> {
+    let ([a_least, a_most], [least, most]) = (a.range?, b.range?);
+    let [again_least, again_most] = again.map_or(a.range, |again| again.range)?;
+    Some(most < a_least.min(again_least) || least > a_most.max(again_most))
 }
 
 /// What is timed, how many of its percentiles are compared, and where they are.
@@ -174,13 +265,11 @@ fn ages(stats: &TraceStats, op: OpKind) -> Option<Percentiles> {
     stats.op(op).filter(|row| !row.waits_for_others())?.ages
 }
 
-const TIMES: [&str; 5] = [
-    "time waiting / message",
-    "time not waiting / message",
-    "  copying",
-    "  other calls",
-    "  between calls",
-];
+/// The time that is neither in the kernel's enters and waits nor in calls.
+const BETWEEN: &str = "  between calls";
+
+const TIMES: [&str; 5] =
+    ["time waiting / message", "time not waiting / message", "  copying", "  other calls", BETWEEN];
 
 /// The time of a loop, or of all threads together, in nanoseconds: what they waited, which includes
 /// receives that may sleep, and what they did not; and of the latter, what they spent in calls that
@@ -227,9 +316,10 @@ fn on_ring(stats: &TraceStats, number: fn(&OpRow) -> u64) -> Option<f64> {
 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b] = [&self.a, &self.b]
-            .map(|stats| context! { has_times => has_times(stats), ..stats.values() });
-        let values = context! { a, b, lines => self.lines };
+        let values =
+            |stats: &TraceStats| context! { has_times => has_times(stats), ..stats.values() };
+        let ([a, b], again) = ([&self.a, &self.b].map(values), self.again.as_ref().map(values));
+        let values = context! { a, b, again, slices => SLICES, lines => self.lines };
         f.write_str(&fill(include_str!("diff.txt"), values))
     }
 }

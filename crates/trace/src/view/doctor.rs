@@ -5,7 +5,8 @@ use std::fmt;
 use minijinja::context;
 use serde::Serialize;
 
-use super::checks::{Finding, Severity, checks, findings};
+use super::checks::{CHECKS, Finding, Severity, checks, findings};
+use super::not_visible::{NotVisible, not_visible};
 use super::stats::TraceStats;
 use super::text::fill;
 
@@ -14,7 +15,7 @@ const HINT: &str = include_str!("hint.txt");
 
 /// The state of the loop, the findings, and the checks that were made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "schema", rename = "proactor.trace.doctor/2")]
+#[serde(tag = "schema", rename = "proactor.trace.doctor/3")]
 pub struct Doctor {
     /// The numbers and the verdict.
     #[serde(flatten)]
@@ -23,12 +24,14 @@ pub struct Doctor {
     pub findings: Vec<Finding>,
     /// The names of the checks that this trace allows, and what each looks for.
     pub looked_for: Vec<(&'static str, &'static str)>,
+    /// What this trace cannot show, though it may be wrong.
+    pub not_visible: Vec<NotVisible>,
 }
 
 /// The numbers of a loop, and a verdict.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Health {
-    /// `healthy`, or the names of the findings.
+    /// The names of the findings, or that nothing was found; and what is not visible.
     pub verdict: String,
     /// What limits the loop; empty if there is a problem.
     pub hint: String,
@@ -40,25 +43,46 @@ pub struct Health {
 impl Doctor {
     /// Makes all checks that such a trace allows.
     pub fn new(stats: TraceStats) -> Doctor {
-        let findings = findings(&stats);
+        Doctor::without(stats, &[])
+    }
+
+    /// The same, without the findings of these names.
+    pub fn without(stats: TraceStats, ignored: &[String]) -> Doctor {
+        let mut findings = findings(&stats);
+        findings.retain(|one| !ignored.iter().any(|name| name == one.name));
         let looked_for = checks(&stats).map(|&(name, about, ..)| (name, about)).collect();
+        let not_visible = not_visible(&stats);
         let ills: Vec<_> = ills(&findings).map(|one| one.name).collect();
-        let is_judged =
-            stats.iterations.is_some() || stats.source.has_no_loop() && !stats.ops.is_empty();
+        let is_judged = is_judged(&stats);
+        let unseen: Vec<_> = not_visible.iter().map(|one| one.name).collect();
         let verdict = match ills.len() {
-            0 if is_judged => "healthy".to_owned(),
+            0 if is_judged && unseen.is_empty() => "nothing found".to_owned(),
+            0 if is_judged => {
+                format!("nothing found; not visible from here: {}", unseen.join(", "))
+            }
             0 => "nothing can be said: the trace has no iteration".to_owned(),
             _ => format!("unhealthy: {}", ills.join(", ")),
         };
         let hint = if ills.is_empty() { fill(HINT, stats.values()) } else { String::new() };
         let health = Health { verdict, hint, stats };
-        Doctor { health, findings, looked_for }
+        Doctor { health, findings, looked_for, not_visible }
     }
 
-    /// The findings that are a problem or a cost.
-    pub fn ills(&self) -> impl Iterator<Item = &Finding> {
-        ills(&self.findings)
+    /// The names of all findings.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        CHECKS.iter().map(|(name, ..)| *name)
     }
+
+    /// Whether there is a finding at least this bad; `None` if nothing can be said.
+    pub fn fails(&self, severity: Severity) -> Option<bool> {
+        let fails = self.findings.iter().any(|one| one.severity <= severity);
+        (fails || is_judged(&self.health.stats)).then_some(fails)
+    }
+}
+
+/// Whether there is anything to judge.
+fn is_judged(stats: &TraceStats) -> bool {
+    stats.iterations.is_some() || stats.source.has_no_loop() && !stats.ops.is_empty()
 }
 
 fn ills(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
@@ -74,8 +98,8 @@ impl fmt::Display for Health {
 
 impl fmt::Display for Doctor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Doctor { health, findings, looked_for, .. } = self;
-        let values = context! { health => health.to_string(), findings, looked_for };
+        let Doctor { health, findings, looked_for, not_visible } = self;
+        let values = context! { health => health.to_string(), findings, looked_for, not_visible };
         f.write_str(&fill(include_str!("doctor.txt"), values))
     }
 }

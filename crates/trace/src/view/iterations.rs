@@ -11,9 +11,9 @@ use proactor_record::{Content, WaitMode};
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 
-/// The loop was away from the kernel for longer than this: a stall. An iteration that serves
+/// The loop was away from the kernel for longer than this: for long. An iteration that serves
 /// hundreds of connections takes a good part of it.
-pub(super) const STALL: Duration = Duration::from_millis(1);
+pub(super) const LONG: Duration = Duration::from_millis(1);
 /// How many of a kind are remembered with their moment.
 const REMEMBERED: usize = 3;
 
@@ -89,7 +89,7 @@ pub struct Iterations {
     /// How long the loop was away from one to the next.
     pub outside: Percentiles,
     /// The times it was away for long; how long, in nanoseconds.
-    pub stalls: Occurrences,
+    pub long: Occurrences,
     /// Completions reaped, or reports, of each.
     pub batches: Batches,
     /// Submissions taken by each enter.
@@ -184,6 +184,8 @@ impl IterationCounter {
         if one.brought + one.submitted + one.implied == 0 && !one.failed {
             match one.mode {
                 Some(WaitMode::Until) => all.timers += 1,
+                // It only asked, between two parts of its other work.
+                Some(WaitMode::None) if one.moved > 0 => {}
                 _ => all.idle.note(back, None, None),
             }
         }
@@ -196,8 +198,8 @@ impl IterationCounter {
         let Some(next) = next else { return };
         let away = Duration::from_nanos(next.saturating_sub(back));
         self.outside.record(away);
-        if away > STALL {
-            all.stalls.note(back, None, Some(away.as_nanos() as u64));
+        if away > LONG {
+            all.long.note(back, None, Some(away.as_nanos() as u64));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Operation by operation, call by call: counts, results and ages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use proactor_record::{Content, OpKind};
@@ -40,7 +40,7 @@ pub struct OpRow {
     pub would_block: u64,
     /// All other failures, by errno.
     pub errors: Errors,
-    /// Completions whose submission is not in the trace.
+    /// Operations with a completion whose submission is not in the trace.
     pub unseen: u64,
     /// Submissions that were in flight at the end.
     pub in_flight: u64,
@@ -90,13 +90,15 @@ pub(super) struct Ops {
     timed: bool,
     /// Whether waits are calls like others, and not iterations of a loop.
     counts_waits: bool,
+    /// The tokens of operations that complete again and again, and were submitted before the trace.
+    unseen: HashSet<u64>,
 }
 
 impl Ops {
     /// Counts from zero; with durations of calls, if they were recorded, and with waits if they are
     /// calls like others.
     pub(super) fn new(timed: bool, counts_waits: bool) -> Ops {
-        Ops { rows: HashMap::new(), timed, counts_waits }
+        Ops { rows: HashMap::new(), timed, counts_waits, unseen: HashSet::new() }
     }
 
     pub(super) fn see(&mut self, event: &Event) {
@@ -119,7 +121,13 @@ impl Ops {
         }
         row.multishot |= event.is_multishot();
         row.may_sleep |= matches!(event.what, Content::CallEnd { may_sleep: true, .. });
-        row.unseen += u64::from(row.on_ring && event.begun.is_none());
+        if row.on_ring && event.begun.is_none() {
+            // One submission, however many completions it has.
+            row.unseen += u64::from(self.unseen.insert(event.raw.id));
+            if !matches!(event.what, Content::Completed { more: true, .. }) {
+                self.unseen.remove(&event.raw.id);
+            }
+        }
         if let (Some(ages), Some(nanos)) = (ages, event.lasted) {
             ages.record(Duration::from_nanos(nanos));
             row.together_ns = Some(row.together_ns.unwrap_or(0).saturating_add(nanos));

@@ -69,6 +69,9 @@ pub struct Source {
     pub from_ns: u64,
     /// How long it lasts.
     pub span_ns: u64,
+    /// How long recording lasted, if what is looked at is the last part of it: the records before
+    /// are overwritten.
+    pub of_ns: Option<u64>,
     /// What is missing, and what is uncertain because of it: a sentence each.
     pub uncertain: Vec<String>,
 }
@@ -95,6 +98,7 @@ impl Source {
             sample: header.sample,
             from_ns,
             span_ns: to_ns.saturating_sub(from_ns),
+            of_ns: (trace.first > 0 && cut.since.is_none() && cut.until.is_none()).then_some(to_ns),
             uncertain: uncertain(trace, cut),
         }
     }

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use minijinja::{Value, context};
 use proactor::keys::ConnId;
-use proactor_record::{Call, Content, Errno, Kind, Level, OpKind, RecordKind, Trace, Writers};
+use proactor_record::{
+    Call, Content, Errno, Header, Kind, Level, OpKind, RecordKind, Trace, Writers,
+};
 use proactor_report::Latencies;
 use serde::Serialize;
 
-use super::connection::{ConnectionStats, ConnectionTracker, Measure};
-use super::iterations::{IterationCounter, Iterations, Occurrences, STALL};
+use super::connection::{ConnectionStats, ConnectionTracker, Exchange, Measure};
+use super::iterations::{IterationCounter, Iterations, LONG, Occurrences};
 use super::lanes::Lanes;
 use super::ops::{OpRow, Ops};
+use super::pauses::{PauseCounter, Pauses};
 use super::source::{Cut, Source};
+use super::starvation::{Starvation, StarvationCounter};
 use crate::event::{Event, events};
 
 /// What a trace comes to.
@@ -36,6 +40,10 @@ pub struct TraceStats {
     /// The enters, or the waits; of one connection alone there are none, nor where each has a
     /// thread.
     pub iterations: Option<Iterations>,
+    /// What kept the thread of a loop from its work.
+    pub pauses: Pauses,
+    /// How long connections waited for a buffer.
+    pub starvation: Starvation,
     /// The threads, or the children, where many recorded; of one connection alone there are none.
     pub lanes: Option<Lanes>,
     /// System calls, counted where they are made; `None` if some may not be here.
@@ -85,73 +93,35 @@ pub struct Anomalies {
     pub disarmed: Occurrences,
     /// Sends that would have blocked.
     pub send_blocked: Occurrences,
-    /// Receives that would have blocked.
+    /// Receives that would have blocked, unless the one before had filled its buffer.
     pub recv_blocked: Occurrences,
+    /// The connection whose last receive filled its buffer: more may have been there.
+    #[serde(skip)]
+    filled: Option<ConnId>,
 }
 
 impl TraceStats {
     /// Of this part of a trace.
     pub fn of(trace: &Trace, cut: &Cut) -> TraceStats {
-        let header = &trace.header;
-        let waits = trace.records.iter().any(|one| one.is(RecordKind::WaitBegin));
-        let is_timed = header.level == Some(Level::Record) || !waits;
-        // Many threads or processes recorded, most of which sleep in calls of their own.
-        let no_loop = header.writers != Writers::One;
-        let (mut ops, mut conns) = (Ops::new(is_timed, no_loop), ConnectionTracker::new(trace));
-        let mut lanes = Lanes::new(header, cut).filter(|_| cut.conn.is_none());
-        let (mut iterations, mut buffers) = (IterationCounter::default(), Buffers::default());
-        let (mut answered, mut span) = (Latencies::new(), None);
-        let (mut seen, mut anomalies) = (SeenConnections::default(), Anomalies::default());
-        let mut events = events(trace);
-        for event in &mut events {
-            if let Some(lanes) = &mut lanes {
-                lanes.see(header, &event, cut);
-            }
-            conns.see(&event);
-            for one in conns.exchanges.drain(..) {
-                if cut.is_in_time(one.at_ns) && cut.is_of(Some(one.conn)) {
-                    answered.record(Duration::from_nanos(one.took_ns));
-                }
-            }
-            if !cut.is_in_time(event.at) {
-                continue;
-            }
-            span = Some((span.map_or(event.at, |(from, _)| from), event.at));
-            if cut.conn.is_none() && !no_loop {
-                iterations.see(&event);
-                buffers.see(&event);
-            }
-            if cut.is_of(event.conn) {
-                ops.see(&event);
-                anomalies.see(&event);
-                seen.see(&event);
-            }
-        }
-        // The operations in flight are of all connections, and of the end of the trace.
-        let is_all = *cut == Cut::default();
-        let ops = ops.finish(&if is_all { events.in_flight() } else { HashMap::new() });
-        let (iterations, (from, to)) = (iterations.finish(), span.unwrap_or((0, 0)));
-        let source = Source::new(trace, cut, from, to);
-        let has_all_calls = cut.conn.is_none() && header.sample == 1;
-        let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
-        TraceStats {
-            connections: seen.all.len() as u64,
-            connections_max: seen.open_max as u64,
-            messages: seen.messages,
-            bytes_in: seen.bytes_in,
-            bytes_out: seen.bytes_out,
-            calls: has_all_calls.then(|| calls(&source, &ops, iterations.as_ref())),
-            source,
-            ops,
-            iterations,
-            lanes: lanes.map(|lanes| lanes.finish(to)),
-            queue: header.get("completions").and_then(|size| size.parse().ok()),
-            buffers: buffers.finish(is_whole),
-            answered: answered.percentiles(),
-            measure: conns.measure,
-            anomalies,
-            conns: conns.finish(),
-        }
+        let mut parts = parts(trace, std::slice::from_ref(cut));
+        parts.pop().expect("one part has statistics")
+    }
+
+    /// Of this part of a trace, and of equal slices of its time. A slice has no connections, and
+    /// counts what was begun and ended in it.
+    pub fn with_slices(trace: &Trace, cut: &Cut, slices: u32) -> (TraceStats, Vec<TraceStats>) {
+        let times = trace.records.iter().map(|one| trace.header.nanos(one.time));
+        let times = times.filter(|&at| cut.is_in_time(at));
+        let (from, to) = times.fold((u64::MAX, 0), |(from, to), at| (from.min(at), to.max(at)));
+        let width = to.saturating_sub(from) / u64::from(slices) + 1;
+        let slice = |at: u32| {
+            let since = Duration::from_nanos(from.saturating_add(width * u64::from(at)));
+            Cut { since: Some(since), until: Some(since + Duration::from_nanos(width)), ..*cut }
+        };
+        let cuts: Vec<Cut> = std::iter::once(*cut).chain((0..slices).map(slice)).collect();
+        let mut parts = parts(trace, &cuts);
+        let slices = parts.split_off(1);
+        (parts.pop().expect("the whole is first"), slices)
     }
 
     /// The row of this operation or call, if there is one.
@@ -170,6 +140,13 @@ impl TraceStats {
         is_known.then(|| number as f64 / self.messages as f64)
     }
 
+    /// The bytes of both directions for each system call. Calls per message get fewer where small
+    /// buffers cut messages into many receives; this does not get more.
+    pub fn bytes_per_call(&self) -> Option<f64> {
+        let bytes = self.bytes_in.saturating_add(self.bytes_out);
+        self.calls.filter(|&calls| calls > 0).map(|calls| bytes as f64 / calls as f64)
+    }
+
     /// Whether it is of a ring.
     pub fn is_ring(&self) -> bool {
         self.iterations.as_ref().is_some_and(Iterations::are_enters)
@@ -185,7 +162,9 @@ impl TraceStats {
             no_loop => self.source.has_no_loop(),
             polls_all => self.source.polls_all(),
             share_inside => self.share_inside(),
-            stall_ns => STALL.as_nanos() as u64,
+            bytes_per_call => self.bytes_per_call(),
+            waiting_share => self.starvation.share(),
+            long_ns => LONG.as_nanos() as u64,
             receive => self.receives(),
             moving => rows(|op| op.receives() || op.sends()).collect::<Vec<_>>(),
             sent => rows(OpKind::sends).map(|row| row.ok).sum::<u64>(),
@@ -199,6 +178,133 @@ impl TraceStats {
     pub fn share_inside(&self) -> Option<f64> {
         let iterations = self.iterations.as_ref()?;
         (self.source.span_ns > 0).then(|| iterations.inside_ns as f64 / self.source.span_ns as f64)
+    }
+}
+
+/// Returns the statistics of these parts of a trace, from one pass over its events. The first has
+/// the numbers of each connection.
+fn parts(trace: &Trace, cuts: &[Cut]) -> Vec<TraceStats> {
+    let mut conns = ConnectionTracker::new(trace);
+    let mut parts: Vec<PartCounter> = cuts.iter().map(|cut| PartCounter::new(trace, cut)).collect();
+    let mut events = events(trace);
+    for event in &mut events {
+        conns.see(&event);
+        let exchanges = std::mem::take(&mut conns.exchanges);
+        for part in &mut parts {
+            part.see(&trace.header, &event, &exchanges);
+        }
+    }
+    let (in_flight, measure) = (events.in_flight(), conns.measure);
+    let finish = |part: PartCounter| part.finish(trace, &in_flight, measure);
+    let mut parts: Vec<TraceStats> = parts.into_iter().map(finish).collect();
+    if let Some(first) = parts.first_mut() {
+        first.conns = conns.finish();
+    }
+    parts
+}
+
+/// Counts the events of a part of a trace.
+struct PartCounter<'a> {
+    cut: &'a Cut,
+    has_loop: bool,
+    ops: Ops,
+    iterations: IterationCounter,
+    buffers: Buffers,
+    pauses: PauseCounter,
+    starvation: StarvationCounter,
+    answered: Latencies,
+    span: Option<(u64, u64)>,
+    seen: SeenConnections,
+    anomalies: Anomalies,
+    lanes: Option<Lanes>,
+}
+
+impl<'a> PartCounter<'a> {
+    fn new(trace: &Trace, cut: &'a Cut) -> PartCounter<'a> {
+        let header = &trace.header;
+        let waits = trace.records.iter().any(|one| one.is(RecordKind::WaitBegin));
+        let is_timed = header.level == Some(Level::Record) || !waits;
+        // Otherwise many threads or processes recorded, most of which sleep in calls of their own.
+        let has_loop = header.writers == Writers::One;
+        PartCounter {
+            cut,
+            has_loop,
+            ops: Ops::new(is_timed, !has_loop),
+            iterations: IterationCounter::default(),
+            buffers: Buffers::default(),
+            pauses: PauseCounter::new(trace),
+            starvation: StarvationCounter::default(),
+            answered: Latencies::new(),
+            span: None,
+            seen: SeenConnections::default(),
+            anomalies: Anomalies::default(),
+            lanes: Lanes::new(header, cut).filter(|_| cut.conn.is_none()),
+        }
+    }
+
+    fn see(&mut self, header: &Header, event: &Event, exchanges: &[Exchange]) {
+        let cut = self.cut;
+        if let Some(lanes) = &mut self.lanes {
+            lanes.see(header, event, cut);
+        }
+        for one in exchanges {
+            if cut.is_in_time(one.at_ns) && cut.is_of(Some(one.conn)) {
+                self.answered.record(Duration::from_nanos(one.took_ns));
+            }
+        }
+        if !cut.is_in_time(event.at) {
+            return;
+        }
+        self.span = Some((self.span.map_or(event.at, |(from, _)| from), event.at));
+        if cut.conn.is_none() {
+            self.pauses.see(event);
+        }
+        if cut.conn.is_none() && self.has_loop {
+            self.iterations.see(event);
+            self.buffers.see(event);
+        }
+        if cut.is_of(event.conn) {
+            self.ops.see(event);
+            self.anomalies.see(event);
+            self.seen.see(event);
+            self.starvation.see(event);
+        }
+    }
+
+    fn finish(
+        self,
+        trace: &Trace,
+        in_flight: &HashMap<OpKind, u64>,
+        measure: Measure,
+    ) -> TraceStats {
+        let PartCounter { cut, seen, anomalies, .. } = self;
+        // The operations in flight are of all connections, and of the end of the trace.
+        let none = HashMap::new();
+        let ops = self.ops.finish(if *cut == Cut::default() { in_flight } else { &none });
+        let (iterations, (from, to)) = (self.iterations.finish(), self.span.unwrap_or((0, 0)));
+        let source = Source::new(trace, cut, from, to);
+        let has_all_calls = cut.conn.is_none() && trace.header.sample == 1;
+        let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
+        TraceStats {
+            connections: seen.all.len() as u64,
+            connections_max: seen.open_max as u64,
+            messages: seen.messages,
+            bytes_in: seen.bytes_in,
+            bytes_out: seen.bytes_out,
+            calls: has_all_calls.then(|| calls(&source, &ops, iterations.as_ref())),
+            source,
+            ops,
+            iterations,
+            pauses: self.pauses.finish(),
+            starvation: self.starvation.finish(to),
+            lanes: self.lanes.map(|lanes| lanes.finish(to)),
+            queue: trace.header.get("completions").and_then(|size| size.parse().ok()),
+            buffers: self.buffers.finish(is_whole),
+            answered: self.answered.percentiles(),
+            measure,
+            anomalies,
+            conns: Vec::new(),
+        }
     }
 }
 
@@ -237,6 +343,8 @@ impl SeenConnections {
 impl Anomalies {
     fn see(&mut self, event: &Event) {
         let (Some(op), Some(result)) = (event.op, event.result()) else { return };
+        let is_full = event.begun.is_some_and(|begun| result == Ok(begun.len)) && op.receives();
+        let filled = std::mem::replace(&mut self.filled, event.conn.filter(|_| is_full));
         let mut amount = None;
         let which = match result {
             Ok(n) if event.is_short() => {
@@ -250,7 +358,12 @@ impl Anomalies {
             Ok(_) => return,
             Err(errno) if op.accepts() && errno.is_shortage() => &mut self.exhausted,
             Err(Errno(libc::ENOBUFS)) if op.receives() => &mut self.out_of_buffers,
-            Err(Errno(libc::EAGAIN)) if op == OpKind::Call(Call::Recv) => &mut self.recv_blocked,
+            Err(Errno(libc::EAGAIN)) if op == OpKind::Call(Call::Recv) => {
+                if filled.is_some() && filled == event.conn {
+                    return;
+                }
+                &mut self.recv_blocked
+            }
             Err(Errno(libc::EAGAIN)) if op.sends() => &mut self.send_blocked,
             Err(errno) if errno.is_reset() => &mut self.reset,
             Err(errno) if event.is_abnormal() => {

@@ -20,7 +20,7 @@ use super::stderr::note;
 use super::{number, wrong_usage};
 use proactor_record::Errno;
 use proactor_report::units;
-use proactor_trace::view::{Cut, TraceStats};
+use proactor_trace::view::{Cut, Doctor, ListOrder, Severity, TraceStats};
 use proactor_trace::{Filter, Trace, parse_conn, parse_name};
 
 /// A slot of connections, and the generation of one of them.
@@ -55,6 +55,11 @@ enum TraceView {
         #[arg(value_parser = parse_conn)]
         conn: Option<Conn>,
 
+        /// ListOrder of the list: worst, bytes, messages or slowest first
+        #[arg(long, value_name = "ORDER", default_value = "worst", value_parser = order,
+              conflicts_with = "conn")]
+        sort: ListOrder,
+
         /// Show every step, or list every connection, without folding
         #[arg(long)]
         all: bool,
@@ -80,9 +85,13 @@ enum TraceView {
         #[command(flatten)]
         look: Look,
 
-        /// Exit with status 1 if there is a problem or an avoidable cost
-        #[arg(long)]
-        check: bool,
+        /// Exit with status 3 if there is a finding at least this bad
+        #[arg(long, value_name = "SEVERITY", value_parser = severity)]
+        fail_on: Option<Severity>,
+
+        /// Leave out the findings of this name. Repeatable
+        #[arg(long, value_name = "NAME", value_parser = finding)]
+        ignore: Vec<String>,
     },
     /// Compare two traces per message, for example of two models or two versions
     Diff {
@@ -91,6 +100,10 @@ enum TraceView {
 
         /// Second trace
         b: PathBuf,
+
+        /// Another trace of the first kind: what differs from it as well is no difference
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
 
         #[command(flatten)]
         how: How,
@@ -117,13 +130,13 @@ impl TraceArgs {
             TraceView::Show(show) => show.run(),
             TraceView::Follow(follow) => follow.run(),
             TraceView::Summary { look, conn } => views::summary(look, *conn),
-            TraceView::Conn { look, conn: Some(conn), all, slowest } => {
+            TraceView::Conn { look, conn: Some(conn), all, slowest, .. } => {
                 views::connection(look, *conn, *all, *slowest)
             }
-            TraceView::Conn { look, all, .. } => views::connections(look, *all),
+            TraceView::Conn { look, all, sort, .. } => views::connections(look, *all, *sort),
             TraceView::Heatmap { look, op } => views::heatmap(look, op.as_deref()),
-            TraceView::Doctor { look, check } => views::doctor(look, *check),
-            TraceView::Diff { a, b, how } => views::diff(a, b, how),
+            TraceView::Doctor { look, fail_on, ignore } => views::doctor(look, *fail_on, ignore),
+            TraceView::Diff { a, b, against, how } => views::diff(a, b, against.as_deref(), how),
             TraceView::Export(export) => export.run(),
             TraceView::Delays { file, json } => views::delays(file, *json),
             TraceView::Attach(attach) => attach.run(),
@@ -182,16 +195,29 @@ struct How {
     #[command(flatten)]
     part: TimeRange,
 
+    /// Only the last part of the recording, of this length
+    #[arg(long, value_name = "TIME", value_parser = units::parse_positive_duration,
+          conflicts_with_all = ["since", "until"], display_order = LAST)]
+    last: Option<Duration>,
+
     /// Print as JSON
     #[arg(long, display_order = LAST)]
     json: bool,
 }
 
 impl How {
+    /// Returns the selected part of this trace.
+    fn cut(&self, trace: &Trace, conn: Option<Conn>) -> Cut {
+        let since = self.last.map(|last| trace.end().saturating_sub(last));
+        let cut = self.part.cut(conn);
+        Cut { since: since.or(cut.since), ..cut }
+    }
+
     /// Returns the statistics of the selected part. They contain the defects of the trace: every
     /// view begins with them.
     fn statistics(&self, file: &Path) -> anyhow::Result<TraceStats> {
-        Ok(TraceStats::of(&read(file)?, &self.part.cut(None)))
+        let trace = read(file)?;
+        Ok(TraceStats::of(&trace, &self.cut(&trace, None)))
     }
 
     /// Prints a view as text, or as JSON.
@@ -266,5 +292,34 @@ fn result(text: &str) -> Result<String, String> {
         _ => Err("write ok, error, a number (0 is the end of a stream) or an error name as \
                   ECONNRESET"
             .to_owned()),
+    }
+}
+
+/// Parses a severity that is a problem or a cost.
+fn severity(text: &str) -> Result<Severity, String> {
+    match text {
+        "wrong" => Ok(Severity::Wrong),
+        "costly" => Ok(Severity::Costly),
+        _ => Err("write wrong or costly".to_owned()),
+    }
+}
+
+/// Parses the name of a finding.
+fn finding(text: &str) -> Result<String, String> {
+    let names: Vec<_> = Doctor::names().collect();
+    let is_known = names.contains(&text);
+    is_known
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("the findings are {}", names.join(", ")))
+}
+
+/// Parses the order of a list.
+fn order(text: &str) -> Result<ListOrder, String> {
+    match text {
+        "worst" => Ok(ListOrder::Worst),
+        "bytes" => Ok(ListOrder::Bytes),
+        "messages" => Ok(ListOrder::Messages),
+        "slowest" => Ok(ListOrder::Slowest),
+        _ => Err("write worst, bytes, messages or slowest".to_owned()),
     }
 }

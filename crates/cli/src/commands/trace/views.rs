@@ -8,11 +8,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Conn, How, Look, check_connection, read};
-use crate::commands::output;
+use crate::commands::{ExitStatus, output};
 use proactor_trace::Trace;
 use proactor_trace::kernel::{Delays, Sidecar, sidecar_path};
 use proactor_trace::view::{
-    ConnectionList, ConnectionTimeline, Diff, Doctor, Heatmap, Summary, TraceStats,
+    ConnectionList, ConnectionTimeline, Diff, DiffSide, Doctor, Heatmap, ListOrder, Severity,
+    Summary, TraceStats,
 };
 
 /// Connections in the list without `--all`.
@@ -38,8 +39,8 @@ impl fmt::Display for Whole {
 
 /// Prints counts and latencies per operation.
 pub(super) fn summary(Look { file, how }: &Look, conn: Option<Conn>) -> anyhow::Result<()> {
-    let cut = how.part.cut(conn);
     let trace = read(file)?;
+    let cut = how.cut(&trace, conn);
     conn.map_or(Ok(()), |conn| check_connection(&trace, file, conn))?;
     // Only for the whole recording: kernel events cannot be selected by time or connection.
     let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
@@ -50,9 +51,13 @@ pub(super) fn summary(Look { file, how }: &Look, conn: Option<Conn>) -> anyhow::
 }
 
 /// Prints the list of connections.
-pub(super) fn connections(Look { file, how }: &Look, all: bool) -> anyhow::Result<()> {
+pub(super) fn connections(
+    Look { file, how }: &Look,
+    all: bool,
+    order: ListOrder,
+) -> anyhow::Result<()> {
     let most = if all { usize::MAX } else { LISTED };
-    how.print(&ConnectionList::new(how.statistics(file)?, most))
+    how.print(&ConnectionList::new(how.statistics(file)?, most, order))
 }
 
 /// Prints the timeline of a connection.
@@ -62,7 +67,8 @@ pub(super) fn connection(
     all: bool,
     slowest: usize,
 ) -> anyhow::Result<()> {
-    let (trace, cut) = (read(file)?, how.part.cut(None));
+    let trace = read(file)?;
+    let cut = how.cut(&trace, None);
     check_connection(&trace, file, conn)?;
     let timeline = ConnectionTimeline::of(&trace, &cut, conn, slowest, all);
     how.print(&timeline.expect("the connection is in the trace"))
@@ -70,7 +76,8 @@ pub(super) fn connection(
 
 /// Prints how long operations took over the time.
 pub(super) fn heatmap(Look { file, how }: &Look, op: Option<&str>) -> anyhow::Result<()> {
-    let (trace, cut) = (read(file)?, how.part.cut(None));
+    let trace = read(file)?;
+    let cut = how.cut(&trace, None);
     let maps = Heatmap::all(&trace, &cut, &TraceStats::of(&trace, &cut));
     let names: Vec<&str> = maps.iter().map(|map| map.of).collect();
     // Without replies, the first of what there is.
@@ -84,21 +91,30 @@ pub(super) fn heatmap(Look { file, how }: &Look, op: Option<&str>) -> anyhow::Re
     }
 }
 
-/// Prints the state of the loop, and its problems. Fails if it has one and `check` is true.
-pub(super) fn doctor(Look { file, how }: &Look, check: bool) -> anyhow::Result<()> {
-    let doctor = Doctor::new(how.statistics(file)?);
+/// Prints the state of the loop, and what is found. The status is 3 if a finding is at least as bad
+/// as `fail_on`, and 4 if nothing can be said.
+pub(super) fn doctor(
+    Look { file, how }: &Look,
+    fail_on: Option<Severity>,
+    ignore: &[String],
+) -> anyhow::Result<()> {
+    let doctor = Doctor::without(how.statistics(file)?, ignore);
     // The status says what was found, though the reader of the output has ended.
     let printed = how.print(&doctor);
-    let names: Vec<_> = doctor.ills().map(|one| one.name).collect();
-    if check && !names.is_empty() {
-        bail!("{} has problems: {}", file.display(), names.join(", "));
+    match fail_on.map(|severity| doctor.fails(severity)) {
+        Some(Some(true)) => Err(anyhow::Error::msg(ExitStatus(3))),
+        Some(None) => Err(anyhow::Error::msg(ExitStatus(4))),
+        _ => printed,
     }
-    printed
 }
 
-/// Prints the differences of two traces.
-pub(super) fn diff(a: &Path, b: &Path, how: &How) -> anyhow::Result<()> {
-    let diff = Diff::new(how.statistics(a)?, how.statistics(b)?);
+/// Prints the differences of two traces, beside those of the first and `against`.
+pub(super) fn diff(a: &Path, b: &Path, against: Option<&Path>, how: &How) -> anyhow::Result<()> {
+    let side = |file| {
+        let trace = read(file)?;
+        anyhow::Ok(DiffSide::of(&trace, &how.cut(&trace, None)))
+    };
+    let diff = Diff::new(side(a)?, side(b)?, against.map(side).transpose()?);
     how.print(&diff.map_err(|why| anyhow!(why))?)
 }
 

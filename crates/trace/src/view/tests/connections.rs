@@ -1,6 +1,6 @@
 //! Connections: their timelines, how they ended, and the list of them.
 
-use super::super::{ConnectionList, ConnectionTimeline, Cut, Ending, TimelineLine};
+use super::super::{ConnectionList, ConnectionTimeline, Cut, Ending, ListOrder, TimelineLine};
 use super::tape::{Tape, ring};
 use proactor::ring::{Cqe, Kind};
 
@@ -70,12 +70,25 @@ fn a_connection_that_ends_out_of_order_is_the_first_of_the_list() {
     let mut tape = ring();
     tape.sqe(Kind::Send, 1, 64).entered(5).cqe(Kind::Recv, 1, 0, 0).sqe(Kind::Close, 1, 0);
     tape.entered(5).cqe(Kind::Close, 1, 0, 0);
-    let list = ConnectionList::new(tape.stats(), 1);
+    let list = ConnectionList::new(tape.stats(), 1, ListOrder::Worst);
     assert_eq!((list.left_out, list.unclean), (1, 1));
     assert_eq!(list.connections[0].faults, ["closed while send was in flight"]);
     let text = list.to_string();
     assert!(text.contains("OUT OF ORDER") && text.contains("1 more (--all"), "{text}");
     assert_eq!(tape.findings(), ["out-of-order"]);
+}
+
+#[test]
+fn the_list_is_in_the_order_that_is_asked_for() {
+    let mut tape = ring();
+    tape.entered(5).cqe(Kind::Recv, 0, 9000, Cqe::MORE).echo(1, 5).echo(1, 900);
+    let first = |order| {
+        let list = ConnectionList::new(tape.stats(), 1, order);
+        list.connections[0].conn.slot()
+    };
+    let mut orders =
+        [ListOrder::Bytes, ListOrder::Messages, ListOrder::Slowest, ListOrder::Worst].into_iter();
+    assert_eq!(orders.by_ref().map(first).collect::<Vec<_>>(), [0, 1, 1, 1]);
 }
 
 #[test]

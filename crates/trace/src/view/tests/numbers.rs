@@ -1,6 +1,6 @@
 //! Operations, calls and ages in numbers, and what is left out where they would be untrue.
 
-use super::super::{ConnectionList, Cut, Doctor, Measure, Summary, TraceStats};
+use super::super::{ConnectionList, Cut, Doctor, ListOrder, Measure, Summary, TraceStats};
 use super::tape::{SEND, Tape, key, ring, selector, token};
 use proactor::ring::{Cqe, Kind};
 use proactor_record::format::{LINK, SKIP_SUCCESS};
@@ -125,7 +125,11 @@ fn an_empty_trace_has_every_view() {
     let stats = tape.stats();
     assert!(Summary { stats: stats.clone() }.to_string().contains("no operation"));
     assert!(Doctor::new(stats.clone()).health.to_string().contains("nothing can be said"));
-    assert!(ConnectionList::new(stats.clone(), 9).to_string().contains("no connection"));
+    assert!(
+        ConnectionList::new(stats.clone(), 9, ListOrder::Worst)
+            .to_string()
+            .contains("no connection")
+    );
     assert!(Doctor::new(stats.clone()).to_string().contains("nothing found"));
 }
 

@@ -26,7 +26,9 @@ impl Tape {
 
     pub(super) fn with(model: &str, settings: Settings) -> Tape {
         let settings = Settings { bytes: 1 << 20, clock: Some(Clock::Nanos), ..settings };
-        let more = vec![("completions".to_owned(), "64".to_owned())];
+        // As a server whose delays are recorded.
+        let more = [("completions", "64"), ("delays", "2000")];
+        let more = more.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let detail = "DEFER_TASKRUN".to_owned();
         let about = About { model: model.to_owned(), detail, more, ..About::default() };
         let log = Recorder::new(None, &settings, &about).unwrap();
@@ -99,8 +101,17 @@ impl Tape {
     }
 
     pub(super) fn wait(&mut self, micros: u64, ready: &[u32]) -> &mut Tape {
+        self.wait_in(WaitMode::Endless, micros, ready)
+    }
+
+    /// Asks without a wait, and nothing is ready.
+    pub(super) fn look(&mut self) -> &mut Tape {
+        self.wait_in(WaitMode::None, 1, &[])
+    }
+
+    fn wait_in(&mut self, mode: WaitMode, micros: u64, ready: &[u32]) -> &mut Tape {
         let now = self.now;
-        self.log.begin_iteration(|| now, Record::wait_begin(WaitMode::Endless, 0));
+        self.log.begin_iteration(|| now, Record::wait_begin(mode, 0));
         self.pass(micros);
         let (now, count) = (self.now, ready.len() as i32);
         self.log.end_iteration(|| now, Record::wait_end(Some(count)));
@@ -122,6 +133,18 @@ impl Tape {
 
     pub(super) fn stats(&mut self) -> TraceStats {
         TraceStats::of(&self.trace(), &Cut::default())
+    }
+
+    /// Of the last `window` microseconds, the thread had no CPU in so many.
+    pub(super) fn delayed(&mut self, micros: u64, window: u32) -> &mut Tape {
+        self.note(Record::delayed(micros * 1000, window))
+    }
+
+    /// The statistics, as if delays were recorded or not.
+    pub(super) fn with_delays(&mut self, are_recorded: bool) -> TraceStats {
+        let mut trace = self.trace();
+        trace.header.text.retain(|(name, _)| are_recorded || name != "delays");
+        TraceStats::of(&trace, &Cut::default())
     }
 
     pub(super) fn findings(&mut self) -> Vec<&'static str> {
