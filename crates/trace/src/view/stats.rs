@@ -343,8 +343,12 @@ impl SeenConnections {
 impl Anomalies {
     fn see(&mut self, event: &Event) {
         let (Some(op), Some(result)) = (event.op, event.result()) else { return };
-        let is_full = event.begun.is_some_and(|begun| result == Ok(begun.len)) && op.receives();
-        let filled = std::mem::replace(&mut self.filled, event.conn.filter(|_| is_full));
+        let is_full = event.begun.is_some_and(|begun| result == Ok(begun.len));
+        // What it brought may be sent before the next receive.
+        let filled = match op.receives() {
+            true => std::mem::replace(&mut self.filled, event.conn.filter(|_| is_full)),
+            false => None,
+        };
         let mut amount = None;
         let which = match result {
             Ok(n) if event.is_short() => {

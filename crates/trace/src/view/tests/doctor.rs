@@ -296,10 +296,12 @@ fn a_few_short_waits_for_buffers_are_no_finding_and_long_ones_are() {
 fn another_receive_after_a_full_buffer_and_a_look_between_two_parts_of_work_are_no_finding() {
     let mut tape = selector("epoll-et");
     for _ in 0..200 {
-        tape.wait(5, &[0]).call(Call::Recv, 0, 2048, 2048).call(Call::Recv, 0, 2048, -libc::EAGAIN);
-        tape.look().call(Call::Send, 0, 2048, 2048);
+        tape.wait(5, &[0]).call(Call::Recv, 0, 2048, 2048).call(Call::Send, 0, 2048, 1024);
+        tape.call(Call::Recv, 0, 2048, -libc::EAGAIN).look().call(Call::Send, 0, 1024, 1024);
     }
-    assert_eq!(tape.findings(), <[&str; 0]>::default());
+    let names: Vec<_> = tape.findings().into_iter().filter(|&one| one != "short-sends").collect();
+    assert_eq!(names, <[&str; 0]>::default());
+    let mut tape = selector("epoll-et");
     (0..200).for_each(|_| _ = tape.look());
     assert_eq!(tape.findings(), ["woken-for-nothing"]);
 }
