@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
+use super::child::Order;
 use super::count_call;
 use super::signal::{
     SIGNALLED, STOP, ShutdownSignal, add, blocked_signals, change_mask, dispose, set_of,
@@ -254,6 +255,15 @@ extern "C" fn on_terminate(_: libc::c_int) {
 pub fn terminate(child: Pid) -> io::Result<()> {
     // Numbers alone.
     syscall!(kill(child.0, libc::SIGTERM)).map(drop)
+}
+
+/// Sends an order to a child, and not to what it has forked.
+///
+/// # Errors
+/// kill(2), never for a child that has not been waited for.
+pub fn order(child: Pid, order: Order) -> io::Result<()> {
+    // Numbers alone.
+    syscall!(kill(child.0, order as libc::c_int)).map(drop)
 }
 
 /// Ends a child at once.

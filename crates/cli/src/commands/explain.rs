@@ -51,8 +51,9 @@ impl ExplainArgs {
         let svg = svg.map(Destination::open).transpose()?;
         let html = html.map(Destination::open).transpose()?;
         let live = output::progress("recording {msg}");
-        let report =
-            explain::run(&models, self.options, |model| live.set_message(model.name().to_owned()));
+        let report = explain::run(&models, self.options, |done| {
+            live.set_message(format!("{:.0} %", 100.0 * done));
+        });
         live.finish_and_clear();
         let report = report.context("cannot record")?;
         svg.map_or(Ok(()), |to| to.write(&explain::svg(&report)))?;

@@ -13,8 +13,13 @@ pub struct ExplainOptions {
     pub size: usize,
 
     /// Connections in the first picture, with one message on each, sent at once; 1 omits it
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = number::<usize>(1, 8))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = number::<usize>(1, 8))]
     pub connections: usize,
+
+    /// Bytes of the large message in the last picture; 0 omits it
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536,
+          value_parser = number::<usize>(0, 131_072))]
+    pub large: usize,
 
     /// Runs to record per model and picture; the run with the median time is shown
     #[arg(long, value_name = "N", default_value_t = 51, value_parser = number::<usize>(1, 10_000))]

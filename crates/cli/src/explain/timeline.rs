@@ -54,8 +54,8 @@ pub(super) type Enter = (u64, RingOps);
 pub struct CallTimeline {
     /// The number of recorded runs; this is the run with the median time to the last reply.
     pub runs: usize,
-    /// The shortest and the longest time to the last reply.
-    pub spread: (i64, i64),
+    /// The quartiles of the time to the last reply: half of the runs are between them.
+    pub quartiles: (i64, i64),
     /// When the last send of the client had returned.
     pub sent: i64,
     /// When the client had the last reply.
@@ -142,8 +142,6 @@ impl ServerCall {
 pub struct CallPhase {
     /// What happened in the phase.
     pub kind: PhaseKind,
-    /// What copied or waited.
-    pub actor: Actor,
     /// The begin of the phase.
     pub begin: i64,
     /// The end of the phase; `None` if it had not ended.
@@ -158,22 +156,19 @@ pub enum PhaseKind {
     Waiting,
     /// The message arrives, and the thread is being woken.
     Waking,
-    /// Waking and copying: no reading of the clock divides them.
-    WakingAndCopying,
-    /// Bytes are copied between the socket and the server's buffer.
-    Copying,
+    /// Waking, and then a copy from the socket: no reading of the clock divides them.
+    WakingAndReceiving,
+    /// Bytes are copied from the socket.
+    Receiving,
+    /// Bytes are copied to the socket, and TCP takes them on: over loopback to the client, in this
+    /// call.
+    Sending,
+    /// The message arrives during an enter, in which the thread then wakes and copies.
+    ReceivingInEnter,
+    /// An enter submits, and the thread sends in it.
+    SendingInEnter,
     /// The call neither waits nor copies.
     WithoutData,
-}
-
-/// What waits or copies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Actor {
-    /// The thread, in a call that it made for this.
-    Thread,
-    /// The kernel by itself; the server is notified afterwards.
-    Kernel,
 }
 
 /// The purpose of a system call.
@@ -228,16 +223,22 @@ pub(super) type Receives<'a> = (&'a [Enter], bool);
 /// Returns the timeline of the run with the median time to the last reply, which takes `unrecorded`
 /// without the recorder.
 ///
-/// Runs in which the server woke before the last message was sent are omitted, if there are others:
-/// they do not show several ready sockets.
+/// Of `several` connections, runs in which the server woke before the last message was sent are
+/// omitted, if there are others: they do not show several ready sockets.
 pub(super) fn median(
     runs: &[MessageRun],
     receives: Receives<'_>,
     unrecorded: u64,
+    several: bool,
 ) -> io::Result<CallTimeline> {
     let (late, early): (Vec<&MessageRun>, Vec<_>) = runs.iter().partition(|run| {
-        let mut waits = run.calls.iter().filter(|call| call.begin < run.begin);
-        waits.all(|call| call.end.is_none_or(|end| end >= run.sent))
+        let slept = |call: &&Call| match purpose(call).1 {
+            Purpose::Wait | Purpose::Enter => call.begin < run.begin,
+            Purpose::Receive => receives.1 && call.begin < run.begin,
+            Purpose::Send | Purpose::Other => false,
+        };
+        let mut waits = run.calls.iter().filter(slept);
+        !several || waits.all(|call| call.end.is_none_or(|end| end >= run.sent))
     });
     let mut shown = if late.is_empty() { early } else { late };
     shown.sort_by_key(|run| run.reply());
@@ -248,10 +249,11 @@ pub(super) fn median(
         return Err(io::Error::other("no system call of the server was recorded"));
     }
     // Not in the order of `shown`: a run with short gaps keeps more of the recorder's time.
-    let replies = shown.iter().map(|run| run.received);
-    let spread = (replies.clone().min().unwrap_or(0), replies.max().unwrap_or(0));
+    let mut replies: Vec<i64> = shown.iter().map(|run| run.received).collect();
+    replies.sort_unstable();
+    let quartiles = (replies[replies.len() / 4], replies[replies.len() * 3 / 4]);
     let unrecorded = unrecorded as i64;
-    Ok(CallTimeline { runs: runs.len(), spread, unrecorded, ..shown.swap_remove(middle) })
+    Ok(CallTimeline { runs: runs.len(), quartiles, unrecorded, ..shown.swap_remove(middle) })
 }
 
 /// Returns the timeline of a run, of which the recorder took the time `excess`.
@@ -329,17 +331,17 @@ fn server_call(
     if end.is_none() {
         ops.completed.clear();
     }
-    let whole = |kind| vec![CallPhase { kind, actor: Actor::Thread, begin, end }];
+    let whole = |kind| vec![CallPhase { kind, begin, end }];
     let phases = match (purpose, result) {
-        (Purpose::Wait, _) => wait(begin, end, PhaseKind::Waking, Actor::Thread),
+        (Purpose::Wait, _) => wait(begin, end, PhaseKind::Waking),
         (Purpose::Receive, Some(bytes)) if bytes < 0 => whole(PhaseKind::WithoutData),
         // One that does not sleep may have been interrupted before it looked at its socket.
-        (Purpose::Receive, Some(_)) if begin >= 0 || !sleeps => whole(PhaseKind::Copying),
-        (Purpose::Receive, _) => wait(begin, end, PhaseKind::WakingAndCopying, Actor::Thread),
-        (Purpose::Send, _) => whole(PhaseKind::Copying),
+        (Purpose::Receive, Some(_)) if begin >= 0 || !sleeps => whole(PhaseKind::Receiving),
+        (Purpose::Receive, _) => wait(begin, end, PhaseKind::WakingAndReceiving),
+        (Purpose::Send, _) => whole(PhaseKind::Sending),
         (Purpose::Other, _) => whole(PhaseKind::WithoutData),
         (Purpose::Enter, _) if begin < 0 || call.args[1] == 0 => {
-            wait(begin, end, PhaseKind::WakingAndCopying, Actor::Kernel)
+            wait(begin, end, PhaseKind::ReceivingInEnter)
         }
         (Purpose::Enter, _) => submit(begin, end, reply),
     };
@@ -347,11 +349,11 @@ fn server_call(
 }
 
 /// Returns the phases of a call that sleeps: waiting until the message is sent, then `then`.
-fn wait(begin: i64, end: Option<i64>, then: PhaseKind, actor: Actor) -> Vec<CallPhase> {
-    let waiting = CallPhase { kind: PhaseKind::Waiting, actor: Actor::Thread, begin, end };
+fn wait(begin: i64, end: Option<i64>, then: PhaseKind) -> Vec<CallPhase> {
+    let waiting = CallPhase { kind: PhaseKind::Waiting, begin, end };
     match end {
         Some(end) if begin < 0 && end > 0 => {
-            let woken = CallPhase { kind: then, actor, begin: 0, end: Some(end) };
+            let woken = CallPhase { kind: then, begin: 0, end: Some(end) };
             vec![CallPhase { end: Some(0), ..waiting }, woken]
         }
         _ => vec![waiting],
@@ -362,10 +364,9 @@ fn wait(begin: i64, end: Option<i64>, then: PhaseKind, actor: Actor) -> Vec<Call
 /// client has the reply; then the call waits.
 fn submit(begin: i64, end: Option<i64>, received: i64) -> Vec<CallPhase> {
     let copied = end.map_or(received, |end| end.min(received)).max(begin);
-    let (kind, actor) = (PhaseKind::Copying, Actor::Kernel);
-    let mut phases = vec![CallPhase { kind, actor, begin, end: Some(copied) }];
+    let mut phases = vec![CallPhase { kind: PhaseKind::SendingInEnter, begin, end: Some(copied) }];
     if end != Some(copied) {
-        phases.extend(wait(copied, end, kind, actor));
+        phases.extend(wait(copied, end, PhaseKind::ReceivingInEnter));
     }
     phases
 }

@@ -7,8 +7,10 @@
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use super::{Actor, CallPhase, CallTimeline, ExplainReport, ModelReport, PhaseKind, ServerCall};
-use proactor_report::template;
+use super::{
+    CallPhase, CallTimeline, ExplainOptions, ExplainReport, ModelReport, PhaseKind, ServerCall,
+};
+use proactor_report::{template, units};
 
 /// Columns of the text left of the line of time.
 const MARGIN: usize = 15;
@@ -79,11 +81,14 @@ fn view(report: &ExplainReport, line: LineOfTime) -> Value {
             width => Value::from_function(width),
         }
     };
-    let connections = report.options.connections;
-    let several = format!("{connections} connections, one message on each, sent at once");
+    let ExplainOptions { connections, size, large, .. } = report.options;
+    let [size, large_size] = [size, large].map(|size| units::bytes(size as f64));
+    let several = format!("{connections} connections, one message of {size} on each, sent at once");
     let several = (connections > 1).then(|| section(&several, |it| it.several.as_ref()));
-    let single = section("One connection, one message", |it| it.single.as_ref());
-    let sections: Vec<Value> = several.into_iter().chain([single]).collect();
+    let title = |size: &str| format!("One connection, one message of {size}");
+    let single = section(&title(&size), |it| it.single.as_ref());
+    let large = (large > 0).then(|| section(&title(&large_size), |it| it.large.as_ref()));
+    let sections: Vec<Value> = several.into_iter().chain([single]).chain(large).collect();
     context! { report, sections, legend => LEGEND, micros => Value::from_function(micros) }
 }
 
@@ -98,10 +103,10 @@ fn tracks(timeline: &CallTimeline, line: LineOfTime, x: impl Fn(i64) -> f64) -> 
     for (_, phase) in &phases {
         let from = column(phase.begin);
         let to = phase.end.map_or(cells.len(), column).max(from + 1);
-        cells[from..to].fill(style(phase).3);
+        cells[from..to].fill(style(phase).2);
     }
     let class = |call: &ServerCall| {
-        let has = |class: &&str| call.phases.iter().any(|phase| style(phase).4 == *class);
+        let has = |class: &&str| call.phases.iter().any(|phase| style(phase).3 == *class);
         ["own", "copy", "ask"].into_iter().find(has).unwrap_or("wait")
     };
     let names = timeline.groups();
@@ -123,35 +128,31 @@ fn tracks(timeline: &CallTimeline, line: LineOfTime, x: impl Fn(i64) -> f64) -> 
 }
 
 /// How a phase is shown: its words, its sign in the text, and the class of a call that has it.
-type PhaseStyle = (PhaseKind, Actor, &'static str, char, &'static str);
+type PhaseStyle = (PhaseKind, &'static str, char, &'static str);
 
-/// The phases in the order of the legend. What the kernel copies by itself is shown in one way,
-/// whether the thread is woken meanwhile or not.
-const LEGEND: [PhaseStyle; 6] = [
-    (PhaseKind::Waiting, Actor::Thread, "waits: no data", '░', "wait"),
-    (PhaseKind::Waking, Actor::Thread, "data arrives, thread wakes", '▒', "wait"),
-    (
-        PhaseKind::WakingAndCopying,
-        Actor::Thread,
-        "thread wakes and copies in one call",
-        '▓',
-        "copy",
-    ),
-    (PhaseKind::Copying, Actor::Thread, "the call copies", '█', "copy"),
-    (PhaseKind::Copying, Actor::Kernel, "the kernel copies", '◆', "own"),
-    (PhaseKind::WithoutData, Actor::Thread, "system call without data", '·', "ask"),
+/// The phases in the order of the legend.
+const LEGEND: [PhaseStyle; 8] = [
+    (PhaseKind::Waiting, "waits: no data", '░', "wait"),
+    (PhaseKind::Waking, "data arrives, thread wakes", '▒', "wait"),
+    (PhaseKind::WakingAndReceiving, "thread wakes and copies, inside its recv", '▓', "copy"),
+    (PhaseKind::Receiving, "recv: copy", '█', "copy"),
+    (PhaseKind::Sending, "send: copy + TCP", '▆', "copy"),
+    (PhaseKind::ReceivingInEnter, "thread wakes and copies, inside its enter", '◆', "own"),
+    (PhaseKind::SendingInEnter, "send inside its enter: copy + TCP", '◇', "own"),
+    (PhaseKind::WithoutData, "system call without data", '·', "ask"),
 ];
 
 /// Returns how a phase is shown.
 fn style(phase: &CallPhase) -> PhaseStyle {
-    let kind = if phase.actor == Actor::Kernel { PhaseKind::Copying } else { phase.kind };
     let mut styles = LEGEND.into_iter();
-    styles.find(|it| (it.0, it.1) == (kind, phase.actor)).expect("every phase is in the legend")
+    styles.find(|it| it.0 == phase.kind).expect("every phase is in the legend")
 }
 
 /// Describes a phase: its words, and its duration if that is known.
 fn describe(phase: &CallPhase) -> String {
-    let (_, _, words, ..) = style(phase);
+    let (_, words, ..) = style(phase);
+    // The name of the call stands before it already.
+    let words = ["recv: ", "send: "].iter().find_map(|it| words.strip_prefix(it)).unwrap_or(words);
     // A phase that began before the message is not measured.
     match phase.end.filter(|_| phase.begin >= 0) {
         Some(end) => format!("{words} {}", micros(end - phase.begin)),
