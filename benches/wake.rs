@@ -6,8 +6,8 @@
 //!   return of that enter; the receiver's cost is its CPU time for each wake-up, the way to sleep
 //!   and back included.
 //! * *busy*: the receiver does not sleep: it makes a few enters with a no-op each, and every second
-//!   time one of them finds a wake-up that was sent before. The receiver's cost is the difference of
-//!   the medians, with what arms the operation anew.
+//!   time one of them finds a wake-up that was sent before. The receiver's cost is the difference
+//!   of the medians, with what arms the operation anew.
 //!
 //! ```sh
 //! cargo bench -p proactor --bench wake
@@ -118,7 +118,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn push(&mut self, entry: Entry, token: u64) {
-        // SAFETY: the pointers of the two operations that have any are to the futex, which outlives
+        // SAFETY: the pointers of the two operations that have any are to the futex, which outlasts
         // both threads, and to `count`, which is boxed and dropped after the ring.
         unsafe { self.ring.submission().push(&entry.user_data(token)) }.expect("two fit");
     }
@@ -242,7 +242,7 @@ fn wake(way: Way, shared: &Shared, target: RawFd, own: &mut IoUring) -> io::Resu
         Way::MsgRingOfThread => {
             const SEND_MSG_RING: libc::c_uint = 31;
             let entry = message();
-            // SAFETY: io_uring_register(2) reads one entry, which lives through the call.
+            // SAFETY: io_uring_register(2) reads one entry, which stays through the call.
             let answer = unsafe {
                 let call = libc::SYS_io_uring_register;
                 libc::syscall(call, -1, SEND_MSG_RING, &raw const entry, 1)
@@ -271,7 +271,7 @@ fn event() -> io::Result<OwnedFd> {
 
 fn cpu_time() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes to `time`, which lives through it.
+    // SAFETY: the call writes to `time`, which is there until it returns.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
