@@ -21,7 +21,7 @@ pub(crate) const AWAIT_END: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(crate) enum StreamWait {
     Forever,
-    /// Until the signal that stops the command.
+    /// Until the signal that stops the command, and [`AWAIT_END`] more.
     UntilStopped,
     AtMost(Duration),
     /// Until this number is set, and [`AWAIT_END`] more.
@@ -116,6 +116,8 @@ impl<F: AsFd> Stream<F> {
             let over = is_last || deadline.is_some_and(|at| at <= Instant::now());
             match ready {
                 true if file.revents != 0 => return Ok(()),
+                // It is full for the moment, or for good.
+                true if os::poll(&mut asked[..1], Some(AWAIT_END))? > 0 => return Ok(()),
                 true => return Err(io::Error::other("stopped by a signal while it is not read")),
                 false if over => return Err(io::Error::new(io::ErrorKind::TimedOut, "not read")),
                 false => {} // A signal has interrupted the call, or there is time left.
