@@ -15,7 +15,7 @@ use std::io::{Error, Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proactor::model::Ability;
 use proactor::ring::kernel::Capability;
@@ -1577,15 +1577,30 @@ fn a_drain_answers_requests_despite_a_flood_and_a_storm_of_connects(model: Model
 }
 
 fn a_drain_does_not_reset_a_client_that_still_sends(model: Model) {
+    let still_sent = (0..20).any(|_| drain_under_a_client_that_sends(model));
+    assert!(still_sent, "the client paused in each of 20 drains");
+}
+
+/// Returns false if the client did not send for so long that the drain may close its connection:
+/// two looks, of which the second is 3 ms after the end.
+fn drain_under_a_client_that_sends(model: Model) -> bool {
+    const PAUSE: Duration = Duration::from_millis(1);
     let mut random = Random::of_test();
     let server = model.serve("echo").start();
     let (client, ended) = (Client::connect(server.address()), AtomicBool::new(false));
     let bytes = random.bytes(1 << 20);
-    thread::scope(|scope| {
-        scope.spawn(|| {
+    let still_sent = thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let (mut from, mut sent_at) = (0, Instant::now());
             while !ended.load(Ordering::Relaxed) {
-                client.say(&bytes);
+                match client.say_some(&bytes[from..]) {
+                    Ok(sent) => from = (from + sent) % bytes.len(),
+                    Err(_) if sent_at.elapsed() >= PAUSE => return false,
+                    Err(error) => panic!("a send without a pause before it: {error}"),
+                }
+                sent_at = Instant::now();
             }
+            true
         });
         client.hear(&bytes);
         server.process.signal(libc::SIGTERM);
@@ -1593,10 +1608,12 @@ fn a_drain_does_not_reset_a_client_that_still_sends(model: Model) {
         ended.store(true, Ordering::Relaxed);
         end.expect("an end, and no reset");
         assert!(rest.chunks(bytes.len()).all(|rest| bytes.starts_with(rest)));
+        sender.join().expect("it was not reset while it sent")
     });
     drop(client);
     let exit = server.wait().assert_drained();
     assert_eq!(exit.counter("cut"), 0, "{exit:?}");
+    still_sent
 }
 
 fn a_drain_with_clients_connected_leaves_nothing(model: Model) {
