@@ -184,11 +184,10 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
                 && let Some(mut visit) = self.state.peers.visit(cqe.token.conn())
                 && visit.peer.is_ordinary()
             {
-                let ends = visit.peer.driver.receive_completed(cqe.more());
-                visit.received_ordinarily(self.ring.received(cqe));
-                if ends && self.ring.has_multishot() {
+                if visit.peer.driver.receive_completed(cqe.more()) && self.ring.has_multishot() {
                     visit.counters().multishot_with_bytes += 1;
                 }
+                visit.received_ordinarily(self.ring.received(cqe));
                 visit.mark();
                 if !visit.changed_nothing() {
                     self.settle(cqe.token.conn());
@@ -410,11 +409,9 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             }
             _ => {}
         }
-        let was_many = matches!(peer.driver.recv, RecvState::InFlight { mode: RecvMode::Many, .. });
         let no_recv = resume_recv(ring, conn, peer, wants_recv, any_size, light)?;
         let (connection, flight) = (&mut peer.connection, &mut peer.driver);
         let socket = flight.socket;
-        let cancelled = was_many && flight.recv == RecvState::Cancelling && ring.has_multishot();
         if connection.wants_shutdown() && !flight.shutting_down {
             flight.shutting_down = true;
             ring.submit(Op::Shutdown { conn, socket })?;
@@ -423,14 +420,16 @@ impl<R: Ring, P: Protocol> Proactor<R, P> {
             flight.closing = true;
             ring.submit(Op::Close { conn, socket })?;
         }
-        self.state.peers.counters.multishot_cancelled += u64::from(cancelled);
         if let Some(skips_success) = skips_success {
             self.sent_later(conn, skips_success);
         }
         match no_recv {
             Some(NoRecv::NoBuffer) => self.state.peers.wait_for_buffer(conn),
             Some(NoRecv::LastInputTaken) => self.state.peers.last_input_taken(conn),
-            None => {}
+            Some(NoRecv::CancelsMany) if self.ring.has_multishot() => {
+                self.state.peers.counters.multishot_cancelled += 1;
+            }
+            Some(NoRecv::CancelsMany) | None => {}
         }
         Ok(())
     }
@@ -579,6 +578,8 @@ fn multishot_ended<'c>(counters: &'c mut Counters, outcome: &Recv) -> &'c mut u6
 enum NoRecv {
     NoBuffer,
     LastInputTaken,
+    /// A receive of [`RecvMode::Many`] was cancelled, to be armed in another way or not at all.
+    CancelsMany,
 }
 
 /// Submits the receive that a connection wants and has not in flight. One that waits in another way
@@ -619,6 +620,7 @@ fn resume_recv<R: Ring, P: Protocol>(
                 flight.recv = RecvState::Cancelling;
                 flight.cancels += 1;
                 ring.submit(Op::Cancel { target: CancelTarget::Recv(conn) })?;
+                return Ok(is_many.then_some(NoRecv::CancelsMany));
             }
         }
     }
