@@ -394,10 +394,13 @@ impl FromStr for Address {
 /// Returns the right spelling of an address that cannot be `HOST:PORT`.
 fn misspelled(text: &str) -> Option<String> {
     let port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_too_large = |port: &str| port.parse::<u16>().is_err();
+    let too_large = |port: &str| format!("port {port} is not in 0 to 65535");
     let Some((host, last)) = text.rsplit_once(':').filter(|_| !text.ends_with(']')) else {
         return Some(match text {
             "" => "write HOST:PORT or unix:PATH".to_owned(),
             path if path.contains('/') => format!("write unix:{path}"),
+            number if port(number) && is_too_large(number) => too_large(number),
             number if port(number) => format!("write 127.0.0.1:{number}"),
             host => format!("the port is missing: write {host}:7000"),
         });
@@ -411,7 +414,7 @@ fn misspelled(text: &str) -> Option<String> {
             format!("the port is missing: write [{text}]:7000")
         }
         _ if !port(last) => format!("{last:?} is not a port: write a number from 0 to 65535"),
-        _ if last.parse::<u16>().is_err() => format!("port {last} is not in 0 to 65535"),
+        _ if is_too_large(last) => too_large(last),
         "" | "*" => format!("write 0.0.0.0:{last} or [::]:{last} for every interface"),
         _ => return None,
     })
@@ -445,6 +448,7 @@ mod tests {
         for (wrong, right) in [
             ("", "HOST:PORT"),
             ("7000", "127.0.0.1:7000"),
+            ("70000", "0 to 65535"),
             ("127.0.0.1", "127.0.0.1:7000"),
             ("localhost", "localhost:7000"),
             ("[::1]", "[::1]:7000"),
