@@ -174,6 +174,24 @@ fn a_picture_is_self_contained_and_escapes_text() {
     }
 }
 
+#[test]
+fn a_page_says_nothing_of_what_was_not_recorded() {
+    let says = |report: &ExplainReport| {
+        let (text, page) = (text(report, 100), html(report));
+        let spread = ["half of the", "quartiles that"].map(|words| page.contains(words));
+        (text.contains("half of the runs"), spread, page.contains("bytes shows"))
+    };
+    let mut report = report();
+    report.options.large = 0;
+    assert_eq!(says(&report), (false, [false; 2], false), "of one run");
+    (report.options.runs, report.options.large) = (4, 65_536);
+    for row in &mut report.models {
+        let timelines = [&mut row.single, &mut row.several, &mut row.large];
+        timelines.into_iter().flatten().for_each(|timeline| timeline.runs = 4);
+    }
+    assert_eq!(says(&report), (true, [true; 2], true));
+}
+
 /// Returns the times of the calls of a run with gaps of 12, 5 and 19 between them, the reply, and
 /// the time that was taken out.
 fn without_recorder(unrecorded: u64) -> (Vec<(i64, Option<i64>)>, i64, i64) {

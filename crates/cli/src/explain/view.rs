@@ -115,11 +115,15 @@ fn tracks(timeline: &CallTimeline, line: LineOfTime, x: impl Fn(i64) -> f64) -> 
         let phases = group.iter().flat_map(|call| &call.phases).map(describe);
         context! { name, phases => phases.collect::<Vec<_>>() }
     });
+    // Between the quartiles of fewer runs may be all of them, or one.
+    let (low, high) = timeline.quartiles;
+    let quartiles = (timeline.runs >= 4).then(|| format!("{} to {}", micros(low), micros(high)));
     let phases = phases.iter();
     let phases = phases.map(|(call, phase)| context! { call, phase, words => describe(phase) });
     context! {
         timeline,
         calls => timeline.finished_calls(),
+        quartiles,
         bar => cells.iter().collect::<String>(),
         names => placed(names, line),
         groups => groups.collect::<Vec<_>>(),
