@@ -255,6 +255,7 @@ impl Address {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
         let own = fs::read_link("/proc/self").ok()?;
         Some(match own.as_os_str() == std::process::id().to_string().as_str() {
+            true if pid == std::process::id() => format!("{} itself (pid {pid})", name.trim()),
             true => format!("{} (pid {pid})", name.trim()),
             false => name.trim().to_owned(),
         })
@@ -396,6 +397,10 @@ fn misspelled(text: &str) -> Option<String> {
     let port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_too_large = |port: &str| port.parse::<u16>().is_err();
     let too_large = |port: &str| format!("port {port} is not in 0 to 65535");
+    if let Some((_, url)) = text.split_once("://") {
+        let host = url.split('/').next().unwrap_or_default();
+        return Some(format!("it is a URL: write {host}"));
+    }
     let Some((host, last)) = text.rsplit_once(':').filter(|_| !text.ends_with(']')) else {
         return Some(match text {
             "" => "write HOST:PORT or unix:PATH".to_owned(),
@@ -459,6 +464,7 @@ mod tests {
             ("::1:7000", "[::1]:7000"),
             ("2001:db8::1", "[2001:db8::1]:7000"),
             ("/tmp/x.sock", "unix:/tmp/x.sock"),
+            ("http://localhost:7000/metrics", "write localhost:7000"),
             ("unix:", "unix:/run/echo.sock"),
             ("unix:@", "unix:@echo"),
         ] {
@@ -471,7 +477,7 @@ mod tests {
     fn an_address_in_use_is_reported_with_the_process() {
         let listener = "127.0.0.1:0".parse::<Address>().unwrap().listen().unwrap();
         let error = listener.address.listen().expect_err("it is in use").to_string();
-        let process = format!("(pid {})", std::process::id());
+        let process = format!("itself (pid {})", std::process::id());
         assert!(error.contains(&process) && error.contains("ss -ltnp"), "{error}");
     }
 
