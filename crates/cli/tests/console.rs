@@ -4,6 +4,9 @@
 
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod support;
+#[macro_use]
+#[path = "support/models.rs"]
+mod models;
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -11,69 +14,21 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use models::Model;
 use proactor::model::Ability;
 use support::server::{PROACTOR, Server};
 use support::terminal::Terminal;
-use support::{Client, Launch, Options, eventually, io_uring_refused, skip};
+use support::{Client, Launch, Options, eventually};
 
-/// One way to serve, as `--model` and `--kernel` have it.
-#[derive(Debug, Clone, Copy)]
-struct Model(&'static str, Option<&'static str>);
-
-impl Model {
-    /// Itself, unless this host has no such thing.
-    fn available(self) -> Option<Model> {
-        match io_uring_refused().filter(|_| self.0 == "uring") {
-            Some(reason) => {
-                skip(&reason);
-                None
-            }
-            None => Some(self),
-        }
-    }
-
-    /// Whether its table says that it can do that.
-    fn can(self, ability: Ability) -> bool {
-        let model = proactor_models::find(self.0).expect("a name of the table");
-        model.info().missing(ability).is_none()
-    }
-
-    fn args(self, protocol: &'static str) -> Vec<&'static str> {
-        let mut args = vec!["serve", "--model", self.0, "--protocol", protocol];
-        if let Some(kernel) = self.1 {
-            args.extend(["--kernel", kernel]);
-        }
-        if self.0 == "nonblocking" {
-            args.extend(["--idle-sleep", "4ms"]);
-        }
-        args
-    }
-
-    /// A server of this protocol at a free port.
-    fn serve(self, protocol: &'static str) -> Launch {
-        Launch::new(PROACTOR, &self.args(protocol)).args(&["--listen", "127.0.0.1:0"])
-    }
-
-    /// The same with a console that can be typed at.
-    fn attended(self, protocol: &'static str) -> Launch {
-        self.serve(protocol).args(&["--console"]).typed()
-    }
+/// Whether the table of the models says that this one can do that.
+fn can(model: Model, ability: Ability) -> bool {
+    let model = proactor_models::find(model.0).expect("a name of the table");
+    model.info().missing(ability).is_none()
 }
 
-/// Makes a test of each scenario on each model.
-macro_rules! on_every_model {
-    ($scenarios:tt on $($place:ident: $model:expr,)+) => {
-        const MODELS: &[Model] = &[$($model),+];
-        $(mod $place { on_every_model!(@each $model, $scenarios); })+
-    };
-    (@each $model:expr, { $($scenario:ident,)+ }) => {
-        use super::Model;
-        $(#[test] fn $scenario() {
-            if let Some(model) = $model.available() {
-                super::$scenario(model);
-            }
-        })+
-    };
+/// A server of this protocol with a console that can be typed at.
+fn attended(model: Model, protocol: &'static str) -> Launch {
+    model.serve(protocol).args(&["--console"]).typed()
 }
 
 on_every_model!({
@@ -171,10 +126,10 @@ fn assert_counted(server: &mut Server, expected: &[&str]) {
 }
 
 fn an_operator_lists_says_and_kicks(model: Model) {
-    if !model.can(Ability::Crowd) {
+    if !can(model, Ability::Crowd) {
         return an_operator_lists_the_connection_and_kicks_it_for_the_next(model);
     }
-    let mut server = model.attended("echo").start();
+    let mut server = attended(model, "echo").start();
     server.type_in("list\nlsit\nfrobnicate\n");
     server.assert_says(&[
         "no connections",
@@ -218,7 +173,7 @@ fn an_operator_lists_says_and_kicks(model: Model) {
 }
 
 fn an_operator_lists_the_connection_and_kicks_it_for_the_next(model: Model) {
-    let mut server = model.attended("echo").start();
+    let mut server = attended(model, "echo").start();
     let listener = server.address().to_string();
     let clients: Vec<Client> = (0..3).map(|_| Client::connect(server.address())).collect();
     for (at, client) in clients.iter().enumerate() {
@@ -260,7 +215,7 @@ fn a_peer_on_a_unix_socket_is_listed_as_unix(model: Model) {
 }
 
 fn what_is_under_way_is_shown(model: Model) {
-    let mut server = model.attended("echo").start();
+    let mut server = attended(model, "echo").start();
     let client = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     client.ping();
     let under_way = match model.0 {
@@ -274,7 +229,7 @@ fn what_is_under_way_is_shown(model: Model) {
     });
     // A client that reads nothing is owed output, and in the end is no longer received from.
     client.say_until_stuck(&vec![b'x'; 64 << 20]);
-    let stuck = if model.can(Ability::Duplex) { "paused" } else { "B send –" };
+    let stuck = if can(model, Ability::Duplex) { "paused" } else { "B send –" };
     let row = eventually("it is not heard", || {
         let row = rows(&mut server, 1).remove(0).join(" ");
         row.ends_with(stuck).then_some(row)
@@ -288,11 +243,11 @@ fn what_is_under_way_is_shown(model: Model) {
 }
 
 fn a_client_that_reads_nothing_does_not_block_the_operator(model: Model) {
-    let mut server = model.attended("echo").start();
+    let mut server = attended(model, "echo").start();
     let stuck = Client::connect_with(server.address(), Options::SMALL_RECEIVE);
     stuck.ping();
     stuck.say_until_stuck(&vec![b'x'; 64 << 20]);
-    if model.can(Ability::Crowd) {
+    if can(model, Ability::Crowd) {
         let client = Client::connect(server.address());
         client.ping();
         server.type_in("say hello\n2 and on\n");
@@ -308,7 +263,7 @@ fn a_client_that_reads_nothing_does_not_block_the_operator(model: Model) {
 }
 
 fn drain_ends_the_server_with_success(model: Model) {
-    let mut server = model.attended("echo").start();
+    let mut server = attended(model, "echo").start();
     let client = Client::connect(server.address());
     client.ping();
     server.type_in("drain\ndrain\nsay late\n1 late\n");
@@ -325,7 +280,7 @@ fn drain_ends_the_server_with_success(model: Model) {
 }
 
 fn quit_ends_the_server_at_once(model: Model) {
-    let mut server = model.attended("echo").start();
+    let mut server = attended(model, "echo").start();
     let client = Client::connect(server.address());
     client.ping();
     server.type_in("quit\nlist\n");
@@ -336,7 +291,7 @@ fn quit_ends_the_server_at_once(model: Model) {
 }
 
 fn the_end_of_what_is_typed_leaves_it_serving(model: Model) {
-    let mut server = model.attended("echo").start();
+    let mut server = attended(model, "echo").start();
     server.type_in("lis");
     server.type_in("t");
     server.end_typing();
@@ -391,7 +346,7 @@ fn ask_for_much(server: &mut Server) {
 }
 
 fn all_clients_are_served_while_no_answer_is_read(model: Model) {
-    let mut server = model.attended("echo").unheard(false).start();
+    let mut server = attended(model, "echo").unheard(false).start();
     let client = Client::connect(server.address());
     client.ping();
     ask_for_much(&mut server);
@@ -403,7 +358,7 @@ fn all_clients_are_served_while_no_answer_is_read(model: Model) {
 }
 
 fn the_answers_cannot_be_written_and_everybody_is_served(model: Model) {
-    let mut server = model.attended("echo").unheard(true).start();
+    let mut server = attended(model, "echo").unheard(true).start();
     let client = Client::connect(server.address());
     client.ping();
     server.type_in("help\nsay one\n");
@@ -427,7 +382,7 @@ fn the_last_leave_is_announced(model: Model) {
 }
 
 fn talk_is_answered_by_number(model: Model) {
-    if !model.can(Ability::Crowd) {
+    if !can(model, Ability::Crowd) {
         return talk_is_answered_one_after_another(model);
     }
     // Without --console: it is talk that wants one.

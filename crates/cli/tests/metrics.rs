@@ -3,6 +3,9 @@
 
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod support;
+#[macro_use]
+#[path = "support/models.rs"]
+mod models;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,50 +14,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use models::Model;
 use proactor_metrics::CLIENTS_MAX;
 use support::server::{PROACTOR, Server};
-use support::{Client, Launch, Options, TIMEOUT, eventually, io_uring_refused, skip};
-
-/// One way to serve, as `--model` and `--kernel` have it.
-#[derive(Debug, Clone, Copy)]
-struct Model(&'static str, Option<&'static str>);
-
-impl Model {
-    fn available(self) -> Option<Model> {
-        let refused = io_uring_refused().filter(|_| self.0 == "uring");
-        refused.iter().for_each(|reason| skip(reason));
-        refused.is_none().then_some(self)
-    }
-
-    /// A server of this protocol, with its metrics at a free port.
-    fn serve(self, protocol: &'static str, args: &[&str]) -> Metered {
-        let mut launch = Launch::new(PROACTOR, &["serve", "--model", self.0]);
-        if let Some(kernel) = self.1 {
-            launch = launch.args(&["--kernel", kernel]);
-        }
-        if self.0 == "nonblocking" {
-            launch = launch.args(&["--idle-sleep", "1ms"]);
-        }
-        let launch = launch.args(&["--protocol", protocol, "--listen", "127.0.0.1:0"]);
-        Metered::start(launch.args(&["--metrics", "0"]).args(args))
-    }
-}
-
-/// Makes a test of each scenario on each model.
-macro_rules! on_every_model {
-    ($scenarios:tt on $($place:ident: $model:expr,)+) => {
-        const MODELS: &[Model] = &[$($model),+];
-        $(mod $place { on_every_model!(@each $model, $scenarios); })+
-    };
-    (@each $model:expr, { $($scenario:ident,)+ }) => {
-        use super::Model;
-        $(#[test] fn $scenario() {
-            if let Some(model) = $model.available() {
-                super::$scenario(model);
-            }
-        })+
-    };
-}
+use support::{Client, Launch, Options, TIMEOUT, eventually, skip};
 
 on_every_model!({
     the_counters_agree_with_one_another_and_with_the_clients,
@@ -90,8 +53,9 @@ struct Metered {
 }
 
 impl Metered {
-    fn start(launch: Launch) -> Metered {
-        let server = launch.start();
+    /// A server of this protocol, with its metrics at a free port.
+    fn start(model: Model, protocol: &'static str, args: &[&str]) -> Metered {
+        let server = model.serve(protocol).args(&["--metrics", "0"]).args(args).start();
         let line = server.line().expect("a line that says where the metrics are");
         let address = line.strip_prefix("metrics on http://").expect(&line);
         let metrics = address.strip_suffix("/metrics").expect(&line).parse().expect(&line);
@@ -178,7 +142,7 @@ impl Samples {
 // The scenarios.
 
 fn the_counters_agree_with_one_another_and_with_the_clients(model: Model) {
-    let metered = model.serve("echo", &[]);
+    let metered = Metered::start(model, "echo", &[]);
     let address = metered.server.address().clone();
     let start = metered.samples();
     assert_eq!(start.connections(), [0, 0, 0]);
@@ -222,7 +186,7 @@ fn the_counters_agree_with_one_another_and_with_the_clients(model: Model) {
 }
 
 fn readyz_is_503_while_the_server_drains_and_metrics_are_served_to_its_end(model: Model) {
-    let metered = model.serve("chargen", &["--drain-timeout", "60s"]);
+    let metered = Metered::start(model, "chargen", &["--drain-timeout", "60s"]);
     let client = Client::connect_with(metered.server.address(), Options::default());
     client.hear_some(&mut [0; 1]).unwrap();
     assert_eq!(metered.get("/readyz"), (200, "ready\n".to_owned()));
@@ -245,7 +209,7 @@ fn readyz_is_503_while_the_server_drains_and_metrics_are_served_to_its_end(model
 }
 
 fn a_flood_of_requests_and_requests_without_end_keep_no_client_waiting(model: Model) {
-    let metered = model.serve("echo", &[]);
+    let metered = Metered::start(model, "echo", &[]);
     let client = Client::connect(metered.server.address());
     let without_end: Vec<TcpStream> = (0..2 * CLIENTS_MAX)
         .map(|_| {
@@ -279,7 +243,7 @@ fn a_flood_of_requests_and_requests_without_end_keep_no_client_waiting(model: Mo
 // What does not depend on the model.
 
 fn epoll(args: &[&str]) -> Metered {
-    Model("epoll", None).serve("echo", args)
+    Metered::start(Model("epoll", None), "echo", args)
 }
 
 #[test]
@@ -370,7 +334,7 @@ fn metrics_that_others_can_reach_are_named_and_a_taken_address_is_refused() {
 #[test]
 fn a_ring_shows_why_its_multishot_receives_ended_and_its_features() {
     let Some(model) = Model("uring", None).available() else { return };
-    let metered = model.serve("echo", &["--buffers", "8", "--buffer-size", "64"]);
+    let metered = Metered::start(model, "echo", &["--buffers", "8", "--buffer-size", "64"]);
     let samples = metered.samples();
     if !samples.0.contains("proactor_ring_feature_info{feature=\"RECV_MULTISHOT\"} 1") {
         return skip("this kernel has no multishot receive");
@@ -401,7 +365,7 @@ fn a_ring_shows_why_its_multishot_receives_ended_and_its_features() {
 fn short_sends_are_counted_where_a_reader_stalls() {
     for model in ["uring", "epoll", "epoll-et", "coroutine", "process"] {
         let Some(model) = Model(model, None).available() else { continue };
-        let metered = model.serve("echo", &[]);
+        let metered = Metered::start(model, "echo", &[]);
         let client = Client::connect(metered.server.address());
         client.ping();
         assert_eq!(metered.samples().value("proactor_short_sends_total"), 0, "{model:?}");
@@ -414,7 +378,7 @@ fn short_sends_are_counted_where_a_reader_stalls() {
 
 /// Returns the metrics of a server that has served, as text and as OpenMetrics.
 fn texts(model: Model) -> [String; 2] {
-    let metered = model.serve("echo", &[]);
+    let metered = Metered::start(model, "echo", &[]);
     Client::connect(metered.server.address()).ping();
     let mut stream = metered.connect();
     ["text/plain", "application/openmetrics-text"].map(|accept| {
