@@ -255,15 +255,19 @@ fn a_request_that_cannot_be_answered_gets_its_status_and_its_connection_ends() {
         ("GET /metrics HTTP/1.1\r\n\r\n", 400),
         ("GET /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 400),
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        ("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        ("POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 405),
         ("DELETE /metrics HTTP/1.1\r\nHost: a\r\n\r\n", 405),
         (&long, 431),
     ] {
         let mut stream = metered.connect();
         let sent = stream.write_all(request.as_bytes());
         assert!(sent.is_ok() || status == 431, "the rest of a long head may not be taken");
-        let reply = read_reply(&mut stream, false);
+        let head_only = request.starts_with("HEAD");
+        let reply = read_reply(&mut stream, head_only);
         assert_eq!(reply.status, status, "{request}");
-        assert!(reply.head.contains("Connection: close") && reply.body.ends_with('\n'));
+        assert!(reply.head.contains("Connection: close"), "{}", reply.head);
+        assert_eq!(reply.body.ends_with('\n'), !head_only, "{}", reply.body);
         assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the end, not a reset");
     }
 }

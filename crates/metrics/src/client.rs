@@ -94,13 +94,13 @@ impl MetricsClient {
             self.due = now + EXCHANGE_TIME;
         }
         self.input.extend_from_slice(&bytes[..n]);
-        let (answer, head_only, closes) = match http::parse(&self.input) {
+        let (answer, closes) = match http::parse(&self.input) {
             Ok(None) => return Ok(true),
-            Ok(Some((request, _))) => (answer(request), request.head_only, request.closes),
-            Err(refusal) => (Answer::refusal(refusal), false, true),
+            Ok(Some(request)) => (answer(request), request.closes),
+            Err(refusal) => (Answer::refusal(refusal), true),
         };
+        self.output = answer.bytes(http::is_head(&self.input), closes);
         self.input = Vec::new();
-        self.output = answer.bytes(head_only, closes);
         self.then = if closes { Then::End } else { Then::Next };
         self.due = now + EXCHANGE_TIME;
         self.send(now)

@@ -25,8 +25,6 @@ pub(crate) enum Page {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageRequest {
     pub(crate) page: Page,
-    /// True for `HEAD`: the answer has no body.
-    pub(crate) head_only: bool,
     /// True if the client sends no other request.
     pub(crate) closes: bool,
 }
@@ -42,9 +40,8 @@ pub(crate) enum RequestError {
     TooLarge,
 }
 
-/// Parses the request at the beginning of `input`. Returns it with its length; `None` if it is not
-/// complete yet.
-pub(crate) fn parse(input: &[u8]) -> Result<Option<(PageRequest, usize)>, RequestError> {
+/// Parses the request at the beginning of `input`. Returns `None` if it is not complete yet.
+pub(crate) fn parse(input: &[u8]) -> Result<Option<PageRequest>, RequestError> {
     let mut headers = [EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     let len = match parsed.parse(&input[..input.len().min(HEAD_MAX)]) {
@@ -55,6 +52,9 @@ pub(crate) fn parse(input: &[u8]) -> Result<Option<(PageRequest, usize)>, Reques
         }
         Err(_) => return Err(RequestError::Bad),
     };
+    if !matches!(parsed.method, Some("GET" | "HEAD")) {
+        return Err(RequestError::Method);
+    }
     let (headers, is_1_1) = (&*parsed.headers, parsed.version == Some(1));
     let has_body = values(headers, "Content-Length").any(|length| length != "0")
         || values(headers, "Transfer-Encoding").next().is_some();
@@ -68,16 +68,16 @@ pub(crate) fn parse(input: &[u8]) -> Result<Option<(PageRequest, usize)>, Reques
         "/readyz" => Page::Ready,
         _ => return Err(RequestError::NotFound),
     };
-    let head_only = match parsed.method {
-        Some("GET") => false,
-        Some("HEAD") => true,
-        _ => return Err(RequestError::Method),
-    };
     let mut options = values(headers, "Connection").flat_map(|value| value.split(','));
     let asks = options.any(|option| option.trim().eq_ignore_ascii_case("close"));
     // What has come with it already would not be reported again.
     let closes = asks || !is_1_1 || input.len() > len;
-    Ok(Some((PageRequest { page, head_only, closes }, len)))
+    Ok(Some(PageRequest { page, closes }))
+}
+
+/// Returns true if the answer has no body, also if the request is refused.
+pub(crate) fn is_head(input: &[u8]) -> bool {
+    input.trim_ascii_start().starts_with(b"HEAD ")
 }
 
 /// Returns the path of a target, which a proxy may have sent with the host.
@@ -173,12 +173,12 @@ mod tests {
 
     use super::*;
 
-    fn request(head: &str) -> Result<Option<(PageRequest, usize)>, RequestError> {
+    fn request(head: &str) -> Result<Option<PageRequest>, RequestError> {
         parse(format!("{}\r\n\r\n", head.replace('\n', "\r\n")).as_bytes())
     }
 
     fn page(head: &str) -> Page {
-        request(head).expect("it is answered").expect("it is complete").0.page
+        request(head).expect("it is answered").expect("it is complete").page
     }
 
     #[test]
@@ -186,6 +186,7 @@ mod tests {
         let cases = [
             ("GET /metrics HTTP/1.1\nHost: a", false, false),
             ("HEAD /metrics?x=1 HTTP/1.1\nhost:a", true, false),
+            ("\nHEAD /metrics HTTP/1.1\nHost: a", true, false),
             ("GET http://a:1/metrics HTTP/1.1\nHost: a", false, false),
             ("GET /metrics HTTP/1.1\nHost: a\nConnection: Keep-Alive, Close", false, true),
             ("GET /metrics HTTP/1.0", false, true),
@@ -193,9 +194,8 @@ mod tests {
         ];
         for (head, head_only, closes) in cases {
             let page = Page::Metrics { open_metrics: false };
-            let (found, len) = request(head).unwrap().unwrap();
-            assert_eq!(found, PageRequest { page, head_only, closes }, "{head}");
-            assert_eq!(len, head.replace('\n', "\r\n").len() + 4);
+            assert_eq!(request(head), Ok(Some(PageRequest { page, closes })), "{head}");
+            assert_eq!(is_head(head.as_bytes()), head_only, "{head}");
         }
         assert_eq!(page("GET /healthz HTTP/1.1\nHost: a"), Page::Health);
         assert_eq!(page("GET /readyz HTTP/1.1\nHost: a"), Page::Ready);
@@ -216,6 +216,8 @@ mod tests {
             ("GET / HTTP/1.1\nHost: a", RequestError::NotFound),
             ("GET /metrics/ HTTP/1.1\nHost: a", RequestError::NotFound),
             ("POST /metrics HTTP/1.1\nHost: a", RequestError::Method),
+            ("POST /metrics HTTP/1.1\nHost: a\nContent-Length: 1", RequestError::Method),
+            ("OPTIONS * HTTP/1.1\nHost: a", RequestError::Method),
             (&long, RequestError::TooLarge),
             (&many, RequestError::TooLarge),
         ];
