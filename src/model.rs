@@ -348,7 +348,8 @@ fn ring(model: Model, options: &EngineOptions) -> io::Result<PreparedModel> {
         let ring = Traced::new(ring, recording.start(&about)?);
         Ok(Box::new(Proactor::new(ring, limits, shutdown)?))
     });
-    Ok(PreparedModel { detail, features: kernel.names_in_use(), restricted, ..prepared })
+    let features = kernel.in_use().map(Capability::name).collect();
+    Ok(PreparedModel { detail, features, restricted, ..prepared })
 }
 
 /// Creates the selector of a loop by epoll(7).

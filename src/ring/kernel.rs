@@ -214,10 +214,9 @@ impl Kernel {
         }
     }
 
-    /// Returns the names of the capabilities that a server uses.
-    pub fn names_in_use(self) -> Vec<&'static str> {
-        let used = |it: &Capability| self.has(*it) && self.unused(*it).is_none();
-        Capability::all().filter(used).map(Capability::name).collect()
+    /// Returns the capabilities that a server uses.
+    pub fn in_use(self) -> impl Iterator<Item = Capability> {
+        Capability::all().filter(move |it| self.has(*it) && self.unused(*it).is_none())
     }
 
     /// Only what kernels up to `ceiling` had.

@@ -1,6 +1,8 @@
 //! The variants of the ring that `compare` measures: what an older kernel had, or less a feature.
 
-use proactor::ring::kernel::{self, Capability, Kernel, Version};
+use std::sync::OnceLock;
+
+use proactor::ring::kernel::{self, Kernel, Version};
 use proactor_compare::plan::ModelSpec;
 
 /// Returns the variants of the ring without what each kernel brought, up to the running one.
@@ -17,9 +19,15 @@ pub(super) fn of_kernels() -> Vec<ModelSpec> {
 /// Returns the variants of the ring without one feature, of those that a server uses here. Where
 /// io_uring cannot be used, there is none, and the baseline says why.
 pub(super) fn of_features() -> Vec<ModelSpec> {
-    let Ok(kernel) = Kernel::detect() else { return Vec::new() };
-    let used = Capability::all().filter(|it| kernel.has(*it) && kernel.unused(*it).is_none());
+    let used = here().into_iter().flat_map(Kernel::in_use);
     used.map(|it| ModelSpec { without: Some(it), ..ModelSpec::from("uring") }).collect()
+}
+
+/// Returns what the ring has here, or `None` if it cannot be used. It is looked for once: a server
+/// is started in each block.
+fn here() -> Option<Kernel> {
+    static HERE: OnceLock<Option<Kernel>> = OnceLock::new();
+    *HERE.get_or_init(|| Kernel::detect().ok())
 }
 
 /// Returns why a variant is the same server as one that has less in its name: its row would be a
@@ -29,7 +37,7 @@ pub(super) fn is_none(spec: &ModelSpec) -> Option<String> {
         return None;
     }
     // What cannot be used, or not so, the server itself refuses.
-    is_none_of(Kernel::detect().ok()?, spec)
+    is_none_of(here()?, spec)
 }
 
 fn is_none_of(whole: Kernel, spec: &ModelSpec) -> Option<String> {
@@ -54,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_variant_that_is_no_other_server_says_which_one_it_is() {
-        let whole = Kernel::detect().unwrap_or(Kernel::OLDEST);
+        let whole = here().unwrap_or(Kernel::OLDEST);
         let says = |name: &str| is_none_of(whole, &name.into());
         let newest = says("uring@999.0+trace").expect("no kernel is newer");
         assert!(newest.starts_with("it is the server of uring+trace:"), "{newest}");
