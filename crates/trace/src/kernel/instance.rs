@@ -191,7 +191,7 @@ impl Instance {
 
     /// As [`poll`](Instance::poll), at this time, which is now or a little earlier.
     pub(super) fn poll_at(&mut self, now: u64) -> io::Result<Vec<KernelEvent>> {
-        self.drain()?;
+        self.drain(now)?;
         let settled = std::mem::replace(&mut self.settled, now);
         let settled = self.pending.partition_point(|event| event.time < settled);
         Ok(self.pending.drain(..settled).collect())
@@ -203,7 +203,7 @@ impl Instance {
     /// A buffer cannot be read.
     pub fn finish(&mut self) -> io::Result<Vec<KernelEvent>> {
         fs::write(self.folder.join("tracing_on"), "0")?;
-        self.drain()?;
+        self.drain(u64::MAX)?;
         Ok(std::mem::take(&mut self.pending))
     }
 
@@ -217,11 +217,13 @@ impl Instance {
         })
     }
 
-    /// Reads every buffer to its end.
-    fn drain(&mut self) -> io::Result<()> {
+    /// Reads what the buffers hold from before `until`. Events that come meanwhile are left for the
+    /// next call: they may come faster than they can be read.
+    fn drain(&mut self, until: u64) -> io::Result<()> {
         let mut page = vec![0; PAGE];
         for mut pipe in &self.pipes {
-            loop {
+            let mut last = 0;
+            while last < until {
                 let len = match pipe.read(&mut page) {
                     Ok(0) => break,
                     Ok(len) => len,
@@ -231,6 +233,7 @@ impl Instance {
                 };
                 let (entries, missed) = self.page_layout.read(&page[..len]);
                 self.gaps += u64::from(missed > 0);
+                let entries = entries.inspect(|(time, _)| last = *time);
                 let decode = |(time, bytes)| self.decoder.decode(time, bytes);
                 self.pending.extend(entries.filter_map(decode));
             }
@@ -335,6 +338,49 @@ fn page_layout(root: &Path) -> io::Result<PageLayout> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::tests::{event, learn};
+    use std::io::Seek;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_reader_of_a_buffer_that_is_filled_meanwhile_returns() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut buffer = tempfile::tempfile().expect("a file");
+        let bytes = event("6.18", Tracepoint::CqringWait, &[]);
+        for time in (100..=1000_u64).step_by(100) {
+            // An entry with its length in the next word, on a page of its own.
+            let len = bytes.len() as u32 + 4;
+            let head = [&time.to_ne_bytes()[..], &u64::from(len + 4).to_ne_bytes()].concat();
+            let mut page = [&head[..], &[0; 4], &len.to_ne_bytes(), &bytes].concat();
+            page.resize(PAGE, 0);
+            buffer.write_all(&page).expect("space");
+        }
+        buffer.rewind().expect("a file");
+        let header = ["u64 timestamp;\toffset:0", "u64 commit;\toffset:8", "char data;\toffset:16"];
+        let header =
+            header.map(|field| format!("\tfield: {field};\tsize:8;\tsigned:0;\n")).concat();
+        let mut instance = Instance {
+            folder: folder.path().to_owned(),
+            pipes: vec![buffer.try_clone().expect("a descriptor")],
+            page_layout: PageLayout::parse(&header).expect("a header"),
+            decoder: learn("6.18").0,
+            missing: Vec::new(),
+            clock: Clock::Nanos,
+            pending: Vec::new(),
+            settled: 0,
+            gaps: 0,
+            _tracefs: None,
+        };
+        let times = |events: Vec<KernelEvent>| -> Vec<u64> {
+            events.into_iter().map(|event| event.time).collect()
+        };
+        assert!(instance.poll_at(450).expect("readable").is_empty());
+        // Up to the first event that is not from before.
+        assert_eq!(buffer.stream_position().expect("a file"), 5 * PAGE as u64);
+        assert_eq!(times(instance.poll_at(650).expect("readable")), [100, 200, 300, 400]);
+        let rest: Vec<u64> = (500..=1000).step_by(100).collect();
+        assert_eq!(times(instance.finish().expect("readable")), rest);
+    }
 
     #[test]
     fn every_kind_of_lost_event_is_counted() {

@@ -20,7 +20,7 @@ fn format(kernel: &str, name: &str) -> Option<&'static str> {
 }
 
 /// Learns all tracepoints of a kernel; also returns what it does not have.
-fn learn(kernel: &str) -> (TracepointDecoder, Vec<Missing>) {
+pub(super) fn learn(kernel: &str) -> (TracepointDecoder, Vec<Missing>) {
     let mut decoder = TracepointDecoder::default();
     let mut learn_one = |tracepoint: &Tracepoint| {
         let texts = tracepoint.names().filter_map(|name| format(kernel, name));
@@ -35,7 +35,7 @@ fn learn(kernel: &str) -> (TracepointDecoder, Vec<Missing>) {
 
 /// Makes an event as the kernel would write it. These fields have these values; all others are
 /// filled with ones.
-fn event(kernel: &str, tracepoint: Tracepoint, values: &[(&str, u64)]) -> Vec<u8> {
+pub(super) fn event(kernel: &str, tracepoint: Tracepoint, values: &[(&str, u64)]) -> Vec<u8> {
     let text = tracepoint.names().find_map(|name| format(kernel, name)).expect("the kernel has it");
     let layout = Layout::parse(text).expect("a format");
     let mut bytes = vec![0xff; 128];

@@ -11,7 +11,7 @@ use proactor_record::Clock;
 const RARE: [Tracepoint; 3] = [Tracepoint::Create, Tracepoint::NewTask, Tracepoint::Rename];
 /// The size of their buffers in bytes, of all CPUs together.
 const RARE_BYTES: usize = 4 << 20;
-/// More rings than this are not told apart by a filter.
+/// With more rings than this, a filter has none of them.
 const MAX_RINGS: usize = 64;
 
 /// The events of a machine's rings, of all or of some threads.
