@@ -6,10 +6,11 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use io_uring::{IoUring, opcode};
 use proactor_trace::kernel::{Delays, Instance, Sidecar, Tracepoint};
@@ -17,17 +18,7 @@ use proactor_trace::{Clock, Trace};
 use serde_json::Value;
 
 use support::server::{PROACTOR, reset_signals};
-use support::{Address, Client, Launch, Process, io_uring_refused, skip};
-
-/// Whether there are rings and tracepoints; a skip otherwise.
-fn is_traceable() -> bool {
-    let refused = io_uring_refused();
-    let refused = refused.or_else(|| {
-        Instance::new(&Tracepoint::OF_RINGS, Clock::Nanos, 1 << 20).err().map(|why| why.to_string())
-    });
-    refused.iter().for_each(|why| skip(why));
-    refused.is_none()
-}
+use support::{Address, Client, Launch, Process, can_trace_rings, eventually, skip};
 
 /// A running `proactor trace attach --json`, which watches already.
 struct Attach(Child);
@@ -79,12 +70,19 @@ fn nops(count: u64) {
     }
 }
 
+/// The number of the calling thread.
+fn this_thread() -> String {
+    // SAFETY: gettid(2) touches no memory and cannot fail.
+    unsafe { libc::gettid() }.to_string()
+}
+
 #[test]
 fn every_operation_of_short_lived_threads_is_counted() {
-    if !is_traceable() {
+    if !can_trace_rings() {
         return;
     }
-    let attach = Attach::start(&[&std::process::id().to_string()]);
+    // The threads of this one: other tests have rings in this process as well.
+    let attach = Attach::start(&["-f", &this_thread()]);
     for _ in 0..20 {
         std::thread::spawn(|| nops(100)).join().expect("it does not panic");
     }
@@ -97,13 +95,16 @@ fn every_operation_of_short_lived_threads_is_counted() {
     assert!(enters >= 2000, "{summary}");
 }
 
+fn uring_server() -> support::server::Server {
+    Launch::new(PROACTOR, &["serve", "--model", "uring", "--listen", "127.0.0.1:0"]).start()
+}
+
 #[test]
 fn rings_of_other_processes_are_not_shown_whatever_their_addresses() {
-    if !is_traceable() {
+    if !can_trace_rings() {
         return;
     }
-    let server =
-        Launch::new(PROACTOR, &["serve", "--model", "uring", "--listen", "127.0.0.1:0"]).start();
+    let server = uring_server();
     let client = Client::connect(server.address());
     client.ping();
     let attach = Attach::start(&[&server.process.0.to_string()]);
@@ -118,6 +119,47 @@ fn rings_of_other_processes_are_not_shown_whatever_their_addresses() {
     assert_eq!((rings.len(), count(&summary, "nop", "submitted")), (1, 0), "{summary}");
     // The first completion has no submission that was seen.
     assert!(count(&summary, "recv", "completed") >= 1, "{summary}");
+    server.drain();
+}
+
+/// The folders of the trace instances of a process.
+fn instances(pid: u32) -> Vec<PathBuf> {
+    static TRACEFS: OnceLock<OwnedFd> = OnceLock::new();
+    let open = || proactor::os::private_tracefs().expect("there are tracepoints");
+    let folder = format!("/proc/self/fd/{}/instances", TRACEFS.get_or_init(open).as_raw_fd());
+    let folders = fs::read_dir(folder).expect("instances").map(|it| it.expect("one").path());
+    folders.filter(|path| path.to_string_lossy().contains(&format!("-{pid}-"))).collect()
+}
+
+#[test]
+fn arrivals_are_seen_however_many_strangers_are_excluded() {
+    if !can_trace_rings() {
+        return;
+    }
+    let server = uring_server();
+    let attach = Attach::start(&[&server.process.0.to_string()]);
+    let pid = attach.0.id();
+    let client = Client::connect(server.address());
+    client.ping();
+    for _ in 0..2 {
+        let stranger = move || {
+            let own = this_thread();
+            let lists = |path: PathBuf| fs::read_to_string(path.join("set_event_notrace_pid"));
+            let is_excluded = |path| lists(path).is_ok_and(|list| list.lines().any(|it| it == own));
+            eventually("the stranger is excluded", || {
+                nops(20);
+                instances(pid).into_iter().any(is_excluded).then_some(())
+            });
+        };
+        std::thread::spawn(stranger).join().expect("it does not panic");
+    }
+    for _ in 0..20 {
+        client.ping();
+    }
+    let summary = attach.finish();
+    let ops = summary["rings"][0]["ops"].as_array().expect("operations");
+    let recv = ops.iter().find(|op| op["op"] == "recv").expect("receives");
+    assert!(recv["arrival_to_cqe"]["samples"].as_u64() >= Some(20), "{summary}");
     server.drain();
 }
 
@@ -145,7 +187,7 @@ fn connect(shell: &mut Child) -> (Client, Lines<BufReader<ChildStdout>>) {
 
 #[test]
 fn a_program_that_another_one_becomes_is_seen() {
-    if !is_traceable() {
+    if !can_trace_rings() {
         return;
     }
     let mut shell = shell("exec $P serve --model uring --listen 127.0.0.1:0");
@@ -165,7 +207,7 @@ fn a_program_that_another_one_becomes_is_seen() {
 
 #[test]
 fn a_child_is_seen_if_it_is_followed_and_is_else_named() {
-    if !is_traceable() {
+    if !can_trace_rings() {
         return;
     }
     for follow in [true, false] {
@@ -190,7 +232,7 @@ fn a_child_is_seen_if_it_is_followed_and_is_else_named() {
 
 #[test]
 fn a_process_without_operations_is_not_said_to_be_something_else() {
-    if !is_traceable() {
+    if !can_trace_rings() {
         return;
     }
     let mut shell = shell("$P serve --model uring --listen 127.0.0.1:0 & read line; kill $!");
@@ -229,7 +271,7 @@ fn contained(script: &str) -> Option<Child> {
 
 #[test]
 fn a_process_in_a_pid_namespace_is_seen_from_within() {
-    if !is_traceable() {
+    if !can_trace_rings() {
         return;
     }
     // The number of the shell shows that the namespace is another one: it is 1.
@@ -259,7 +301,7 @@ fn a_process_in_a_pid_namespace_is_seen_from_within() {
 
 #[test]
 fn kernel_events_are_recorded_in_a_pid_namespace() {
-    if !is_traceable() {
+    if !can_trace_rings() {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -285,23 +327,15 @@ fn kernel_events_are_recorded_in_a_pid_namespace() {
 
 #[test]
 fn an_instance_of_a_killed_watcher_is_removed_by_the_next() {
-    if !is_traceable() {
+    if !can_trace_rings() {
         return;
     }
-    let tracefs = proactor::os::private_tracefs().expect("there are tracepoints");
-    let folder = format!("/proc/self/fd/{}/instances", tracefs.as_raw_fd());
-    let left = |pid: u32| {
-        let names = fs::read_dir(&folder).expect("instances");
-        let names = names.map(|entry| entry.expect("an instance").file_name());
-        let own = format!("-{pid}-");
-        names.filter(|name| name.to_string_lossy().contains(&own)).count()
-    };
     let mut attach = Attach::start(&[&std::process::id().to_string()]);
     let pid = attach.0.id();
-    assert!(left(pid) > 0);
+    assert!(!instances(pid).is_empty());
     attach.0.kill().expect("it runs");
     attach.0.wait().expect("it ends");
-    assert!(left(pid) > 0, "nothing could remove it");
+    assert!(!instances(pid).is_empty(), "nothing could remove it");
     drop(Instance::new(&[Tracepoint::SubmitReq, Tracepoint::Complete], Clock::Nanos, 1 << 20));
-    assert_eq!(left(pid), 0);
+    assert!(instances(pid).is_empty());
 }

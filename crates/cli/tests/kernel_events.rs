@@ -10,30 +10,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
-use proactor_trace::kernel::{Delays, Instance, Sidecar, Tracepoint};
-use proactor_trace::{Clock, Trace};
+use proactor_trace::Trace;
+use proactor_trace::kernel::{Delays, Sidecar};
 use serde_json::Value;
 
 use support::server::PROACTOR;
-use support::{Client, Launch, Process, io_uring_refused, skip};
-
-/// Whether the kernel's tracepoints are available; a skip otherwise.
-fn has_tracepoints() -> bool {
-    match Instance::new(Tracepoint::ALL, Clock::Nanos, 1 << 20) {
-        Ok(_) => true,
-        Err(why) => {
-            skip(&why.to_string());
-            false
-        }
-    }
-}
+use support::{Client, Launch, Process, can_trace_rings, has_tracepoints, skip};
 
 #[test]
 fn a_ring_of_another_process_is_seen_at_work() {
-    if let Some(why) = io_uring_refused() {
-        return skip(&why);
-    }
-    if !has_tracepoints() {
+    if !can_trace_rings() {
         return;
     }
     let server =
@@ -84,10 +70,7 @@ fn a_ring_of_another_process_is_seen_at_work() {
 
 #[test]
 fn kernel_events_are_recorded_in_a_sidecar_file() {
-    if let Some(why) = io_uring_refused() {
-        return skip(&why);
-    }
-    if !has_tracepoints() {
+    if !can_trace_rings() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -162,10 +145,7 @@ fn a_process_without_a_ring_is_reported_at_once_and_at_the_end() {
 
 #[test]
 fn an_idle_server_has_no_activity_and_that_is_no_error() {
-    if let Some(why) = io_uring_refused() {
-        return skip(&why);
-    }
-    if !has_tracepoints() {
+    if !can_trace_rings() {
         return;
     }
     let server =

@@ -16,6 +16,9 @@ pub(crate) mod simulated;
 mod skip;
 pub(crate) mod terminal;
 
+use proactor_trace::Clock;
+use proactor_trace::kernel::{Instance, Tracepoint};
+
 pub(crate) use client::{Client, Options};
 pub(crate) use process::Process;
 pub(crate) use random::Random;
@@ -72,6 +75,26 @@ fn probe_io_uring() -> Option<String> {
     // SAFETY: the kernel has just given us this descriptor, and no other code knows it.
     drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
     None
+}
+
+/// Whether the kernel's tracepoints are available; if not, counts a skip.
+pub(crate) fn has_tracepoints() -> bool {
+    static REFUSED: OnceLock<Option<io::Error>> = OnceLock::new();
+    let ask = || Instance::new(Tracepoint::ALL, Clock::Nanos, 1 << 20).err();
+    let refused = REFUSED.get_or_init(ask);
+    refused.iter().for_each(|why| skip(&why.to_string()));
+    refused.is_none()
+}
+
+/// Whether there are rings and tracepoints; if not, counts a skip.
+pub(crate) fn can_trace_rings() -> bool {
+    match io_uring_refused() {
+        Some(why) => {
+            skip(&why);
+            false
+        }
+        None => has_tracepoints(),
+    }
 }
 
 /// Why this host has no IPv6, if so.

@@ -11,17 +11,15 @@ mod oracle;
 mod support;
 mod workload;
 
-use std::io;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use proactor::buffer::BufferClass;
 use proactor::ring::Kind;
 use proactor::ring::kernel::{Capability, Kernel};
-use proactor_trace::Clock;
-use proactor_trace::kernel::{Instance, Tracepoint};
+use proactor_trace::kernel::Tracepoint;
 
 use oracle::{Evidence, Mutation};
-use support::{Random, io_uring_refused, skip};
+use support::{Random, has_tracepoints, io_uring_refused, skip};
 use workload::TruthLoad;
 
 /// What is asked of the kernel.
@@ -52,17 +50,6 @@ fn kernel() -> Option<Kernel> {
     // In a thread of its own: the end of a ring interrupts system calls of the thread that had it.
     let detect = || std::thread::spawn(Kernel::detect).join().unwrap().unwrap();
     Some(*KERNEL.get_or_init(detect))
-}
-
-/// Returns whether the kernel's tracepoints are accessible; if not, counts a skip.
-fn has_tracepoints() -> bool {
-    static WHY: OnceLock<Option<io::Error>> = OnceLock::new();
-    let ask = || Instance::new(&POINTS, Clock::Nanos, 1 << 20).err();
-    match WHY.get_or_init(ask) {
-        Some(why) => skip(&why.to_string()),
-        None => return true,
-    }
-    false
 }
 
 /// A workload with plenty of everything.

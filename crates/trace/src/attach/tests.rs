@@ -234,6 +234,25 @@ fn requests_with_the_same_user_data_are_distinguished() {
     assert_eq!(line.event.opcode, Some(NOP));
     let (line, _) = seen(&mut attached, complete(3, 0, 7, 1, 2));
     assert_eq!(line.event.opcode, Some(POLL));
+    // The same while both are in flight, whichever is older.
+    for (older, younger) in [((3, POLL), (4, NOP)), ((5, NOP), (6, POLL))] {
+        let mut attached = self::attached();
+        attached.observe(&submit(10, older.0, 7, older.1));
+        attached.observe(&submit(11, younger.0, 7, younger.1));
+        let (line, _) = seen(&mut attached, complete(12, 0, 7, 1, 2));
+        assert_eq!(line.event.opcode, Some(POLL), "{older:?} is older than {younger:?}");
+    }
+}
+
+#[test]
+fn a_request_at_the_address_of_another_one_is_not_that_one() {
+    let mut attached = attached();
+    // It ends without a completion, and a request with its address completes whose submission was
+    // not seen.
+    attached.observe(&submit(0, 1, 7, SEND));
+    let line = attached.observe(&complete(10, 1, 8, 64, 0)).expect("its ring");
+    assert!(line.text().contains("submission not seen"), "{}", line.text());
+    assert_eq!(op(&attached, 0, "send").expect("a send")["completed"], 0);
 }
 
 #[test]
