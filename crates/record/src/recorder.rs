@@ -271,3 +271,55 @@ impl Drop for Recorder {
         self.log.end(self.clock);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::format::{RecordKind, WaitMode};
+    use crate::reader::Trace;
+    use crate::record::Content;
+
+    const MILLI: u64 = 1_000_000;
+
+    /// A loop whose delay is in this file: it is read after iterations that end at these
+    /// milliseconds, in each of which the delay grows by three milliseconds. Returns what was
+    /// recorded of it.
+    fn delays(file: File, ends: &[u64]) -> Vec<(u64, Content)> {
+        let settings = Settings { clock: Some(Clock::Nanos), bytes: 0, ..Settings::default() };
+        let mut log = Recorder::new(None, &settings, &About::default()).expect("memory");
+        let kernel = file.try_clone().expect("a descriptor");
+        (log.delay, log.check_at) = (Some(RunDelay::of(file)), 0);
+        for (nth, end) in (1..).zip(ends) {
+            let text = format!("9 {} 9\n", nth * 3 * MILLI);
+            kernel.write_all_at(text.as_bytes(), 0).expect("space");
+            log.begin_iteration(|| end * MILLI, Record::enter_begin(0, 0, WaitMode::Endless));
+            log.end_iteration(|| end * MILLI, Record::enter_end(0, 0, 0, false));
+        }
+        let trace = Trace::from_bytes(log.bytes()).expect("a trace");
+        assert_eq!(
+            trace.records.iter().filter(|one| one.is(RecordKind::EnterEnd)).count(),
+            ends.len()
+        );
+        let all = trace.records.iter().map(|one| (one.time / MILLI, one.payload()));
+        all.filter(|(_, what)| matches!(what, Content::Delayed { .. })).collect()
+    }
+
+    #[test]
+    fn a_delay_is_read_after_an_iteration_at_most_each_period() {
+        let file = sys::memory_file(c"schedstat").expect("memory");
+        let delayed =
+            |nanos: u64, window| Content::Delayed { nanos: nanos * MILLI, window: window * MILLI };
+        // The second is too early; the third has the delays of two.
+        let recorded = delays(file, &[1, 2, 4, 9]);
+        assert_eq!(recorded, [(4, delayed(6, 3)), (9, delayed(3, 5))]);
+    }
+
+    #[test]
+    fn a_delay_that_can_no_longer_be_read_is_not_recorded_and_all_else_is() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let unreadable = File::options().write(true).open(file.path()).expect("a file");
+        assert_eq!(delays(unreadable, &[1, 4, 9]), []);
+    }
+}

@@ -33,6 +33,12 @@ impl RunDelay {
         Some(RunDelay { file, nanos, at: None })
     }
 
+    /// That which is read in this file.
+    #[cfg(test)]
+    pub(crate) fn of(file: File) -> RunDelay {
+        RunDelay { file, nanos: 0, at: None }
+    }
+
     /// Reads it. Returns when it is next to be read, in ticks, and a record if it has grown by much
     /// since the last reading.
     pub(crate) fn read(&mut self, now: u64, hertz: u64) -> (u64, Option<Record>) {
@@ -67,7 +73,7 @@ mod tests {
     #[test]
     fn a_delay_is_recorded_with_the_time_since_the_last_reading_and_a_short_one_is_not() {
         let file = sys::memory_file(c"schedstat").expect("memory");
-        let mut delay = RunDelay { file, nanos: 7_000_000, at: None };
+        let mut delay = RunDelay::of(file);
         // Ticks of a microsecond.
         let mut read = |nanos: u64, now| {
             delay.file.write_all_at(format!("99 {nanos} 9\n").as_bytes(), 0).expect("memory");
