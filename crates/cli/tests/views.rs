@@ -528,6 +528,11 @@ fn the_last_part_of_a_recording_can_be_looked_at() {
     serve("epoll", file, false);
     let messages = |last: &str| json(&["summary", "--last", last], &[file])["messages"].clone();
     assert_eq!((messages("1h"), messages("1ns")), (300.into(), 0.into()));
+    let lines = |args: &[&str]| view(args, &[file]).lines().count();
+    for args in [&["show"][..], &["export", "--format", "jsonl"]] {
+        let [all, last] = ["1h", "1ns"].map(|last| lines(&[args, &["--last", last]].concat()));
+        assert!(all > 600 && last < 9, "{args:?}: {all} lines, of which {last} are the last");
+    }
     assert_eq!(trace(&["summary", "--last", "1s", "--since", "1ms"], &[file]).0, 2);
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::Selection;
+use super::{Part, Selection, TimeRange};
 use crate::commands::output::stdout;
 use crate::commands::stderr::note;
 use crate::commands::stream::await_ready;
@@ -30,6 +30,9 @@ pub(super) struct ShowArgs {
     #[command(flatten)]
     selection: Selection,
 
+    #[command(flatten)]
+    part: Part,
+
     /// Print as JSON: the header, then one object per line
     #[arg(long)]
     json: bool,
@@ -45,6 +48,9 @@ pub(super) struct FollowArgs {
     #[command(flatten)]
     selection: Selection,
 
+    #[command(flatten)]
+    range: TimeRange,
+
     /// Only events from now on
     #[arg(long)]
     now: bool,
@@ -57,7 +63,8 @@ pub(super) struct FollowArgs {
 impl ShowArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let trace = super::open(&self.file)?;
-        let (header, filter) = (&trace.header, self.selection.filter());
+        let header = &trace.header;
+        let filter = self.selection.filter(self.part.cut(&trace, None));
         let mut out = BufWriter::new(stdout()?);
         writeln!(out, "{}", head(header, trace.lost(), &trace.remarks, self.json))?;
         let sidecar = super::views::sidecar(&self.file, &trace)?;
@@ -109,7 +116,8 @@ impl FollowArgs {
         };
         let follow = Follow::new(file, self.now);
         let follow = follow.with_context(|| format!("cannot follow {source}"))?;
-        follow_to_end(follow, &self.selection.filter(), self.json, &mut stdout()?)
+        let filter = self.selection.filter(self.range.cut(None));
+        follow_to_end(follow, &filter, self.json, &mut stdout()?)
     }
 }
 

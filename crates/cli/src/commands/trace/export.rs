@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use super::TimeRange;
+use super::Part;
 use crate::commands::output::{is_stdout, stdout};
 use crate::commands::stderr::note;
 use crate::commands::{number, wrong_usage};
@@ -39,7 +39,7 @@ pub(super) struct ExportArgs {
     events: Option<usize>,
 
     #[command(flatten)]
-    part: TimeRange,
+    part: Part,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -102,7 +102,7 @@ impl ExportArgs {
         format: ExportFormat,
         out: impl Write,
     ) -> anyhow::Result<Vec<String>> {
-        let (mut out, cut) = (BufWriter::new(out), self.part.cut(None));
+        let (mut out, cut) = (BufWriter::new(out), self.part.cut(trace, None));
         let notes = match format {
             ExportFormat::Perfetto => {
                 let most = self.connections.unwrap_or(PERFETTO_TRACKS);

@@ -55,7 +55,7 @@ enum TraceView {
         #[arg(value_parser = parse_conn)]
         conn: Option<Conn>,
 
-        /// ListOrder of the list: worst, bytes, messages or slowest first
+        /// Order of the list: worst, bytes, messages or slowest first
         #[arg(long, value_name = "ORDER", default_value = "worst", value_parser = order,
               conflicts_with = "conn")]
         sort: ListOrder,
@@ -193,12 +193,7 @@ struct Look {
 #[derive(Debug, clap::Args)]
 struct How {
     #[command(flatten)]
-    part: TimeRange,
-
-    /// Only the last part of the recording, of this length
-    #[arg(long, value_name = "TIME", value_parser = units::parse_positive_duration,
-          conflicts_with_all = ["since", "until"], display_order = LAST)]
-    last: Option<Duration>,
+    part: Part,
 
     /// Print as JSON
     #[arg(long, display_order = LAST)]
@@ -206,18 +201,11 @@ struct How {
 }
 
 impl How {
-    /// Returns the selected part of this trace.
-    fn cut(&self, trace: &Trace, conn: Option<Conn>) -> Cut {
-        let since = self.last.map(|last| trace.end().saturating_sub(last));
-        let cut = self.part.cut(conn);
-        Cut { since: since.or(cut.since), ..cut }
-    }
-
     /// Returns the statistics of the selected part. They contain the defects of the trace: every
     /// view begins with them.
     fn statistics(&self, file: &Path) -> anyhow::Result<TraceStats> {
         let trace = read(file)?;
-        Ok(TraceStats::of(&trace, &self.cut(&trace, None)))
+        Ok(TraceStats::of(&trace, &self.part.cut(&trace, None)))
     }
 
     /// Prints a view as text, or as JSON.
@@ -227,6 +215,27 @@ impl How {
         }
         // Severities of `trace doctor`.
         Ok(output::print_coloured(&format!("{view}\n"), &[("WRONG ", RED), ("COSTLY ", YELLOW)])?)
+    }
+}
+
+/// The selected part of a recording that is read as a whole.
+#[derive(Debug, clap::Args)]
+struct Part {
+    #[command(flatten)]
+    range: TimeRange,
+
+    /// Only the last part of the recording, of this length
+    #[arg(long, value_name = "TIME", value_parser = units::parse_positive_duration,
+          conflicts_with_all = ["since", "until"], display_order = LAST)]
+    last: Option<Duration>,
+}
+
+impl Part {
+    /// Returns the selected part of this trace.
+    fn cut(&self, trace: &Trace, conn: Option<Conn>) -> Cut {
+        let since = self.last.map(|last| trace.end().saturating_sub(last));
+        let cut = self.range.cut(conn);
+        Cut { since: since.or(cut.since), ..cut }
     }
 }
 
@@ -268,17 +277,14 @@ struct Selection {
     #[arg(long, value_name = "RESULT", value_parser = result)]
     result: Vec<String>,
 
-    #[command(flatten)]
-    part: TimeRange,
-
     /// Only abnormal events: failures, overflows, drops
     #[arg(long)]
     abnormal: bool,
 }
 
 impl Selection {
-    fn filter(&self) -> Filter {
-        let Cut { since, until, .. } = self.part.cut(None);
+    /// Returns the filter of these events in a range of time.
+    fn filter(&self, Cut { since, until, .. }: Cut) -> Filter {
         let (conns, ops, results) = (self.conn.clone(), self.op.clone(), self.result.clone());
         Filter { conns, ops, results, since, until, abnormal: self.abnormal }
     }

@@ -40,7 +40,7 @@ impl fmt::Display for Whole {
 /// Prints counts and latencies per operation.
 pub(super) fn summary(Look { file, how }: &Look, conn: Option<Conn>) -> anyhow::Result<()> {
     let trace = read(file)?;
-    let cut = how.cut(&trace, conn);
+    let cut = how.part.cut(&trace, conn);
     conn.map_or(Ok(()), |conn| check_connection(&trace, file, conn))?;
     // Only for the whole recording: kernel events cannot be selected by time or connection.
     let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
@@ -68,7 +68,7 @@ pub(super) fn connection(
     slowest: usize,
 ) -> anyhow::Result<()> {
     let trace = read(file)?;
-    let cut = how.cut(&trace, None);
+    let cut = how.part.cut(&trace, None);
     check_connection(&trace, file, conn)?;
     let timeline = ConnectionTimeline::of(&trace, &cut, conn, slowest, all);
     how.print(&timeline.expect("the connection is in the trace"))
@@ -77,7 +77,7 @@ pub(super) fn connection(
 /// Prints how long operations took over the time.
 pub(super) fn heatmap(Look { file, how }: &Look, op: Option<&str>) -> anyhow::Result<()> {
     let trace = read(file)?;
-    let cut = how.cut(&trace, None);
+    let cut = how.part.cut(&trace, None);
     let maps = Heatmap::all(&trace, &cut, &TraceStats::of(&trace, &cut));
     let names: Vec<&str> = maps.iter().map(|map| map.of).collect();
     // Without replies, the first of what there is.
@@ -112,7 +112,7 @@ pub(super) fn doctor(
 pub(super) fn diff(a: &Path, b: &Path, against: Option<&Path>, how: &How) -> anyhow::Result<()> {
     let side = |file| {
         let trace = read(file)?;
-        anyhow::Ok(DiffSide::of(&trace, &how.cut(&trace, None)))
+        anyhow::Ok(DiffSide::of(&trace, &how.part.cut(&trace, None)))
     };
     let diff = Diff::new(side(a)?, side(b)?, against.map(side).transpose()?);
     how.print(&diff.map_err(|why| anyhow!(why))?)
