@@ -565,7 +565,9 @@ fn a_selection_without_events_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let file = &*folder.path().join("a");
     serve("epoll", file, false);
-    let refused: [(&[&str], i32, &str); 6] = [
+    let refused: [(&[&str], i32, &str); 8] = [
+        (&["heatmap", "--op", "rcv"], 2, "'rcv' for '--op <NAME>': it is one of accept, "),
+        (&["heatmap", "--op", "fork"], 1, "has no durations of `fork`: it has those of "),
         (&["show", "--op", "rcv"], 2, "'rcv' for '--op <NAME>': it is one of accept, "),
         (&["show", "--op", "fork"], 1, "has no `fork`: it has accept, "),
         (&["show", "--conn", "c99"], 1, "c99 is not in"),

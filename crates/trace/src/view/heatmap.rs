@@ -1,23 +1,26 @@
 //! `trace heatmap`: how long operations took, over the time. A hole, a burst or a slow minute are
 //! seen here, and not in a histogram of all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use minijinja::context;
-use proactor_record::{Content, Level, OpKind, RecordKind, Trace};
+use proactor_record::{Call, Content, Kind, OpKind, Trace};
 use serde::Serialize;
 
 use super::connection::{ConnectionTracker, Measure};
 use super::ops::octave;
 use super::source::{Cut, Source};
-use super::stats::TraceStats;
+use super::stats::{TraceStats, times_calls};
 use super::text::fill;
 use crate::event::{Event, events};
 use crate::show::moment;
 
 /// The number of columns: they fit on a terminal, with the labels on both sides.
 const COLUMNS: u64 = 72;
+
+/// What is drawn besides operations and calls.
+const FIRST: [&str; 3] = ["reply", "enter", "wait"];
 
 /// A row's marks, by the number of digits of a count.
 const MARKS: [char; 6] = [' ', '·', '░', '▒', '▓', '█'];
@@ -55,8 +58,7 @@ impl Heatmap {
     pub fn all(trace: &Trace, cut: &Cut, stats: &TraceStats) -> Vec<Heatmap> {
         let mut grids = Grids { step: stats.source.span_ns / COLUMNS + 1, ..Grids::default() };
         grids.from = stats.source.from_ns;
-        let waits = trace.records.iter().any(|one| one.is(RecordKind::WaitBegin));
-        let is_timed = trace.header.level == Some(Level::Record) || !waits;
+        let is_timed = times_calls(trace);
         let mut conns = ConnectionTracker::new(trace);
         for event in events(trace) {
             conns.see(&event);
@@ -73,11 +75,23 @@ impl Heatmap {
             }
         }
         let measure = conns.measure;
-        let names = ["reply", "enter", "wait"].into_iter();
-        let names = names.chain(stats.ops.iter().map(|row| row.op.name()));
+        let names = FIRST.into_iter().chain(stats.ops.iter().map(|row| row.op.name()));
         let maps = names.filter_map(|name| grids.take(name, &stats.source));
         maps.map(|map| Heatmap { measure: (map.of == "reply").then_some(measure), ..map }).collect()
     }
+}
+
+/// Parses the name of what a map can be drawn of.
+///
+/// # Errors
+/// A sentence with the known names.
+pub fn parse_timed(text: &str) -> Result<String, String> {
+    let name = text.to_lowercase();
+    let ops = Kind::ALL.iter().map(|kind| kind.name());
+    let calls = Call::ALL.iter().map(|call| call.name());
+    let known: BTreeSet<&str> = FIRST.into_iter().chain(ops).chain(calls).collect();
+    let list = || known.iter().copied().collect::<Vec<_>>().join(", ");
+    if known.contains(&*name) { Ok(name) } else { Err(format!("it is one of {}", list())) }
 }
 
 /// The name of what ends with an event, if how long it took says something.

@@ -46,7 +46,7 @@ pub use connection::{ConnectionStats, Ending, Exchange, Measure};
 pub use connection_list::{ConnectionList, ListOrder};
 pub use diff::{Diff, DiffSide};
 pub use doctor::{Doctor, Health};
-pub use heatmap::{Heatmap, HeatmapRow};
+pub use heatmap::{Heatmap, HeatmapRow, parse_timed};
 pub use iterations::{Batches, Iterations, Moment, Occurrences};
 pub use lanes::{Lanes, Phase, ThreadSpan};
 pub use not_visible::NotVisible;

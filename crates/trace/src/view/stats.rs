@@ -203,6 +203,12 @@ fn parts(trace: &Trace, cuts: &[Cut]) -> Vec<TraceStats> {
     parts
 }
 
+/// Whether calls have a duration: the clock was read for each record, or nothing waits for many.
+pub(super) fn times_calls(trace: &Trace) -> bool {
+    let mut records = trace.records.iter();
+    trace.header.level == Some(Level::Record) || !records.any(|one| one.is(RecordKind::WaitBegin))
+}
+
 /// Counts the events of a part of a trace.
 struct PartCounter<'a> {
     cut: &'a Cut,
@@ -221,9 +227,7 @@ struct PartCounter<'a> {
 
 impl<'a> PartCounter<'a> {
     fn new(trace: &Trace, cut: &'a Cut) -> PartCounter<'a> {
-        let header = &trace.header;
-        let waits = trace.records.iter().any(|one| one.is(RecordKind::WaitBegin));
-        let is_timed = header.level == Some(Level::Record) || !waits;
+        let (header, is_timed) = (&trace.header, times_calls(trace));
         // Otherwise many threads or processes recorded, most of which sleep in calls of their own.
         let has_loop = header.writers == Writers::One;
         PartCounter {

@@ -20,7 +20,7 @@ use super::stderr::note;
 use super::{number, wrong_usage};
 use proactor_record::Errno;
 use proactor_report::units;
-use proactor_trace::view::{Cut, Doctor, ListOrder, Severity, TraceStats};
+use proactor_trace::view::{Cut, Doctor, ListOrder, Severity, TraceStats, parse_timed};
 use proactor_trace::{Filter, Trace, parse_conn, parse_name};
 
 /// A slot of connections, and the generation of one of them.
@@ -76,7 +76,7 @@ enum TraceView {
 
         /// What took the time: reply (from a receive to its reply), enter, wait, send …
         /// [default: reply]
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = parse_timed)]
         op: Option<String>,
     },
     /// Judge the loop: its numbers, problems and avoidable costs, with evidence and a remedy
