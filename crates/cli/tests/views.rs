@@ -456,11 +456,22 @@ fn doctor_fails_only_if_it_is_asked_to_and_something_is_as_bad_and_not_ignored()
     serve("epoll", file, false);
     let mut bytes = fs::read(file).unwrap();
     assert_eq!(trace(&["doctor"], &[file]).0, 0);
-    // A receive that came to something, as if it had failed.
-    let (slots, _) = bytes[HEADER..].as_chunks_mut::<RECORD>();
-    let recv = |slot: &&mut [u8; RECORD]| slot[28..30] == [13, 2] && slot[16] == 16;
-    slots.iter_mut().find(recv).unwrap()[16..20].copy_from_slice(&(-libc::EIO).to_ne_bytes());
-    fs::write(file, &bytes).unwrap();
+    // Receives that came to something, as if they had failed.
+    let mut fail = |times: usize, errno: i32| {
+        let (slots, _) = bytes[HEADER..].as_chunks_mut::<RECORD>();
+        let recv = |slot: &&mut [u8; RECORD]| slot[28..30] == [13, 2] && slot[16] == 16;
+        let failed = (-errno).to_ne_bytes();
+        slots.iter_mut().filter(recv).take(times).for_each(|slot| {
+            slot[16..20].copy_from_slice(&failed);
+        });
+        fs::write(file, &bytes).unwrap();
+    };
+    fail(60, libc::EAGAIN);
+    for (fail_on, status) in [("wrong", 0), ("costly", 3)] {
+        let (code, said, _) = trace(&["doctor", "--fail-on", fail_on], &[file]);
+        assert!(code == status && said.contains(" ! would-block"), "{fail_on}: {said}");
+    }
+    fail(1, libc::EIO);
     assert_eq!(trace(&["doctor"], &[file]).0, 0);
     for fail_on in ["wrong", "costly"] {
         let (code, said, complaint) = trace(&["doctor", "--fail-on", fail_on], &[file]);

@@ -46,11 +46,13 @@ impl Doctor {
         Doctor::without(stats, &[])
     }
 
-    /// The same, without the findings of these names.
+    /// The same, without those of these names.
     pub fn without(stats: TraceStats, ignored: &[String]) -> Doctor {
-        let mut findings = findings(&stats);
-        findings.retain(|one| !ignored.iter().any(|name| name == one.name));
-        let looked_for = checks(&stats).map(|&(name, about, ..)| (name, about)).collect();
+        let (mut findings, checks) = (findings(&stats), checks(&stats));
+        let is_ignored = |name: &str| ignored.iter().any(|one| one == name);
+        findings.retain(|one| !is_ignored(one.name));
+        let looked_for = checks.map(|&(name, about, ..)| (name, about));
+        let looked_for = looked_for.filter(|(name, _)| !is_ignored(name)).collect();
         let not_visible = not_visible(&stats);
         let ills: Vec<_> = ills(&findings).map(|one| one.name).collect();
         let is_judged = is_judged(&stats);

@@ -85,11 +85,12 @@ enum TraceView {
         #[command(flatten)]
         look: Look,
 
-        /// Exit with status 3 if there is a finding at least this bad
+        /// Exit with status 3 if there is a finding at least this bad (wrong or costly), and with
+        /// 4 if nothing can be said
         #[arg(long, value_name = "SEVERITY", value_parser = severity)]
         fail_on: Option<Severity>,
 
-        /// Leave out the findings of this name. Repeatable
+        /// Do not look for the finding of this name. Repeatable
         #[arg(long, value_name = "NAME", value_parser = finding)]
         ignore: Vec<String>,
     },

@@ -131,7 +131,12 @@ fn what_keeps_a_loop_from_its_work_is_found_and_nothing_else() {
     ];
     for (name, mut tape) in planted {
         assert_eq!(tape.findings(), [name]);
-        assert_eq!(Doctor::new(tape.stats()).fails(Severity::Costly), Some(true), "{name}");
+        let doctor = Doctor::new(tape.stats());
+        let fails = [Severity::Wrong, Severity::Costly].map(|severity| doctor.fails(severity));
+        assert_eq!(fails, [Some(false), Some(true)], "{name} is costly, and not wrong");
+        let without = Doctor::without(tape.stats(), &[name.to_owned()]);
+        assert_eq!(without.findings, []);
+        assert!(without.looked_for.iter().all(|(one, _)| *one != name), "it was not looked for");
     }
 }
 
