@@ -61,7 +61,8 @@ pub struct Pauses {
     pub delayed_ns: Option<u64>,
     /// The long ones of these delays.
     pub delayed: Spells,
-    /// The process was stopped (SIGSTOP, SIGTSTP, a debugger) until it was continued.
+    /// The process was stopped (SIGSTOP, SIGTSTP, a debugger) until it was continued: at most since
+    /// the last that it did before, for it may have slept first.
     pub stopped: Spells,
 }
 
@@ -105,11 +106,13 @@ impl PauseCounter {
         match event.what {
             Content::Lost(_) => return *self = self.after_gap(),
             Content::Continued(_) => {
-                let stopped = silent.max(self.inside);
+                // A record may have come between the stop and this one.
+                let open = self.open.take().map_or(0, |(_, nanos)| nanos);
+                let stopped = silent.max(self.inside).max(open);
                 if u128::from(stopped) >= SHORTEST_STOP.as_nanos() {
                     self.all.stopped.add(now.saturating_sub(stopped), None, now);
                 }
-                (self.open, self.work, self.inside) = (None, Duration::ZERO, 0);
+                (self.work, self.inside) = (Duration::ZERO, 0);
                 self.last = self.last.map(|(_, inside)| (now, inside));
                 return;
             }

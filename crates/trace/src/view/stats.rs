@@ -15,7 +15,7 @@ use super::connection::{ConnectionStats, ConnectionTracker, Exchange, Measure};
 use super::iterations::{IterationCounter, Iterations, LONG, Occurrences};
 use super::lanes::Lanes;
 use super::ops::{OpRow, Ops};
-use super::pauses::{PauseCounter, Pauses};
+use super::pauses::{LONG_DELAY, PauseCounter, Pauses};
 use super::source::{Cut, Source};
 use super::starvation::{Starvation, StarvationCounter};
 use crate::event::{Event, events};
@@ -165,6 +165,7 @@ impl TraceStats {
             bytes_per_call => self.bytes_per_call(),
             waiting_share => self.starvation.share(),
             long_ns => LONG.as_nanos() as u64,
+            long_delay_ns => LONG_DELAY.as_nanos() as u64,
             receive => self.receives(),
             moving => rows(|op| op.receives() || op.sends()).collect::<Vec<_>>(),
             sent => rows(OpKind::sends).map(|row| row.ok).sum::<u64>(),

@@ -1,19 +1,10 @@
 //! What the doctor finds in a healthy server, and in one in which a single thing is wrong.
 
 use super::super::{Cut, Doctor, Severity, TraceStats};
-use super::tape::{Tape, ring, selector, threads};
+use super::tape::{Tape, one_shot, ring, selector, threads};
 use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind};
-use proactor_record::{Call, Record, Trace, WaitMode};
-
-/// A ring without multishot: each receive is submitted anew.
-fn one_shot() -> Tape {
-    let mut tape = Tape::new("uring");
-    for conn in 0..120 {
-        tape.sqe(Kind::Recv, conn % 2, 64).entered(9).cqe(Kind::Recv, conn % 2, 64, 0);
-    }
-    tape
-}
+use proactor_record::{Call, Level, Record, Settings, Trace, WaitMode};
 
 /// A ring to which it is done once.
 fn once(plant: impl Fn(&mut Tape) -> &mut Tape) -> Tape {
@@ -242,6 +233,16 @@ fn a_loop_that_was_frozen_is_never_called_healthy() {
     );
     let doctor = Doctor::new(threads_that_echo());
     assert!(doctor.health.verdict.contains("threads"), "{doctor}");
+}
+
+#[test]
+fn a_stop_between_two_records_of_an_iteration_is_a_stop_and_no_stall() {
+    let mut tape = Tape::with("uring", Settings { level: Level::Record, ..Settings::default() });
+    tape.open(0).entered(20).pass(40_000).cqe(Kind::Recv, 0, 64, Cqe::MORE).pass(1);
+    // It is known when the next iteration begins.
+    tape.note(Record::continued(1)).entered(5).cqe(Kind::Wake, 0, 1, 0);
+    assert_eq!(tape.findings(), ["stopped"]);
+    assert_eq!(tape.stats().pauses.stopped.total_ns / 1_000_000, 39, "all that no work explains");
 }
 
 /// A thread that echoes ten messages.

@@ -177,6 +177,15 @@ pub(super) fn ring() -> Tape {
     tape
 }
 
+/// A ring without multishot: each receive is submitted anew.
+pub(super) fn one_shot() -> Tape {
+    let mut tape = Tape::new("uring");
+    for conn in 0..120 {
+        tape.sqe(Kind::Recv, conn % 2, 64).entered(9).cqe(Kind::Recv, conn % 2, 64, 0);
+    }
+    tape
+}
+
 /// An epoll server that serves two connections, 100 messages each.
 pub(super) fn selector(model: &str) -> Tape {
     let mut tape = Tape::new(model);
