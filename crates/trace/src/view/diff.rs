@@ -108,7 +108,7 @@ impl Diff {
     /// Compares two traces, number by number; `again` is another one of the first kind.
     ///
     /// # Errors
-    /// A sentence, if one of them has no numbers per message.
+    /// A sentence, if one of them has no numbers per message, or `again` is of another model.
     pub fn new(a: DiffSide, b: DiffSide, again: Option<DiffSide>) -> Result<Diff, String> {
         let sides = [("first", Some(&a)), ("second", Some(&b)), ("other", again.as_ref())];
         for (name, side) in sides {
@@ -125,6 +125,15 @@ impl Diff {
                 _ => continue,
             };
             return Err(format!("the {name} trace {why}"));
+        }
+        let models = [Some(&a), again.as_ref()].map(|side| Some(&*side?.whole.source.model));
+        if let [Some(first), Some(other)] = models
+            && first != other
+        {
+            return Err(format!(
+                "the other trace is of the model {other}, and the first of {first}: how much one \
+                 varies by itself shows in another one of it"
+            ));
         }
         let lines = lines(&a, &b, again.as_ref());
         let [a, b] = [a.whole, b.whole];

@@ -58,6 +58,19 @@ fn a_difference_is_marked_only_outside_of_what_varies_by_itself() {
 }
 
 #[test]
+fn another_one_of_the_first_has_columns_of_its_own_and_is_of_the_same_model() {
+    let diff = |again: &mut Tape| {
+        Diff::new(side(&mut ring()), side(&mut selector("epoll")), Some(side(again)))
+    };
+    let text = diff(&mut ring()).unwrap().to_string();
+    let heading = text.lines().find(|line| line.contains("B / A")).unwrap();
+    let words: Vec<_> = heading.split("  ").map(str::trim).filter(|one| !one.is_empty()).collect();
+    assert_eq!(words, ["A: uring", "again", "B: epoll", "B / A"]);
+    let refused = diff(&mut selector("poll")).unwrap_err();
+    assert!(refused.contains("of the model poll, and the first of uring"), "{refused}");
+}
+
+#[test]
 fn what_a_ring_does_in_its_enters_and_a_selector_between_its_waits_is_a_dash() {
     let diff = Diff::new(side(&mut selector("epoll")), side(&mut ring()), None).unwrap();
     for name in ["time not waiting / message", "between them, p50", "enter or wait, p50"] {
