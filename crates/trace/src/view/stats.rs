@@ -217,6 +217,8 @@ struct PartCounter<'a> {
     ops: Ops,
     iterations: IterationCounter,
     buffers: Buffers,
+    /// Whether the kernel is lent buffers, in this part or another.
+    lends: bool,
     pauses: PauseCounter,
     starvation: StarvationCounter,
     answered: Latencies,
@@ -237,6 +239,7 @@ impl<'a> PartCounter<'a> {
             ops: Ops::new(is_timed, !has_loop),
             iterations: IterationCounter::default(),
             buffers: Buffers::default(),
+            lends: false,
             pauses: PauseCounter::new(trace),
             starvation: StarvationCounter::default(),
             answered: Latencies::new(),
@@ -257,6 +260,7 @@ impl<'a> PartCounter<'a> {
                 self.answered.record(Duration::from_nanos(one.took_ns));
             }
         }
+        self.lends |= is_lent(event);
         if !cut.is_in_time(event.at) {
             return;
         }
@@ -304,7 +308,7 @@ impl<'a> PartCounter<'a> {
             starvation: self.starvation.finish(to),
             lanes: self.lanes.map(|lanes| lanes.finish(to)),
             queue: trace.header.get("completions").and_then(|size| size.parse().ok()),
-            buffers: self.buffers.finish(is_whole),
+            buffers: (self.lends && cut.conn.is_none()).then(|| self.buffers.finish(is_whole)),
             answered: self.answered.percentiles(),
             measure,
             anomalies,
@@ -401,12 +405,20 @@ impl Buffers {
         }
     }
 
-    /// Returns `None` if there are none. The extremes are known only of a whole trace.
-    fn finish(self, is_whole: bool) -> Option<Buffers> {
+    /// The extremes are known only of a whole trace.
+    fn finish(self, is_whole: bool) -> Buffers {
         let (fewest, most) =
             if is_whole { (self.fewest.or(self.most), self.most) } else { (None, None) };
-        (self.lent + self.filled > 0).then_some(Buffers { fewest, most, ..self })
+        Buffers { fewest, most, ..self }
     }
+}
+
+/// Whether the kernel is lent buffers, or has filled one.
+fn is_lent(event: &Event) -> bool {
+    matches!(
+        event.what,
+        Content::EnterEnd { provided: 1.., .. } | Content::Completed { buffer: Some(_), .. }
+    )
 }
 
 /// How many system calls there were. On a ring each enter is one, and nothing else is. With a

@@ -1,9 +1,9 @@
 //! What is the same in all views: two of a kind compared, gaps, and JSON.
 
 use super::super::{
-    ConnectionList, ConnectionTimeline, Cut, Diff, DiffSide, Doctor, ListOrder, Summary,
+    ConnectionList, ConnectionTimeline, Cut, Diff, DiffSide, Doctor, ListOrder, Summary, TraceStats,
 };
-use super::tape::{SEND, Tape, ring, selector};
+use super::tape::{SEND, Tape, one_shot, ring, selector};
 use proactor::ring::{Cqe, Kind};
 use proactor_record::{OpKind, Settings, Trace};
 
@@ -68,6 +68,17 @@ fn another_one_of_the_first_has_columns_of_its_own_and_is_of_the_same_model() {
     assert_eq!(words, ["A: uring", "again", "B: epoll", "B / A"]);
     let refused = diff(&mut selector("poll")).unwrap_err();
     assert!(refused.contains("of the model poll, and the first of uring"), "{refused}");
+}
+
+#[test]
+fn a_part_in_which_no_buffer_is_lent_is_of_a_ring_that_lends_buffers() {
+    let mut tape = ring();
+    let since = Some(std::time::Duration::from_nanos(tape.now));
+    tape.entered(5).cqe(Kind::Wake, 0, 1, 0);
+    let part = TraceStats::of(&tape.trace(), &Cut { since, ..Cut::default() });
+    assert_eq!(part.buffers.map(|buffers| (buffers.lent, buffers.filled)), Some((0, 0)));
+    let own = one_shot().stats();
+    assert_eq!(own.buffers, None, "each receive has its own");
 }
 
 #[test]
