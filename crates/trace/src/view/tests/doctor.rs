@@ -1,10 +1,12 @@
 //! What the doctor finds in a healthy server, and in one in which a single thing is wrong.
 
 use super::super::{Cut, Doctor, Severity, TraceStats};
-use super::tape::{Tape, one_shot, ring, selector, threads};
+use super::tape::{Tape, key, one_shot, ring, selector, threads};
 use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind};
-use proactor_record::{Call, Level, Record, Settings, Trace, WaitMode};
+use proactor_record::{
+    About, Call, Clock, Level, Record, Settings, Trace, WaitMode, Writer, Writers, sys,
+};
 
 /// A ring to which it is done once.
 fn once(plant: impl Fn(&mut Tape) -> &mut Tape) -> Tape {
@@ -268,6 +270,10 @@ fn what_preemption_and_work_explain_is_no_stall_in_a_loop_and_in_tasks() {
         tape.entered(5);
         (0..40).for_each(|_| _ = tape.cqe(Kind::Recv, 0, 1 << 20, Cqe::MORE | Cqe::BUFFER));
         tape.pass(30_000);
+        // 15 ms, with little of each of 400.
+        tape.entered(5);
+        (0..400).for_each(|_| _ = tape.cqe(Kind::Recv, 0, 64, Cqe::MORE | Cqe::BUFFER));
+        tape.pass(15_000);
     };
     let mut tape = ring();
     for _ in 0..5 {
@@ -278,24 +284,57 @@ fn what_preemption_and_work_explain_is_no_stall_in_a_loop_and_in_tasks() {
     assert_eq!(pauses.unexplained.unwrap().times.count, 0);
     assert_eq!(pauses.delayed_ns, Some(5 * 29_000_000));
     assert_eq!(pauses.delayed.times.count, 5);
+    for (had_cpu, stalls) in [(false, 0), (true, 5)] {
+        let pauses = tasks_away(had_cpu).pauses;
+        assert_eq!(pauses.unexplained.unwrap().times.count, stalls, "with a CPU: {had_cpu}");
+    }
+}
+
+/// Tasks of one thread that are away for 30 ms, five times: at work, or without a CPU.
+fn tasks_away(had_cpu: bool) -> TraceStats {
+    let settings = Settings { bytes: 0, clock: Some(Clock::Nanos), ..Settings::default() };
+    let more = vec![("delays".to_owned(), "2000".to_owned())];
+    let about = About { model: "coroutine".to_owned(), more, ..About::default() };
+    let writer = Writer::new(None, &settings, &about, Writers::Threads).expect("memory");
+    let mut now = sys::monotonic();
+    let mut write = |passes: u64, record| {
+        now += passes * 1000;
+        writer.write(|| now, record);
+    };
+    for _ in 0..5 {
+        write(10, Record::wait_begin(WaitMode::Endless, 0));
+        write(50_000, Record::wait_end(None));
+        write(0, Record::call_begin(Call::Recv, false, key(0), 3, 64));
+        write(2, Record::call_end(Call::Recv, false, key(0), 3, 64));
+        write(30_000, Record::call_begin(Call::Send, false, key(0), 3, 64));
+        if !had_cpu {
+            write(0, Record::delayed(29_000_000, 30_000));
+        }
+        write(2, Record::call_end(Call::Send, false, key(0), 3, 64));
+    }
+    TraceStats::of(&Trace::from_bytes(&writer.bytes()).expect("a trace"), &Cut::default())
 }
 
 #[test]
 fn a_few_short_waits_for_buffers_are_no_finding_and_long_ones_are() {
-    let waiting = |wait: u64, times: u32| {
+    let waiting = |wait: u64, times: u32, rest: u64| {
         let mut tape = ring();
         for _ in 0..times {
             tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048);
             tape.entered(wait).cqe(Kind::Recv, 0, 64, Cqe::MORE);
         }
         (0..2000).for_each(|_| _ = tape.echo(1, 20));
+        tape.entered(rest).cqe(Kind::Wake, 0, 1, 0);
         let doctor = Doctor::new(tape.stats());
         doctor.findings.iter().map(|one| (one.name, one.severity)).collect::<Vec<_>>()
     };
     // Two connections are open for some 90 ms each: the pool lends more when it finds none.
-    assert_eq!(waiting(20, 40), []);
-    assert_eq!(waiting(100, 40), [("no-buffers", Severity::Costly)]);
-    assert_eq!(waiting(3000, 40), [("no-buffers", Severity::Wrong)]);
+    assert_eq!(waiting(20, 40, 0), []);
+    assert_eq!(waiting(100, 40, 0), [("no-buffers", Severity::Costly)]);
+    assert_eq!(waiting(3000, 40, 0), [("no-buffers", Severity::Wrong)]);
+    // For one connection a second is long, though both are open for four minutes.
+    assert_eq!(waiting(900_000, 1, 120_000_000), []);
+    assert_eq!(waiting(1_100_000, 1, 120_000_000), [("no-buffers", Severity::Costly)]);
 }
 
 #[test]
