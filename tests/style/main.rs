@@ -31,8 +31,8 @@ const LONG_LINES_LEFT: usize = 0;
 /// a recording and the map of durations;
 /// 640 for `trace attach`: threads and processes by their events, what a loss makes uncertain,
 /// enters; 1,110 for the metrics of a server and the interleaved models of `explain`;
-/// 700 for delays and stops in recordings, what the doctor cannot see, and slices in `trace diff`.
-const CODE_LINES_MAX: usize = 36_700;
+/// 740 for delays and stops in recordings, what the doctor cannot see, and slices in `trace diff`.
+const CODE_LINES_MAX: usize = 36_740;
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[

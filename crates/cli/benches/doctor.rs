@@ -6,17 +6,17 @@
 //! ```
 //!
 //! Servers of all models are recorded for half a second each: healthy ones under several loads, and
-//! those with one fault that is injected. The runs are two halves, with other loads and other sizes
-//! of faults. The thresholds of the checks should be fixed on the first (`--first`), and scores
-//! given of the second. A finding that is wrong or costly in a healthy run is a false
-//! alarm; in a run with a fault, every one that the fault does not bring with it. A run in which
-//! other programs use the CPUs is repeated, unless they are usual there (`--busy`): a server that
-//! has no CPU is a finding.
+//! those with one fault that is injected. The runs are two halves: no load, and no size of a fault
+//! that has one, is in both. The thresholds of the checks are fixed on the first (`--first`), and
+//! scores are given of the second. A load by which a check was mended belongs to the first from
+//! then on. A finding that is wrong or costly in a healthy run is a false alarm; in a run with a
+//! fault, every one that the fault does not bring with it. A run in which other programs use the
+//! CPUs is repeated, unless they are usual there (`--busy`): a server that has no CPU is a finding.
 //!
 //! This program is also the server, with a protocol that computes for long. What a server that is
 //! in order does not do is written into its recording. The status is 3 if there is a false alarm,
-//! or a fault is missed that should be visible. Quotas need root and a cgroup with the controller
-//! `cpu`.
+//! or a fault is missed that should be visible, and 4 if a run was left out because others
+//! disturbed it. Quotas need root and a cgroup with the controller `cpu`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -39,27 +39,14 @@ use proactor::ring::kernel::Kernel;
 use proactor::ring::{Config, Uring};
 use proactor::traced::Traced;
 use proactor::{Input, Needs, Outbox, Protocol};
+use proactor_compare::disturbance::HostState;
 use proactor_trace::format::{HEADER, MAY_SLEEP, RECORD};
 use proactor_trace::view::{Cut, Doctor, Severity, TraceStats};
 use proactor_trace::{About, Call, Kind, RecordKind, Recorder, Settings, Trace};
 
 /// Set for a server or a client, which this program is too: what it is.
 const ROLE: &str = "PROACTOR_DOCTOR_BENCH";
-const MODELS: [&str; 12] = [
-    "blocking",
-    "process",
-    "nonblocking",
-    "select",
-    "poll",
-    "thread",
-    "sigio",
-    "epoll",
-    "epoll-et",
-    "epoll-oneshot",
-    "coroutine",
-    "uring",
-];
-/// Those of which one thread does everything.
+/// The models of which one thread does everything.
 const LOOPS: [&str; 9] = [
     "nonblocking",
     "select",
@@ -71,9 +58,11 @@ const LOOPS: [&str; 9] = [
     "coroutine",
     "uring",
 ];
+/// The models with many threads or processes.
 const THREADS: [&str; 3] = ["thread", "process", "blocking"];
-/// A run is disturbed if others use this part of a CPU; it is repeated so often.
-const DISTURBS: u32 = 8;
+/// It serves one connection at a time.
+const ONE_AT_A_TIME: &str = "blocking";
+/// How often a run is made, until none disturbs it.
 const REPEATS: usize = 6;
 /// How long a server is under load.
 const TIME: &str = "500ms";
@@ -130,11 +119,16 @@ fn score() -> ExitCode {
     let [is_first, is_busy] =
         ["--first", "--busy"].map(|name| std::env::args().any(|arg| arg == name));
     let cases: Vec<Case> = healthy(is_first).into_iter().chain(faulty(is_first)).collect();
-    let (mut rows, begin) = (Vec::<Row>::new(), Instant::now());
+    let (mut rows, mut disturbed, begin) = (Vec::<Row>::new(), 0, Instant::now());
     for case in &cases {
-        let Some(found) = undisturbed(case, is_busy) else {
-            println!("skipped: {} ({}): not here, or disturbed", case.fault, case.model);
-            continue;
+        let found = match undisturbed(case, is_busy) {
+            Ok(found) => found,
+            Err(why) => {
+                disturbed += u32::from(why.is_some());
+                let why = why.unwrap_or("it cannot be injected here".to_owned());
+                println!("left out: {}: {why}", case.name());
+                continue;
+            }
         };
         let row = match rows.iter_mut().find(|row| row.fault == case.fault) {
             Some(row) => row,
@@ -148,11 +142,15 @@ fn score() -> ExitCode {
     let (runs, seconds) = (rows.iter().map(|row| row.runs).sum::<u32>(), begin.elapsed().as_secs());
     let uname = proactor_record::sys::uname();
     let kernel = uname.split(' ').nth(1).unwrap_or_default();
-    println!("\n{runs} runs in {seconds} s, Linux {kernel}\n");
+    println!("\n{runs} runs in {seconds} s, {disturbed} left out as disturbed, Linux {kernel}\n");
     println!("| fault | finding | runs | found | false alarms |");
     println!("|---|---|---:|---:|---:|");
     rows.iter().for_each(Row::print);
-    ExitCode::from(if rows.iter().all(Row::holds) { 0 } else { 3 })
+    ExitCode::from(match rows.iter().all(Row::holds) {
+        false => 3,
+        true if disturbed > 0 => 4,
+        true => 0,
+    })
 }
 
 /// The runs of one fault, or the healthy ones.
@@ -184,9 +182,7 @@ impl Row {
         self.false_alarms += false_alarms.len() as u32;
         if is_missed || !false_alarms.is_empty() {
             let missed = if is_missed { "missed " } else { "" };
-            let fault = if case.fault.is_empty() { "healthy" } else { case.fault };
-            let (model, options) = (case.model, [&case.serve[..], &case.load].concat().join(" "));
-            println!("{missed}{fault}: {model} {options}: {}", false_alarms.join(", "));
+            println!("{missed}{}: {}", case.name(), false_alarms.join(", "));
         }
     }
 
@@ -205,6 +201,14 @@ impl Row {
     }
 }
 
+impl Case {
+    fn name(&self) -> String {
+        let fault = if self.fault.is_empty() { "healthy" } else { self.fault };
+        let options = [&self.serve[..], &self.load].concat().join(" ");
+        format!("{fault}: {} {options}", self.model)
+    }
+}
+
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
@@ -217,8 +221,8 @@ fn case(model: &'static str, serve: &str, load: &str) -> Case {
 
 /// Every model under loads that it should bear.
 fn healthy(is_first: bool) -> Vec<Case> {
-    let loads = match is_first {
-        true => [
+    let loads: &[&str] = match is_first {
+        true => &[
             "-c 1 -l 64",
             "-c 16 -l 64",
             "-c 64 -l 64",
@@ -227,32 +231,31 @@ fn healthy(is_first: bool) -> Vec<Case> {
             "-c 4 -l 131072",
             "-c 8 -w churn",
             "-c 32 -l 64 --rate 5000",
-        ],
-        false => [
-            "-c 2 -l 256",
-            "-c 32 -l 64",
-            "-c 100 -l 64",
-            "-c 8 -l 32768",
-            "-c 32 -l 512 --depth 16",
-            "-c 16 -l 131072",
-            "-c 16 -w churn",
             "-c 16 -l 2048 --rate 2000 --arrivals bursts",
         ],
+        false => &[
+            "-c 2 -l 256",
+            "-c 40 -l 128",
+            "-c 100 -l 32",
+            "-c 8 -l 32768",
+            "-c 24 -l 700 --depth 12",
+            "-c 12 -l 200000",
+            "-c 20 -w churn",
+            "-c 20 -l 3000 --rate 1500 --arrivals bursts",
+        ],
     };
-    let mut all = Vec::new();
-    for model in MODELS {
-        // It serves one connection at a time.
-        let few = if model == "blocking" { 1 } else { loads.len() };
-        let one = ["-c 1 -l 64", "-c 1 -l 4096"][usize::from(!is_first)];
-        let loads = if model == "blocking" { [one; 8] } else { loads };
-        all.extend(loads.into_iter().take(few).map(|load| case(model, "", load)));
-    }
+    let models = LOOPS.into_iter().chain(THREADS).filter(|&model| model != ONE_AT_A_TIME);
+    let mut all: Vec<Case> =
+        models.flat_map(|model| loads.iter().map(move |load| case(model, "", load))).collect();
+    all.push(case(ONE_AT_A_TIME, "", ["-c 1 -l 64", "-c 1 -l 4096"][usize::from(!is_first)]));
     all
 }
 
 fn faulty(is_first: bool) -> Vec<Case> {
     let variant = usize::from(!is_first);
     let load = ["-c 32 -l 64", "-c 16 -l 512"][variant];
+    let one = ["-c 1 -l 64", "-c 1 -l 512"][variant];
+    let slow = ["--protocol slow", "--protocol slower"][variant];
     let mut all = Vec::new();
     let mut add = |fault, finding, also, injected, case: Case| {
         all.push(Case { fault, finding, also, injected, ..case });
@@ -269,13 +272,12 @@ fn faulty(is_first: bool) -> Vec<Case> {
         add("a tiny completion queue", Some("cq-overflow"), also, Queue(queue[variant]), case);
     }
     for model in LOOPS {
-        let slow = ["--protocol slow", "--protocol slower"][variant];
         let case = case(model, slow, load);
         add("a protocol that computes for 8 or 20 ms", Some("stalls"), &[], Nothing, case);
     }
-    for model in MODELS {
+    for model in LOOPS.into_iter().chain(THREADS) {
         let stops = Stops([4, 3][variant], Duration::from_millis([50, 30][variant]));
-        let load = if model == "blocking" { "-c 1 -l 64" } else { load };
+        let load = if model == ONE_AT_A_TIME { one } else { load };
         let is_seen = model != "process";
         let name = if is_seen { "SIGSTOP for 30 or 50 ms" } else { "SIGSTOP of a parent" };
         add(name, is_seen.then_some("stopped"), &["no-cpu"], stops, case(model, "", load));
@@ -285,19 +287,31 @@ fn faulty(is_first: bool) -> Vec<Case> {
         add("a CPU quota", Some("no-cpu"), &[], quota, case(model, "", load));
     }
     for model in THREADS {
-        let load = if model == "blocking" { "-c 1 -l 64" } else { load };
+        let load = if model == ONE_AT_A_TIME { one } else { load };
         let (quota, also) = (Quota([20, 35][variant]), &["stalls"][..]);
         add("a CPU quota, threads or processes", None, also, quota, case(model, "", load));
-        let slow = case(model, "--protocol slow", load);
-        add("a protocol that computes, threads or processes", None, &[], Nothing, slow);
+        let case = case(model, slow, load);
+        add("a protocol that computes, threads or processes", None, &[], Nothing, case);
     }
     for model in ["epoll", "poll", "coroutine", "thread"] {
         let spare = Descriptors([4, 9][variant]);
         let case = case(model, "", load);
         add("no descriptor for a connection", Some("accepts-refused"), &["errors"], spare, case);
     }
+    all.extend(faulty_in_part(variant));
+    all
+}
+
+/// Those with a fault of some connections or operations only.
+fn faulty_in_part(variant: usize) -> Vec<Case> {
+    let load = ["-c 32 -l 64", "-c 16 -l 512"][variant];
+    let mut all = Vec::new();
+    let mut add = |fault, finding, also, injected, case: Case| {
+        all.push(Case { fault, finding, also, injected, ..case });
+    };
+    use Injected::*;
     for model in ["uring", "epoll", "thread"] {
-        let heavy = case(model, "", "-c 9 -l 64 --rate 900");
+        let heavy = case(model, "", ["-c 9 -l 64 --rate 900", "-c 12 -l 100 --rate 600"][variant]);
         add("one connection has the bytes (a note)", Some("one-heavy"), &[], Heavy, heavy);
     }
     for kernel in ["--kernel 5.11", "--without RECV_MULTISHOT"] {
@@ -305,7 +319,8 @@ fn faulty(is_first: bool) -> Vec<Case> {
         add("one-shot receives (a note)", Some("one-shot"), &[], Nothing, case);
     }
     for model in ["uring", "epoll", "coroutine"] {
-        let unread = case(model, "", "-c 4 -l 64 -t 1700ms");
+        let load = ["-c 4 -l 64 -t 1700ms", "-c 6 -l 100 -t 1900ms"][variant];
+        let unread = case(model, "", load);
         add("clients that end and do not read", Some("never-closed"), &[], Unread, unread);
     }
     for model in ["uring", "epoll", "thread"] {
@@ -314,50 +329,29 @@ fn faulty(is_first: bool) -> Vec<Case> {
     }
     let leak = case("uring", "", load);
     add("a leaked operation (recorded so)", Some("out-of-order"), &[], Leak, leak);
-    let asleep = case("uring", "--sqpoll=1ms", "-c 4 -l 64 --rate 300");
+    let rare = ["-c 4 -l 64 --rate 300", "-c 3 -l 200 --rate 200"][variant];
+    let asleep = case("uring", "--sqpoll=1ms", rare);
     add("a polling kernel thread that sleeps", None, &[], Nothing, asleep);
     all
 }
 
-/// Makes a run in which no other program of the machine used much CPU time, within some tries.
-fn undisturbed(case: &Case, is_busy: bool) -> Option<Vec<(&'static str, bool)>> {
+/// Makes a run that nothing disturbs, within some tries. The error is what disturbed the last one;
+/// `None` if the fault cannot be injected.
+fn undisturbed(case: &Case, is_busy: bool) -> Result<Vec<(&'static str, bool)>, Option<String>> {
+    // The clients share the CPUs with the server: their time on them is no cause.
+    const ON: Duration = Duration::from_secs(1);
+    let cpus = os::usable_cpus();
+    let mut why = None;
     for _ in 0..REPEATS {
         let folder = tempfile::tempdir().expect("a folder");
-        let (begin, others) = (Instant::now(), others_cpu_time());
-        let found = run(case, folder.path())?;
-        let used = others_cpu_time().saturating_sub(others);
-        if is_busy || used < begin.elapsed() / DISTURBS {
-            return Some(found);
+        let before = HostState::read(&cpus);
+        let found = run(case, folder.path()).ok_or(None)?;
+        why = HostState::read(&cpus).since(&before).cause(ON, ON).filter(|_| !is_busy);
+        if why.is_none() {
+            return Ok(found);
         }
     }
-    None
-}
-
-/// The CPU time of all processes but this one and its children that have been waited for, and the
-/// time that the host took.
-fn others_cpu_time() -> Duration {
-    let stat = fs::read_to_string("/proc/stat").expect("it is always there");
-    let line = stat.lines().next().unwrap_or_default();
-    let mut ticks = line.split_whitespace().skip(1).flat_map(str::parse::<u64>);
-    let mut next = || ticks.next().unwrap_or(0);
-    let [user, nice, system, _idle, _io, interrupts, soft, steal] = std::array::from_fn(|_| next());
-    // A tick is 10 ms.
-    let all = Duration::from_millis(10 * (user + nice + system + interrupts + soft + steal));
-    let ours = [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].map(cpu_time);
-    all.saturating_sub(ours[0] + ours[1])
-}
-
-fn cpu_time(of: libc::c_int) -> Duration {
-    // SAFETY: all-zero is a valid rusage, which is written to during the call.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(of, &raw mut usage);
-        usage
-    };
-    let time = |of: libc::timeval| {
-        Duration::from_secs(of.tv_sec as u64) + Duration::from_micros(of.tv_usec as u64)
-    };
-    time(usage.ru_utime) + time(usage.ru_stime)
+    Err(why)
 }
 
 /// Makes the recording of a run. Returns its findings, and which are wrong or costly; `None` if the
@@ -387,6 +381,7 @@ fn run(case: &Case, folder: &Path) -> Option<Vec<(&'static str, bool)>> {
     let unread = match case.injected {
         Injected::Unread => (0..3).map(|_| unread(address)).collect(),
         Injected::Stops(times, span) => {
+            // How long it serves and how long it is stopped is the fault: nothing waits for it.
             for _ in 0..times {
                 thread::sleep(Duration::from_millis(60));
                 signal(pid, libc::SIGSTOP);

@@ -24,7 +24,7 @@ const CLIENT_OFF_MAX: f64 = 0.05;
 
 /// The state of the machine at one moment.
 #[derive(Debug, Clone)]
-pub(crate) struct HostState {
+pub struct HostState {
     at: Nanos,
     cpus: Vec<usize>,
     steal: Option<Steal>,
@@ -36,7 +36,7 @@ pub(crate) struct HostState {
 
 /// What happened between two states.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Disturbance {
+pub struct Disturbance {
     /// The share of the CPUs' time that the host took.
     pub(crate) steal: Option<f64>,
     /// How often a quota stopped this process or its servers.
@@ -48,7 +48,7 @@ pub(crate) struct Disturbance {
 impl HostState {
     /// Reads the state of the CPUs of the servers and the client. This reads a file for each
     /// process of the machine, so it must not be called during a slice.
-    pub(crate) fn read(cpus: &[usize]) -> HostState {
+    pub fn read(cpus: &[usize]) -> HostState {
         let stat = fs::read_to_string("/proc/stat").ok();
         let throttled = cgroup::values("cpu", "cpu.stat", "cpu.stat").into_iter();
         HostState {
@@ -63,7 +63,7 @@ impl HostState {
     }
 
     /// Returns what happened since an earlier state.
-    pub(crate) fn since(&self, earlier: &HostState) -> Disturbance {
+    pub fn since(&self, earlier: &HostState) -> Disturbance {
         let wall = self.at.since(earlier.at).as_secs_f64().max(1e-9) * self.cpus.len() as f64;
         let here = self.others.iter().filter(|(_, now)| self.cpus.contains(&now.cpu));
         let used = here.map(|(pid, now)| {
@@ -84,7 +84,7 @@ impl HostState {
 impl Disturbance {
     /// Returns why a block does not count, if it does not. The client was on its CPU for `on` of
     /// the `wall` time of the slices.
-    pub(crate) fn cause(&self, on: Duration, wall: Duration) -> Option<String> {
+    pub fn cause(&self, on: Duration, wall: Duration) -> Option<String> {
         let off = 1.0 - on.as_secs_f64() / wall.as_secs_f64().max(1e-9);
         let values = context! {
             steal => self.steal.filter(|&share| share > TAKEN_MAX),

@@ -19,7 +19,7 @@
 pub mod block;
 mod capacity;
 mod connected_server;
-mod disturbance;
+pub mod disturbance;
 pub mod environment;
 pub mod gate;
 pub mod idle;
