@@ -53,7 +53,7 @@ mod signal;
 mod socket;
 
 pub use accept::AcceptFailure;
-pub use child::{Order, await_end, die_with_parent, order, start_on_cpu};
+pub use child::{HeldChild, Order, await_end, die_with_parent, order, send_signal, start_on_cpu};
 pub use clock::Clock;
 pub use io_signals::IoSignals;
 pub use proactor_record::sys::memory_file;
@@ -63,7 +63,7 @@ pub use readiness::{
 };
 pub use signal::{
     EventFd, ShutdownSignal, allow_interrupts, count_usr2, ignore_stray_signals, interrupt,
-    record_stops, refuse_signal, signal_thread,
+    record_stops, refuse_signal, signal_thread, signal_to_forward,
 };
 pub(crate) use socket::{PeerName, canonical, empty_msghdr};
 pub use socket::{

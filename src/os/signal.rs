@@ -93,15 +93,15 @@ impl ShutdownSignal {
         ASKED.store(NOT_ASKED, Ordering::Release);
         for signal in [libc::SIGINT, libc::SIGQUIT] {
             if disposition(signal)? != libc::SIG_IGN {
-                handle(signal, on_signal)?;
+                handle_with_sender(signal)?;
             }
         }
         for signal in [libc::SIGHUP, libc::SIGXCPU] {
             if disposition(signal)? == libc::SIG_DFL {
-                handle(signal, on_signal)?;
+                handle_with_sender(signal)?;
             }
         }
-        handle(libc::SIGTERM, on_signal)
+        handle_with_sender(libc::SIGTERM)
     }
 
     /// Asks to stop: the first time to drain, the second to end at once.
@@ -231,10 +231,22 @@ const HUNG_UP: u8 = 1;
 /// SIGTERM, SIGINT or SIGQUIT.
 const ENDED: u8 = 2;
 
+/// The last signal that asked to stop, and that another process sent; zero if the terminal did.
+static LAST: AtomicI32 = AtomicI32::new(0);
+
+/// The last signal that asked to stop, if children have not received it as well: a terminal sends
+/// its signals to all processes in the foreground.
+pub fn signal_to_forward() -> Option<libc::c_int> {
+    Some(LAST.load(Ordering::Acquire)).filter(|signal| *signal != 0)
+}
+
 /// A terminal that closes, its shell and a service manager each send a SIGHUP of their own, before
 /// or behind SIGTERM, and the kernel repeats SIGXCPU: only two of the other signals are a second
 /// request.
-extern "C" fn on_signal(signal: libc::c_int) {
+extern "C" fn on_signal(signal: libc::c_int, info: *const libc::siginfo_t, _: *const libc::c_void) {
+    // SAFETY: the kernel gives a handler with SA_SIGINFO the information on its signal.
+    let is_of_terminal = unsafe { (*info).si_code } == libc::SI_KERNEL;
+    LAST.store(if is_of_terminal { 0 } else { signal }, Ordering::Release);
     let asks = if [libc::SIGHUP, libc::SIGXCPU].contains(&signal) { HUNG_UP } else { ENDED };
     match (ASKED.fetch_max(asks, Ordering::AcqRel), asks) {
         (NOT_ASKED, _) | (ENDED, ENDED) => add(SIGNALLED.load(Ordering::Acquire), STOP),
@@ -254,6 +266,12 @@ pub(super) fn add(fd: RawFd, number: u64) {
 /// survives exec (kernel-notes §71).
 fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
     dispose(signal, handler as libc::sighandler_t, 0)?;
+    change_mask(libc::SIG_UNBLOCK, &set_of(&[signal])?).map(drop)
+}
+
+/// As [`handle`], by [`on_signal`].
+fn handle_with_sender(signal: libc::c_int) -> io::Result<()> {
+    dispose(signal, on_signal as *const () as libc::sighandler_t, libc::SA_SIGINFO)?;
     change_mask(libc::SIG_UNBLOCK, &set_of(&[signal])?).map(drop)
 }
 

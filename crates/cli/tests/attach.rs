@@ -18,6 +18,7 @@ use proactor_trace::{Clock, Trace};
 use serde_json::Value;
 
 use support::server::{PROACTOR, reset_signals};
+use support::terminal::Terminal;
 use support::{Address, Client, Launch, Process, can_trace_rings, eventually, skip};
 
 /// A running `proactor trace attach --json`, which watches already.
@@ -175,6 +176,11 @@ fn shell(script: &str) -> Child {
 /// Lets the shell continue; returns a client of the server that it starts, and the further output.
 fn connect(shell: &mut Child) -> (Client, Lines<BufReader<ChildStdout>>) {
     shell.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("it reads");
+    first_client(shell)
+}
+
+/// Returns a client of the server that this program starts, and the further output.
+fn first_client(shell: &mut Child) -> (Client, Lines<BufReader<ChildStdout>>) {
     let mut output = BufReader::new(shell.stdout.take().expect("a pipe")).lines();
     let address = output.find_map(|line| {
         let line = line.expect("text");
@@ -338,4 +344,81 @@ fn an_instance_of_a_killed_watcher_is_removed_by_the_next() {
     assert!(!instances(pid).is_empty(), "nothing could remove it");
     drop(Instance::new(&[Tracepoint::SubmitReq, Tracepoint::Complete], Clock::Nanos, 1 << 20));
     assert!(instances(pid).is_empty());
+}
+
+/// `trace attach` with these arguments, and a command.
+fn attach_command(args: &[&str], command: &[&str]) -> Command {
+    let mut attach = Command::new(PROACTOR);
+    attach.args(["trace", "attach"]).args(args).arg("--").args(command);
+    attach.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    reset_signals(&mut attach);
+    attach
+}
+
+#[test]
+fn a_command_is_watched_from_its_first_operation() {
+    if !can_trace_rings() {
+        return;
+    }
+    let serve = [PROACTOR, "serve", "--model", "uring", "--listen", "127.0.0.1:0"];
+    let mut attach = attach_command(&["--json"], &serve).spawn().expect("it runs");
+    let (client, _output) = first_client(&mut attach);
+    client.ping();
+    drop(client);
+    // The command receives it, and drains.
+    Process(attach.id()).signal(libc::SIGTERM);
+    let output = attach.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let summary: Value = serde_json::from_str(text.lines().last().expect("text")).expect("JSON");
+    let ring = &summary["rings"][0];
+    assert!(ring["entries"].is_array(), "its creation: {summary}");
+    let count = |op, name| count(&summary, op, name);
+    assert!(count("accept", "submitted") > 0 && count("recv", "completed") > 0, "{summary}");
+    assert!(ring["ops"].as_array().expect("rows").iter().all(|op| op["op"].is_string()));
+}
+
+#[test]
+fn the_exit_status_of_a_command_and_its_output_are_its_own() {
+    if !can_trace_rings() {
+        return;
+    }
+    for (script, status) in [("echo out; exit 7", 7), ("echo out; kill -TERM $$", 128 + 15)] {
+        let output = attach_command(&[], &["sh", "-c", script]).output().expect("it runs");
+        assert_eq!((output.status.code(), &*output.stdout), (Some(status), &b"out\n"[..]));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("(sh): no operation until it ended"), "{said}");
+    }
+    let output = attach_command(&[], &["/nonexistent"]).output().expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.starts_with("error: cannot run /nonexistent: No such file"), "{error}");
+}
+
+#[test]
+fn a_command_receives_each_signal_once() {
+    if !can_trace_rings() {
+        return;
+    }
+    let script = "trap 'echo caught' INT; echo ready; until read line; do :; done; exit 5";
+    // A signal of another process is forwarded.
+    let mut attach = attach_command(&[], &["sh", "-c", script]);
+    let mut attach = attach.stdin(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(attach.stdout.take().expect("a pipe")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    assert_eq!(next(), "ready");
+    Process(attach.id()).signal(libc::SIGINT);
+    assert_eq!(next(), "caught");
+    attach.stdin.take().expect("a pipe").write_all(b"\n").expect("it reads");
+    assert_eq!(attach.wait().expect("it ends").code(), Some(5));
+    // A terminal sends Ctrl-C to both.
+    let args = ["--ctty", PROACTOR, "trace", "attach", "--", "sh", "-c", script];
+    let mut terminal = Terminal::start("setsid", &args);
+    terminal.see("ready");
+    terminal.press("\x03");
+    terminal.see("caught");
+    terminal.press("x\r");
+    let rest = terminal.see("x");
+    assert!(!rest.contains("caught"), "{rest}");
+    assert_eq!(terminal.wait(), Some(5));
 }

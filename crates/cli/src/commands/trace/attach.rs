@@ -1,29 +1,38 @@
 //! `proactor trace attach`: the io_uring activity of any process.
 
+mod command;
+
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 use crate::commands::stderr::note;
-use crate::commands::stream::await_ready;
-use crate::commands::{number, output, stop_signal};
-use proactor::os::ShutdownSignal;
+use crate::commands::{ExitStatus, number, stop_signal};
+use command::WatchedCommand;
 use proactor_report::units;
 use proactor_trace::WatchedRings;
 use proactor_trace::kernel::{RingWatch, Tracepoint};
 
 /// Period at which the kernel events are read.
-const INTERVAL: Duration = Duration::from_millis(50);
+const PERIOD: Duration = Duration::from_millis(50);
 /// Bytes for the events of one period, for all CPUs together.
 const BUFFER: usize = 64 << 20;
 
-/// Watch the io_uring activity of any process through kernel tracepoints, then print its
-/// operations, results, latencies and anomalies. Needs root
+/// Watch the io_uring activity of any process, or of a command from its first operation, through
+/// kernel tracepoints; then print its operations, errors, latencies and anomalies. Needs root
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "proactor trace attach [OPTIONS] <PID>\n       \
+                            proactor trace attach [OPTIONS] -- <COMMAND>...")]
 pub(super) struct AttachArgs {
     /// Process id, or the id of one of its threads
-    #[arg(value_parser = number::<u32>(1, 1 << 22))]
-    pid: u32,
+    #[arg(value_parser = number::<u32>(1, 1 << 22), required_unless_present = "command")]
+    pid: Option<u32>,
+
+    /// Command to start. It has standard output for itself: the results go to standard error. Its
+    /// exit status is that of this program
+    #[arg(last = true, conflicts_with = "pid")]
+    command: Vec<OsString>,
 
     /// Watch the child processes that it starts as well
     #[arg(short, long)]
@@ -44,32 +53,48 @@ pub(super) struct AttachArgs {
 
 impl AttachArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let mut rings = WatchedRings::new(self.pid)?;
-        let stop = stop_signal()?;
+        let mut command = WatchedCommand::new(stop_signal()?);
+        let held = command.hold(&self.command)?;
+        let id = held.as_ref().map(|held| held.pid()).or(self.pid).expect("clap requires one");
+        let mut rings = WatchedRings::new(id)?;
         let mut watch = RingWatch::new(&Tracepoint::OF_RINGS, BUFFER)?;
         // After the watch: a thread that comes later has an event.
         rings.begin(self.follow)?;
         rings.missing = watch.missing();
         rings.missing.iter().for_each(|missing| note!("note: {missing}"));
-        if rings.open_rings() == 0 {
-            note!("{} has no io_uring open yet: waiting for one …", rings.label());
-        }
-        if self.span.is_none() {
-            note!("watching {} until SIGINT (Ctrl-C) …", rings.label());
+        match held {
+            Some(held) => command.start(held)?,
+            None => self.announce(&rings),
         }
         let begin = Instant::now();
-        let watched = self.watch(&mut rings, &mut watch, &stop);
+        let watched = self.watch(&mut rings, &mut watch, &mut command);
         rings.watched = begin.elapsed();
         // The summary is printed even if the output of the live lines failed.
         drop(watch);
         watched?;
         let failure = rings.nothing_to_watch();
         if self.json {
-            output::print(&format!("{}\n", rings.json()))?;
+            command.print(&format!("{}\n", rings.json()))?;
         } else if failure.is_none() {
-            output::print(&rings.summary())?;
+            command.print(&rings.summary())?;
         }
-        failure.map_or(Ok(()), |why| bail!(why))
+        match (command.status()?, failure) {
+            (Some(status), failure) => {
+                failure.iter().for_each(|why| note!("note: {why}"));
+                if status == 0 { Ok(()) } else { Err(anyhow::Error::msg(ExitStatus(status))) }
+            }
+            (None, Some(why)) => bail!(why),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn announce(&self, rings: &WatchedRings) {
+        if rings.open_rings() == 0 {
+            note!("{} has no io_uring open yet: waiting for one …", rings.label());
+        }
+        if self.span.is_none() {
+            note!("watching {} until SIGINT (Ctrl-C) …", rings.label());
+        }
     }
 
     /// Reads events until the time is over, a signal, or the end of the process.
@@ -77,17 +102,16 @@ impl AttachArgs {
         &self,
         rings: &mut WatchedRings,
         watch: &mut RingWatch,
-        stop: &ShutdownSignal,
+        command: &mut WatchedCommand,
     ) -> anyhow::Result<()> {
         let deadline = self.span.map(|span| Instant::now() + span);
         if self.live && !self.json {
-            output::print(&format!("{}\n", WatchedRings::heading()))?;
+            command.print(&format!("{}\n", WatchedRings::heading()))?;
         }
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let pause = left.map_or(INTERVAL, |left| left.min(INTERVAL));
-            // Another signal ends the wait for a reader.
-            let is_stopped = await_ready(stop, libc::POLLIN, Some(pause))? && stop.take() > 0;
+            let pause = left.map_or(PERIOD, |left| left.min(PERIOD));
+            let is_stopped = command.await_signal(pause)?;
             let over = is_stopped || left.is_some_and(|left| left.is_zero()) || !rings.is_alive();
             let events = if over { watch.finish()? } else { watch.poll()? };
             rings.note_losses(watch.lost().context("cannot read the number of lost events")?);
@@ -97,7 +121,7 @@ impl AttachArgs {
                 true => format!("{}\n", event.json()),
                 false => event.text() + "\n",
             });
-            output::print(&lines.collect::<String>())?;
+            command.print(&lines.collect::<String>())?;
             if over {
                 rings.end();
                 return Ok(());
