@@ -419,6 +419,27 @@ fn an_idle_server_heeds_sigusr2() {
 }
 
 #[test]
+fn a_server_that_was_stopped_and_continued_records_that_and_goes_on() {
+    for model in models() {
+        let (_folder, path, server) = recording(model, &[]);
+        let client = Client::connect(server.address());
+        client.ping();
+        server.process.signal(libc::SIGSTOP);
+        eventually("it is stopped", || server.process.is_stopped().then_some(()));
+        server.process.signal(libc::SIGCONT);
+        client.ping();
+        assert_eq!(stopped(&path), None, "{model}");
+        drop(client);
+        server.drain();
+        let times = count(&Trace::open(&path).unwrap(), |event| match event.what {
+            Content::Continued(times) => Some(times),
+            _ => None,
+        });
+        assert_eq!(times, 1, "{model}");
+    }
+}
+
+#[test]
 fn sigusr2_is_heeded_whichever_thread_it_comes_to() {
     for model in
         ["epoll", "sigio"].into_iter().chain(io_uring_refused().is_none().then_some("uring"))

@@ -1,6 +1,7 @@
 //! Many writers at once: no record is lost or torn, and a killed writer holds up no other.
 
 use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
 use std::thread;
 
 use proptest::prelude::*;
@@ -399,4 +400,28 @@ fn lanes_have_names() {
     let header = read(&writer).header;
     let names = [Some(MAIN), Some(3), None].map(|lane| header.lane_name(lane));
     assert_eq!(names, ["main", "t3", "-"]);
+}
+
+#[test]
+fn the_delay_of_the_only_thread_is_recorded_behind_its_records() {
+    let file = sys::memory_file(c"schedstat").expect("memory");
+    let kernel = file.try_clone().expect("a descriptor");
+    let settings = Settings { clock: Some(Clock::Nanos), ..settings() };
+    let mut writer =
+        Writer::new(None, &settings, &About::default(), Writers::Threads).expect("memory");
+    let shared = Arc::get_mut(&mut writer.shared).expect("there is one writer");
+    (shared.delay, shared.check_at) = (Some(Mutex::new(RunDelay::of(file))), AtomicU64::new(0));
+    let begin = monotonic();
+    for (delay, at) in [(1, 0), (4, 5), (9, 6), (9, 10)] {
+        let [delay, at] = [delay, at].map(|millis: u64| millis * 1_000_000);
+        kernel.write_all_at(format!("9 {delay} 9\n").as_bytes(), 0).expect("space");
+        writer.write(|| begin + at, telling(MAIN, 0));
+    }
+    let trace = read(&writer);
+    let delays = trace.records.iter().filter_map(|one| match one.payload() {
+        Content::Delayed { nanos, .. } => Some(nanos / 1_000_000),
+        _ => None,
+    });
+    // The third came too early to read it.
+    assert_eq!(delays.collect::<Vec<_>>(), [3, 5]);
 }

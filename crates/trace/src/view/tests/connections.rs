@@ -81,14 +81,17 @@ fn a_connection_that_ends_out_of_order_is_the_first_of_the_list() {
 #[test]
 fn the_list_is_in_the_order_that_is_asked_for() {
     let mut tape = ring();
-    tape.entered(5).cqe(Kind::Recv, 0, 9000, Cqe::MORE).echo(1, 5).echo(1, 900);
+    // c0 has the most messages and the most to receive, c1 the slowest reply, c2 the most bytes.
+    (0..100).for_each(|_| _ = tape.echo(0, 50));
+    tape.echo(1, 5).echo(1, 900).entered(5).cqe(Kind::Recv, 0, 9000, Cqe::MORE);
+    tape.open(2).sqe(Kind::Send, 2, 60_000).entered(5).cqe(Kind::Send, 2, 60_000, 0);
     let first = |order| {
         let list = ConnectionList::new(tape.stats(), 1, order);
         list.connections[0].conn.slot()
     };
     let mut orders =
         [ListOrder::Bytes, ListOrder::Messages, ListOrder::Slowest, ListOrder::Worst].into_iter();
-    assert_eq!(orders.by_ref().map(first).collect::<Vec<_>>(), [0, 1, 1, 1]);
+    assert_eq!(orders.by_ref().map(first).collect::<Vec<_>>(), [2, 0, 1, 1]);
 }
 
 #[test]

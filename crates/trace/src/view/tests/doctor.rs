@@ -245,6 +245,47 @@ fn a_stop_between_two_records_of_an_iteration_is_a_stop_and_no_stall() {
     tape.note(Record::continued(1)).entered(5).cqe(Kind::Wake, 0, 1, 0);
     assert_eq!(tape.findings(), ["stopped"]);
     assert_eq!(tape.stats().pauses.stopped.total_ns / 1_000_000, 39, "all that no work explains");
+    // Its time is that of no event that follows, and a signal without a stop is none.
+    tape.pass(40_000).note(Record::continued(1)).entered(5).note(Record::continued(1)).entered(5);
+    let pauses = tape.stats().pauses;
+    assert_eq!((pauses.stopped.times.count, pauses.unexplained.unwrap().times.count), (2, 0));
+}
+
+#[test]
+fn of_a_trace_without_an_iteration_nothing_can_be_said() {
+    let doctor = Doctor::new(Tape::new("uring").sqe(Kind::Accept, 0, 0).stats());
+    assert_eq!(doctor.fails(Severity::Costly), None);
+    assert!(doctor.health.verdict.starts_with("nothing can be said"), "{doctor}");
+}
+
+#[test]
+fn what_is_rare_short_or_not_here_is_no_problem() {
+    let mut short = often(|tape| tape.entered(3000).delayed(2500, 3000).cqe(Kind::Wake, 0, 1, 0));
+    let mut disarmed =
+        once(|tape| tape.entered(5).cqe(Kind::Recv, 0, 64, 0).sqe(Kind::Recv, 0, 2048));
+    let mut few = Tape::new("uring");
+    for _ in 0..50 {
+        few.sqe(Kind::Recv, 0, 64).entered(9).cqe(Kind::Recv, 0, 64, 0);
+    }
+    for tape in [&mut short, &mut disarmed, &mut few] {
+        assert_eq!(tape.findings(), <[&str; 0]>::default());
+    }
+    let mut gap = ring();
+    gap.log.freeze(crate::Frozen::Signal);
+    gap.entered(5).pass(50_000).log.thaw();
+    assert_eq!(gap.entered(5).findings(), ["records-lost"], "nothing is known of the gap");
+    let doctor = Doctor::new(gap.stats());
+    assert!(doctor.not_visible.iter().any(|one| one.name == "records"), "{doctor}");
+    // Once, and three times in a minute.
+    let mut delayed = once(|tape| tape.entered(90_000).delayed(90_000, 90_000));
+    let mut stalled = ring();
+    (0..3).for_each(|_| _ = stalled.pass(5000).echo(0, 5));
+    stalled.entered(60_000_000).cqe(Kind::Wake, 0, 1, 0);
+    for (tape, name) in [(&mut delayed, "no-cpu"), (&mut stalled, "stalls")] {
+        let doctor = Doctor::new(tape.stats());
+        let found: Vec<_> = doctor.findings.iter().map(|one| (one.name, one.severity)).collect();
+        assert_eq!(found, [(name, Severity::Note)]);
+    }
 }
 
 /// A thread that echoes ten messages.
@@ -284,13 +325,14 @@ fn what_preemption_and_work_explain_is_no_stall_in_a_loop_and_in_tasks() {
     assert_eq!(pauses.unexplained.unwrap().times.count, 0);
     assert_eq!(pauses.delayed_ns, Some(5 * 29_000_000));
     assert_eq!(pauses.delayed.times.count, 5);
-    for (had_cpu, stalls) in [(false, 0), (true, 5)] {
+    for (had_cpu, stalls) in [(false, 0), (true, 10)] {
         let pauses = tasks_away(had_cpu).pauses;
         assert_eq!(pauses.unexplained.unwrap().times.count, stalls, "with a CPU: {had_cpu}");
     }
 }
 
-/// Tasks of one thread that are away for 30 ms, five times: at work, or without a CPU.
+/// Tasks of one thread that are away for 30 ms, twice in each of five iterations: at work, or
+/// without a CPU.
 fn tasks_away(had_cpu: bool) -> TraceStats {
     let settings = Settings { bytes: 0, clock: Some(Clock::Nanos), ..Settings::default() };
     let more = vec![("delays".to_owned(), "2000".to_owned())];
@@ -304,13 +346,13 @@ fn tasks_away(had_cpu: bool) -> TraceStats {
     for _ in 0..5 {
         write(10, Record::wait_begin(WaitMode::Endless, 0));
         write(50_000, Record::wait_end(None));
-        write(0, Record::call_begin(Call::Recv, false, key(0), 3, 64));
-        write(2, Record::call_end(Call::Recv, false, key(0), 3, 64));
-        write(30_000, Record::call_begin(Call::Send, false, key(0), 3, 64));
-        if !had_cpu {
-            write(0, Record::delayed(29_000_000, 30_000));
+        for call in [Call::Recv, Call::Send] {
+            write(30_000, Record::call_begin(call, false, key(0), 3, 64));
+            if !had_cpu {
+                write(0, Record::delayed(29_000_000, 30_000));
+            }
+            write(2, Record::call_end(call, false, key(0), 3, 64));
         }
-        write(2, Record::call_end(Call::Send, false, key(0), 3, 64));
     }
     TraceStats::of(&Trace::from_bytes(&writer.bytes()).expect("a trace"), &Cut::default())
 }
@@ -332,6 +374,13 @@ fn a_few_short_waits_for_buffers_are_no_finding_and_long_ones_are() {
     assert_eq!(waiting(20, 40, 0), []);
     assert_eq!(waiting(100, 40, 0), [("no-buffers", Severity::Costly)]);
     assert_eq!(waiting(3000, 40, 0), [("no-buffers", Severity::Wrong)]);
+    // Another receive that finds none goes on with the wait, and the close ends it.
+    let mut tape = ring();
+    for _ in 0..2 {
+        tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048).pass(4000);
+    }
+    let waits = tape.entered(5).cqe(Kind::Close, 0, 0, 0).stats().starvation.waits;
+    assert_eq!((waits.times.count, waits.longest_ns / 1_000_000), (1, 8));
     // For one connection a second is long, though both are open for four minutes.
     assert_eq!(waiting(900_000, 1, 120_000_000), []);
     assert_eq!(waiting(1_100_000, 1, 120_000_000), [("no-buffers", Severity::Costly)]);

@@ -22,6 +22,7 @@ fn two_traces_are_compared_per_message_and_nonsense_is_refused() {
     assert_eq!(line("  recv calls").b.value, None);
     let text = diff.to_string();
     assert!(text.contains("0.80×") && text.contains("answered is left out"), "{text}");
+    assert!(diff.lines.iter().all(|line| !line.name.starts_with("answered")), "{text}");
 
     let none = Diff::new(side(&mut ring()), side(&mut Tape::new("epoll")), None).unwrap_err();
     assert!(none.contains("second trace has no message"), "{none}");
@@ -58,6 +59,20 @@ fn a_difference_is_marked_only_outside_of_what_varies_by_itself() {
 }
 
 #[test]
+fn a_number_is_that_of_the_median_slice_and_none_in_which_clients_rested() {
+    let number = |side: DiffSide| {
+        let diff = Diff::new(side, batches(&[1]), None).unwrap();
+        diff.lines.into_iter().find(|line| line.name == "messages / iteration").unwrap().a
+    };
+    let one_burst = number(batches(&[2, 2, 2, 2, 2, 2, 2, 2, 2, 10]));
+    assert_eq!(one_burst.value, Some(2.0), "the whole has 2.8");
+    let mut late = Tape::new("uring");
+    (0..1000).for_each(|_| _ = late.entered(20).cqe(Kind::Wake, 0, 1, 0));
+    (0..1000).for_each(|_| _ = late.entered(20).cqe(Kind::Recv, 0, 64, Cqe::MORE));
+    assert!(number(side(&mut late)).range.unwrap()[0] > 0.9);
+}
+
+#[test]
 fn another_one_of_the_first_has_columns_of_its_own_and_is_of_the_same_model() {
     let diff = |again: &mut Tape| {
         Diff::new(side(&mut ring()), side(&mut selector("epoll")), Some(side(again)))
@@ -77,6 +92,7 @@ fn a_part_in_which_no_buffer_is_lent_is_of_a_ring_that_lends_buffers() {
     tape.entered(5).cqe(Kind::Wake, 0, 1, 0);
     let part = TraceStats::of(&tape.trace(), &Cut { since, ..Cut::default() });
     assert_eq!(part.buffers.map(|buffers| (buffers.lent, buffers.filled)), Some((0, 0)));
+    assert_eq!(part.answered.samples, 0, "all replies were before");
     let own = one_shot().stats();
     assert_eq!(own.buffers, None, "each receive has its own");
 }
@@ -113,6 +129,9 @@ fn the_last_part_of_a_recording_is_said_to_be_one() {
     let stats = tape.stats();
     let head = stats.source.to_string();
     assert!(head.contains("the last ") && head.contains(" of 500 ms"), "{head}");
+    let since = Some(std::time::Duration::from_millis(499));
+    let part = TraceStats::of(&tape.trace(), &Cut { since, ..Cut::default() });
+    assert_eq!(part.source.of_ns, None, "that is the part that was asked for");
     let recv = stats.op(OpKind::Ring(Kind::Recv)).unwrap();
     assert!(recv.ended > 4000 && recv.unseen == 1, "one submission has all completions: {recv:?}");
     let list = ConnectionList::new(stats, 9, ListOrder::Worst).to_string();
@@ -137,6 +156,9 @@ fn small_buffers_do_not_look_cheap() {
         stats.bytes_per_call()
     };
     assert_eq!(bytes_per_call(1), bytes_per_call(64));
+    let stats = ring().stats();
+    let bytes = stats.bytes_per_call().map(|bytes| bytes * stats.calls.unwrap() as f64);
+    assert_eq!(bytes, Some(25_600.0), "of both directions");
 }
 
 #[test]
@@ -156,6 +178,11 @@ fn where_records_are_lost_nothing_is_paired_over_the_gap_and_the_view_says_so() 
     assert!(stats.source.to_string().contains("note: 3 records were not written"));
     assert_eq!(stats.buffers.unwrap().fewest, None, "how many were lent is not known");
     assert_eq!(tape.findings(), ["records-lost"], "and no fault of the loop is made of it");
+    // Each has a submission of its own that is not here.
+    tape.log.freeze(crate::Frozen::Signal);
+    tape.sqe(Kind::Send, 0, 64).log.thaw();
+    let stats = tape.entered(5).cqe(Kind::Send, 0, 64, 0).stats();
+    assert_eq!(stats.op(SEND).unwrap().unseen, 2);
 }
 
 #[test]
