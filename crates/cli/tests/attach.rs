@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use io_uring::{IoUring, opcode};
-use proactor_trace::kernel::{Delays, Instance, Sidecar, Tracepoint};
-use proactor_trace::{Clock, Trace};
+use proactor_trace::kernel::{Instance, Sidecar, Tracepoint};
+use proactor_trace::view::{Cut, TraceStats};
+use proactor_trace::{Clock, Trace, TraceFile};
 use serde_json::Value;
 
 use support::server::{PROACTOR, reset_signals};
@@ -327,8 +328,9 @@ fn kernel_events_are_recorded_in_a_pid_namespace() {
     shell.wait().expect("it ends");
     let trace = Trace::open(&path).expect("a trace");
     let sidecar = Sidecar::open(&path, &trace.header).expect("readable").expect("a sidecar");
-    let delays = Delays::of(&trace, &sidecar);
-    assert!(delays.reaping.len() >= 50 && delays.unmatched == 0, "{delays}");
+    let trace = TraceFile::new(trace, Some(sidecar));
+    let delays = TraceStats::of(&trace, &Cut::default()).kernel.expect("kernel events");
+    assert!(delays.reaping.samples >= 50 && delays.unmatched == 0, "{delays}");
 }
 
 #[test]

@@ -28,8 +28,8 @@ use proactor_trace::export::{page as write_page, perfetto as write_perfetto};
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::Cut;
 use proactor_trace::{
-    About, Call, Content, Event, Log, Record, Recorder, Settings, Trace, WaitMode, Writer, Writers,
-    events,
+    About, Call, Content, Event, Log, Record, Recorder, Settings, TraceFile, WaitMode, Writer,
+    Writers, events,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -88,7 +88,7 @@ fn exported(path: &Path, name: &str, more: &[&str]) -> PathBuf {
     out
 }
 
-fn count(trace: &Trace, is: impl Fn(&Content) -> bool) -> usize {
+fn count(trace: &TraceFile, is: impl Fn(&Content) -> bool) -> usize {
     events(trace).filter(|event| is(&event.what)).count()
 }
 
@@ -98,7 +98,7 @@ fn count(trace: &Trace, is: impl Fn(&Content) -> bool) -> usize {
 fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
     for model in models() {
         let (_folder, path) = recorded(model);
-        let trace = Trace::open(&path).unwrap();
+        let trace = TraceFile::open(&path).unwrap();
         let mut bytes = Vec::new();
         let none = write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut bytes);
         assert_eq!(none.unwrap(), [""; 0]);
@@ -146,7 +146,7 @@ fn perfettos_tracks_slices_flows_and_counters_are_what_the_trace_has() {
 #[test]
 fn connections_beyond_the_cap_have_no_track_and_are_counted() {
     let (_folder, path) = recorded("epoll");
-    let trace = Trace::open(&path).unwrap();
+    let trace = TraceFile::open(&path).unwrap();
     let mut bytes = Vec::new();
     let left_out = write_perfetto(&trace, &Cut::default(), 1, usize::MAX, &mut bytes).unwrap();
     let others = CLIENTS - 1;
@@ -168,7 +168,7 @@ fn connections_beyond_the_cap_have_no_track_and_are_counted() {
 #[test]
 fn events_beyond_the_limit_of_perfetto_are_left_out_and_counted() {
     let (_folder, path) = recorded("epoll");
-    let trace = Trace::open(&path).unwrap();
+    let trace = TraceFile::open(&path).unwrap();
     let (out, all) = (path.with_file_name("last.pftrace"), trace.records.len());
     let done = export(&["-o", out.to_str().unwrap(), "--events", "100"], &path);
     assert!(done.status.success(), "{done:?}");
@@ -215,7 +215,7 @@ fn perfettos_own_descriptors_know_every_field() {
 
 #[test]
 fn a_recording_of_threads_that_is_cut_to_a_connection_describes_each_track_once() {
-    let trace = Trace::from_bytes(&threads()).unwrap();
+    let trace = TraceFile::from_bytes(&threads()).unwrap();
     let cut = Cut { conn: Some((0, None)), ..Cut::default() };
     let mut bytes = Vec::new();
     write_perfetto(&trace, &cut, 200, usize::MAX, &mut bytes).unwrap();
@@ -226,7 +226,7 @@ fn a_recording_of_threads_that_is_cut_to_a_connection_describes_each_track_once(
 
 #[test]
 fn a_thread_track_has_its_calls_and_flows_to_the_connections_that_it_writes_to() {
-    let trace = Trace::from_bytes(&threads()).unwrap();
+    let trace = TraceFile::from_bytes(&threads()).unwrap();
     let mut bytes = Vec::new();
     write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut bytes).unwrap();
     let seen = decode(&bytes);
@@ -262,7 +262,7 @@ fn two_exports_of_a_trace_have_the_same_bytes() {
         writer.lane(at).note(|| 0, call);
     }
     for bytes in [log.bytes().to_vec(), writer.bytes()] {
-        let trace = Trace::from_bytes(&bytes).unwrap();
+        let trace = TraceFile::from_bytes(&bytes).unwrap();
         let export = || {
             let (mut perfetto, mut page) = (Vec::new(), Vec::new());
             write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut perfetto).unwrap();
@@ -284,7 +284,7 @@ fn an_operation_whose_end_is_missing_hides_none_of_those_that_follow() {
             log.note(|| number, Record::completed(2 << 56 | 7, 64, 0, 0));
         }
     }
-    let trace = Trace::from_bytes(log.bytes()).unwrap();
+    let trace = TraceFile::from_bytes(log.bytes()).unwrap();
     let mut bytes = Vec::new();
     write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut bytes).unwrap();
     let seen = decode(&bytes);
@@ -294,7 +294,7 @@ fn an_operation_whose_end_is_missing_hides_none_of_those_that_follow() {
 
 #[test]
 fn a_call_in_progress_when_a_part_begins_is_drawn_from_there() {
-    let trace = Trace::from_bytes(&threads()).unwrap();
+    let trace = TraceFile::from_bytes(&threads()).unwrap();
     let sends = events(&trace).find(|event| event.op.is_some_and(|op| op.name() == "send"));
     let cut = Cut { since: Some(Duration::from_nanos(sends.unwrap().at)), ..Cut::default() };
     let mut bytes = Vec::new();
@@ -307,7 +307,7 @@ fn a_call_in_progress_when_a_part_begins_is_drawn_from_there() {
 
 #[test]
 fn threads_beyond_the_cap_have_no_track_and_are_counted() {
-    let trace = Trace::from_bytes(&threads()).unwrap();
+    let trace = TraceFile::from_bytes(&threads()).unwrap();
     let mut bytes = Vec::new();
     write_perfetto(&trace, &Cut::default(), 2, usize::MAX, &mut bytes).unwrap();
     let seen = decode(&bytes);
@@ -320,7 +320,7 @@ fn threads_beyond_the_cap_have_no_track_and_are_counted() {
 #[test]
 fn a_real_servers_threads_have_tracks_in_every_export() {
     let (_folder, path) = recorded("thread");
-    let trace = Trace::open(&path).unwrap();
+    let trace = TraceFile::open(&path).unwrap();
     let seen = decode(&fs::read(exported(&path, "run.pftrace", &[])).unwrap());
     for lane in ["main", "t0", "t1", "t2"] {
         assert!(seen.tracks.values().any(|name| name == lane), "{lane}: {:?}", seen.tracks);
@@ -351,7 +351,7 @@ fn a_real_servers_threads_have_tracks_in_every_export() {
 #[test]
 fn json_lines_are_the_header_and_then_every_event() {
     let (_folder, path) = recorded("epoll");
-    let trace = Trace::open(&path).unwrap();
+    let trace = TraceFile::open(&path).unwrap();
     let text = fs::read_to_string(exported(&path, "run.jsonl", &[])).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["schema"], "proactor.trace.events/3");
@@ -389,8 +389,8 @@ fn a_page_needs_no_network_and_no_other_file() {
 }
 
 /// The page of a busy ring, of which so many bytes were kept.
-fn busy_page(bytes: u64) -> (Trace, String) {
-    let trace = Trace::from_bytes(&busy::recording(bytes)).unwrap();
+fn busy_page(bytes: u64) -> (TraceFile, String) {
+    let trace = TraceFile::from_bytes(&busy::recording(bytes)).unwrap();
     let mut page = Vec::new();
     write_page(&trace, &Cut::default(), 48, "busy.trace", &mut page).unwrap();
     (trace, String::from_utf8(page).unwrap())
@@ -456,7 +456,7 @@ fn data(page: &str) -> Value {
 
 #[test]
 fn a_page_of_threads_has_a_track_for_each_with_its_times() {
-    let trace = Trace::from_bytes(&threads()).unwrap();
+    let trace = TraceFile::from_bytes(&threads()).unwrap();
     let mut page = Vec::new();
     assert_eq!(write_page(&trace, &Cut::default(), 48, "run.trace", &mut page).unwrap(), [""; 0]);
     let data = data(std::str::from_utf8(&page).unwrap());
@@ -503,7 +503,7 @@ fn a_browser_draws_the_page_without_a_complaint() {
         let iterations = said(&document, "iterations").unwrap();
         assert!(iterations > 2 && said(&document, "marks").unwrap() >= (CLIENTS * MESSAGES) as u64);
         // A part, as its address says.
-        let trace = Trace::open(&path).unwrap();
+        let trace = TraceFile::open(&path).unwrap();
         let message = events(&trace).find(|event| event.op.is_some_and(|op| op.name() == "send"));
         let at = message.unwrap().at;
         let (part, _) = browsed(&format!("{address}#t={}-{}", at - 10_000, at + 10_000)).unwrap();
@@ -575,7 +575,7 @@ root.dataset.noloop = +($('iterations-details').hidden && rows.loop === null);
 
 #[test]
 fn a_page_of_threads_can_be_zoomed_and_searched() {
-    let trace = Trace::from_bytes(&threads()).unwrap();
+    let trace = TraceFile::from_bytes(&threads()).unwrap();
     let mut page = Vec::new();
     write_page(&trace, &Cut::default(), 48, "run.trace", &mut page).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -736,7 +736,7 @@ proptest! {
 fn some_traces() -> Vec<(Vec<u8>, usize)> {
     let all = models().into_iter().map(some_bytes).chain([threads()]);
     let count = |bytes: Vec<u8>| {
-        let records = Trace::from_bytes(&bytes).unwrap().records.len();
+        let records = TraceFile::from_bytes(&bytes).unwrap().records.len();
         (bytes, records.min(400))
     };
     all.map(count).collect()
@@ -771,7 +771,7 @@ fn an_export_says_what_it_needs_and_spares_the_trace() {
 #[test]
 fn a_part_of_the_time_is_exported_alone() {
     let (_folder, path) = recorded("epoll");
-    let trace = Trace::open(&path).unwrap();
+    let trace = TraceFile::open(&path).unwrap();
     let middle = events(&trace).nth(trace.records.len() / 2).unwrap().at;
     let part = exported(&path, "part.jsonl", &["--since", &format!("{}", middle as f64 / 1e9)]);
     let part = fs::read_to_string(part).unwrap().lines().count();

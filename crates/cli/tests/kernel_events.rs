@@ -10,8 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
-use proactor_trace::Trace;
-use proactor_trace::kernel::{Delays, Sidecar};
+use proactor_trace::kernel::Sidecar;
+use proactor_trace::view::{Cut, TraceStats};
+use proactor_trace::{Trace, TraceFile};
 use serde_json::Value;
 
 use support::server::PROACTOR;
@@ -87,9 +88,10 @@ fn kernel_events_are_recorded_in_a_sidecar_file() {
 
     let trace = Trace::open(&path).unwrap();
     let sidecar = Sidecar::open(&path, &trace.header).unwrap().expect("the server's file");
-    let delays = Delays::of(&trace, &sidecar);
+    let file = TraceFile::new(trace.clone(), Some(sidecar));
+    let delays = TraceStats::of(&file, &Cut::default()).kernel.expect("kernel events");
     assert_eq!((delays.lost, delays.unmatched), (0, 0), "{delays}");
-    assert!(delays.reaping.len() >= 200 && delays.posting.len() >= 100, "{delays}");
+    assert!(delays.reaping.samples >= 200 && delays.posting.samples >= 100, "{delays}");
     let run = |args: &[&str]| {
         let output = Command::new(PROACTOR).arg("trace").args(args).arg(&path).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
@@ -99,8 +101,26 @@ fn kernel_events_are_recorded_in_a_sidecar_file() {
     for word in ["krnl  arrive  recv", "krnl  post    recv", "r0    cqe     recv*"] {
         assert!(shown.contains(word), "no {word:?} in {shown:.2000}");
     }
+    // Followed to its end, the same events are in the same order.
+    let (code, followed) = run(&["follow", "--conn", "c0"]);
+    let names = |lines: &str| {
+        let words = |line: &str| line.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+        lines.lines().skip(2).map(words).collect::<Vec<_>>()
+    };
+    assert_eq!((code, names(&followed)), (Some(0), names(&shown)));
+    let mut exported = Command::new(PROACTOR);
+    exported.args(["trace", "export", "--format", "perfetto"]);
+    let exported = exported.arg(&path).output().unwrap().stdout;
+    for track in [&b"kernel: data arrived"[..], b"kernel: completions posted", b"posted_ns"] {
+        assert!(exported.windows(track.len()).any(|bytes| bytes == track));
+    }
+    let (_, page) = run(&["export", "--format", "html"]);
+    for column in ["\"waited\":[", "\"took\":[", "\"asleep\":["] {
+        assert!(page.contains(column), "no {column}");
+    }
     let (code, shown) = run(&["show", "--json"]);
     assert!(shown.contains("\"kind\":\"post\"") && code == Some(0), "{shown:.2000}");
+    assert!(shown.contains("\"posted_ns\":") && shown.contains("\"asleep_ns\":"), "{shown:.2000}");
     assert!(run(&["export", "--format", "jsonl"]).1 == shown, "the export has less or more");
     let (code, json) = run(&["delays", "--json"]);
     let json: Value = serde_json::from_str(&json).unwrap();

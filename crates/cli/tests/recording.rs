@@ -455,7 +455,7 @@ fn sigusr2_is_heeded_whichever_thread_it_comes_to() {
                 .find_map(|id| id.parse().ok())
         });
         server.process.signal_thread(printer, libc::SIGUSR2);
-        let file = proactor_trace::open_process(pid).unwrap();
+        let (file, _) = proactor_trace::open_process(pid).unwrap();
         eventually("it has stopped", || {
             let mut bytes = [0; 4096];
             file.read_exact_at(&mut bytes, 0).unwrap();

@@ -17,8 +17,8 @@ use proactor::ring::{Kind, Token};
 use proactor_sim::Tier;
 use proactor_trace::format::{HEADER, MARGIN};
 use proactor_trace::{
-    About, Content, Event, Follow, Frozen, Log, OpKind, Record, RecordKind, Recorder, Settings,
-    StopTrigger, Trace, Unreadable, events, json, json_header,
+    About, Content, Event, Follow, Frozen, Log, MergedEvent, OpKind, Record, RecordKind, Recorder,
+    Settings, StopTrigger, Trace, Unreadable, events, json, json_header,
 };
 use serde_json::Value;
 
@@ -168,6 +168,15 @@ fn what_stands_before_an_enter_is_in_the_file_while_it_sleeps() {
     assert_eq!(Trace::open(file.path()).unwrap().records.len(), 3);
 }
 
+/// The events of a trace without those of the kernel, of which there are none.
+fn own(events: Vec<MergedEvent>) -> Vec<Event> {
+    let own = |event| match event {
+        MergedEvent::Own(event) => *event,
+        MergedEvent::Kernel(_) => panic!("no kernel events are recorded"),
+    };
+    events.into_iter().map(own).collect()
+}
+
 #[test]
 fn a_slow_follower_counts_every_lost_record() {
     let (file, mut log) = smallest();
@@ -181,7 +190,7 @@ fn a_slow_follower_counts_every_lost_record() {
         written += many;
         log.begin_iteration(|| 0, Record { id: written, ..of_kind(RecordKind::EnterBegin) });
         written += 1;
-        for event in follow.poll().unwrap() {
+        for event in own(follow.poll().unwrap()) {
             assert_eq!(event.number, counted, "every record once");
             match event.what {
                 Content::Lost(n) => counted += n,
@@ -220,7 +229,7 @@ fn a_reader_never_sees_a_partly_written_record() {
     let (mut counted, mut times) = (0, 0);
     loop {
         let over = follow.is_over();
-        let events = follow.poll().unwrap();
+        let events = own(follow.poll().unwrap());
         times += u32::from(!events.is_empty());
         for event in events {
             assert_eq!(event.number, counted);

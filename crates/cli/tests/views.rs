@@ -16,7 +16,7 @@ use proactor_trace::view::{
     Summary, TraceStats,
 };
 use proactor_trace::{
-    About, Clock, Content, Kind, Log, OpKind, Recorder, Settings, Trace, WaitMode, events,
+    About, Clock, Content, Kind, Log, OpKind, Recorder, Settings, TraceFile, WaitMode, events,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -27,9 +27,9 @@ use support::simulated::{self, settings};
 use support::{Client, eventually, io_uring_refused, skip};
 
 /// What a simulated echo recorded, and how many bytes its clients said.
-fn simulated(seed: u64, tier: Tier) -> (Trace, u64) {
+fn simulated(seed: u64, tier: Tier) -> (TraceFile, u64) {
     let (bytes, said) = simulated::echo(seed, tier, &settings());
-    (Trace::from_bytes(&bytes).unwrap(), said)
+    (TraceFile::from_bytes(&bytes).unwrap(), said)
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_simulated_echo_is_counted_to_the_byte_and_each_connection_is_clean() {
 
 #[test]
 fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
-    let trace = Trace::from_bytes(&threads()).unwrap();
+    let trace = TraceFile::from_bytes(&threads()).unwrap();
     let lanes = TraceStats::of(&trace, &Cut::default()).lanes.unwrap();
     let calls: Vec<_> = lanes
         .spans
@@ -99,7 +99,7 @@ fn what_each_thread_did_with_its_time_adds_up_to_how_long_it_was_there() {
 #[test]
 fn a_ring_and_threads_are_laid_side_by_side_and_what_one_has_not_is_a_dash() {
     let ring = DiffSide::of(&simulated(1, Tier::Multishot).0, &Cut::default());
-    let threads = DiffSide::of(&Trace::from_bytes(&threads()).unwrap(), &Cut::default());
+    let threads = DiffSide::of(&TraceFile::from_bytes(&threads()).unwrap(), &Cut::default());
     let diff = Diff::new(ring, threads, None).unwrap();
     let line = |name: &str| {
         let line = diff.lines.iter().find(|line| line.name == name);
@@ -124,7 +124,7 @@ fn a_ring_and_threads_are_laid_side_by_side_and_what_one_has_not_is_a_dash() {
 }
 
 /// Every view of a trace, as text and as JSON.
-fn all_views(trace: &Trace) {
+fn all_views(trace: &TraceFile) {
     let cuts = [
         Cut::default(),
         Cut { since: Some(Duration::from_micros(5)), ..Cut::default() },
@@ -168,7 +168,7 @@ proptest! {
             let at = HEADER + RECORD * (at * 7 % 300);
             bytes[at..at + RECORD].copy_from_slice(record);
         }
-        if let Ok(trace) = Trace::from_bytes(&bytes) {
+        if let Ok(trace) = TraceFile::from_bytes(&bytes) {
             all_views(&trace);
         }
     }
@@ -230,7 +230,7 @@ fn serve_with(options: &[&str], file: &Path, kill: bool) {
     if kill {
         // What is not published yet goes with the process: until it sleeps again.
         eventually("the last message is in the trace", || {
-            let stats = TraceStats::of(&Trace::open(file).unwrap(), &Cut::default());
+            let stats = TraceStats::of(&TraceFile::open(file).unwrap(), &Cut::default());
             (stats.bytes_out == 4800).then_some(())
         });
         return server.kill();
@@ -331,7 +331,7 @@ fn shown_of(options: &[&str], file: &Path, seen: impl Fn(&Content) -> bool) -> S
     let args = [&["serve", "--listen", "127.0.0.1:0", &option], options].concat();
     let server = Launch::new(PROACTOR, &args).start();
     eventually("it is in the trace", || {
-        let trace = Trace::open(file).unwrap();
+        let trace = TraceFile::open(file).unwrap();
         events(&trace).any(|event| seen(&event.what)).then_some(())
     });
     server.drain();

@@ -207,6 +207,28 @@ impl Reader {
     /// # Errors
     /// The file cannot be read, is no longer a trace, or is another one.
     pub fn poll(&mut self) -> Result<Vec<Record>, Unreadable> {
+        let over = self.read_on()?;
+        let whole = if self.header.writers == Writers::One {
+            self.complete_iterations(over)
+        } else {
+            // Between two calls records are out of order by microseconds.
+            self.held.sort_by_key(|record| record.time);
+            self.held.len()
+        };
+        Ok(self.release(whole))
+    }
+
+    /// Returns what was written since the last call, of a recorder without iterations.
+    ///
+    /// # Errors
+    /// As [`poll`](Reader::poll).
+    pub fn poll_all(&mut self) -> Result<Vec<Record>, Unreadable> {
+        self.read_on()?;
+        Ok(self.release(self.held.len()))
+    }
+
+    /// Reads what was written into the records held. Returns whether nothing more comes.
+    fn read_on(&mut self) -> Result<bool, Unreadable> {
         // Before the head is read: nothing comes behind it once the recorder has ended.
         let over = self.is_over();
         self.look()?;
@@ -217,18 +239,16 @@ impl Reader {
                 break;
             }
         }
-        let whole = if self.header.writers == Writers::One {
-            self.complete_iterations(over)
-        } else {
-            // Between two calls records are out of order by microseconds.
-            self.held.sort_by_key(|record| record.time);
-            self.held.len()
-        };
-        let records: Vec<Record> = self.held.drain(..whole).collect();
+        Ok(over)
+    }
+
+    /// Returns the first records held.
+    fn release(&mut self, count: usize) -> Vec<Record> {
+        let records: Vec<Record> = self.held.drain(..count).collect();
         for record in &records {
             self.first = record.next_number(self.header.number(self.first, record));
         }
-        Ok(records)
+        records
     }
 
     /// How many of the records held belong to iterations that are complete.

@@ -7,11 +7,12 @@
 //! submission that is not its own.
 //!
 //! An **age** is the time from a submission to the reaping of its completion; of a multishot
-//! operation, from its last completion. It is not how long the kernel took: the time at which the
-//! kernel posted the completion is not in the trace.
+//! operation, from its last completion. It is not how long the kernel took: only the kernel's own
+//! events say when the completion was [posted](Event::posting).
 
 use std::collections::HashMap;
 
+use crate::kernel::{Posting, Postings};
 use proactor::keys::{ConnId, Key, KeyOwner};
 use proactor_record::{
     Content, Errno, Header, Kind, OpKind, Pairing, Record, RecordKind, Trace, Writers,
@@ -45,6 +46,11 @@ pub struct Event {
     pub completions: u32,
     /// The operations in flight behind this event.
     pub in_flight: InFlight,
+    /// How the kernel posted this completion, if its events were recorded.
+    pub posting: Option<Posting>,
+    /// Of the end of an enter: for how many nanoseconds of it its thread slept until something
+    /// arrived, if the kernel's events say so. For the rest it woke up, or worked in the kernel.
+    pub asleep: Option<u64>,
     /// The record that it was decoded from.
     pub raw: Record,
 }
@@ -227,6 +233,8 @@ impl Decoder {
             lasted: None,
             completions: 0,
             in_flight: InFlight::default(),
+            posting: None,
+            asleep: None,
             raw,
         };
         event.in_flight.before = self.in_flight.contains_key(&raw.id);
@@ -317,6 +325,7 @@ pub struct Events<'a> {
     at: usize,
     next: u64,
     pub(crate) decoder: Decoder,
+    postings: Option<&'a Postings>,
 }
 
 /// Returns the events of a trace, in the order in which they were recorded.
@@ -332,7 +341,12 @@ impl<'a> Events<'a> {
         next: u64,
         decoder: Decoder,
     ) -> Events<'a> {
-        Events { header, records, at: 0, next, decoder }
+        Events { header, records, at: 0, next, decoder, postings: None }
+    }
+
+    /// With what the kernel's events add.
+    pub(crate) fn with_postings(self, postings: Option<&'a Postings>) -> Events<'a> {
+        Events { postings, ..self }
     }
 
     /// How many operations of each kind are in flight behind the last event.
@@ -353,7 +367,14 @@ impl Iterator for Events<'_> {
     fn next(&mut self) -> Option<Event> {
         let raw = self.records.get(self.at)?;
         let number = self.header.number(self.next, raw);
-        let event = self.decoder.decode(self.header, number, self.records, self.at);
+        let mut event = self.decoder.decode(self.header, number, self.records, self.at);
+        if let Some(postings) = self.postings {
+            event.posting = postings.posting(self.at);
+            event.asleep = match (event.what, event.begun) {
+                (Content::EnterEnd { .. }, Some(begun)) => postings.asleep(begun.at, event.at),
+                _ => None,
+            };
+        }
         self.next = raw.next_number(number);
         self.at += 1;
         Some(event)

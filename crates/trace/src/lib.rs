@@ -20,6 +20,7 @@ mod follow;
 pub mod kernel;
 mod merged;
 mod show;
+mod trace_file;
 pub mod view;
 
 pub use attach::{RingEvent, WatchedRings};
@@ -32,3 +33,4 @@ pub use proactor_record::{
     Writers, format,
 };
 pub use show::{Filter, heading, json, json_header, line, parse_conn, title};
+pub use trace_file::TraceFile;

@@ -4,43 +4,60 @@
 use std::collections::BTreeSet;
 use std::iter;
 
-use proactor_record::{Call, Header, Kind, OpKind, RecordKind, Trace};
+use proactor_record::{Call, Header, Kind, OpKind, RecordKind};
 use serde_json::Value;
 
-use crate::event::{Event, events};
+use crate::event::Event;
 use crate::kernel::{KernelEvent, Tracepoint, operation};
 use crate::show::{self, Filter};
+use crate::trace_file::TraceFile;
 
 /// An event of a recording, or of its kernel events.
 #[derive(Debug, Clone)]
-pub enum MergedEvent<'a> {
+pub enum MergedEvent {
     /// Of the recording. It is large.
     Own(Box<Event>),
     /// Of the kernel, about the same ring.
-    Kernel(&'a KernelEvent),
+    Kernel(KernelEvent),
 }
 
 /// Returns the events of a recording and of the kernel that a filter selects. Of two at the same
 /// time, the kernel's is first.
 pub fn merged<'a>(
-    trace: &'a Trace,
-    kernel: &'a [KernelEvent],
+    trace: &'a TraceFile,
     filter: &'a Filter,
-) -> impl Iterator<Item = MergedEvent<'a>> {
+) -> impl Iterator<Item = MergedEvent> + 'a {
+    let kernel = trace.sidecar().map_or(&[][..], |sidecar| &sidecar.events);
     let mut kernel = kernel.iter().filter(|event| event.passes(filter)).peekable();
-    let mut own = events(trace).filter(|event| filter.passes(event)).peekable();
+    let mut own = trace.events().filter(|event| filter.passes(event)).peekable();
     iter::from_fn(move || match (kernel.peek(), own.peek()) {
         (Some(one), Some(other)) if one.time > other.at => next(&mut own),
-        (Some(_), _) => kernel.next().map(MergedEvent::Kernel),
+        (Some(_), _) => kernel.next().copied().map(MergedEvent::Kernel),
         (None, _) => next(&mut own),
     })
 }
 
-fn next<'a>(own: &mut impl Iterator<Item = Event>) -> Option<MergedEvent<'a>> {
+fn next(own: &mut impl Iterator<Item = Event>) -> Option<MergedEvent> {
     own.next().map(|event| MergedEvent::Own(Box::new(event)))
 }
 
-impl MergedEvent<'_> {
+impl MergedEvent {
+    /// Nanoseconds since recording began.
+    pub fn at(&self) -> u64 {
+        match self {
+            MergedEvent::Own(event) => event.at,
+            MergedEvent::Kernel(event) => event.time,
+        }
+    }
+
+    /// Whether a filter selects it.
+    pub fn passes(&self, filter: &Filter) -> bool {
+        match self {
+            MergedEvent::Own(event) => filter.passes(event),
+            MergedEvent::Kernel(event) => event.passes(filter),
+        }
+    }
+
     /// The event as a line of text.
     pub fn line(&self, header: &Header) -> String {
         match self {
@@ -83,7 +100,8 @@ pub fn parse_name(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::export::jsonl;
-    use proactor_record::{About, Clock, Record, Recorder, Settings};
+    use crate::kernel::Sidecar;
+    use proactor_record::{About, Clock, Record, Recorder, Settings, Trace};
 
     #[test]
     fn events_of_the_kernel_are_where_their_times_put_them_in_json_lines_too() {
@@ -103,9 +121,11 @@ mod tests {
             tracepoint: Tracepoint::Complete,
             own: [0; 4],
         });
+        let sidecar = Sidecar { events: kernel.to_vec(), ..Sidecar::default() };
+        let trace = TraceFile::new(trace, Some(sidecar));
         let lines = |filter: &Filter| {
             let mut out = Vec::new();
-            jsonl(&trace, &kernel, filter, &mut out).expect("memory");
+            jsonl(&trace, filter, &mut out).expect("memory");
             let lines = String::from_utf8(out).expect("JSON is UTF-8");
             let parsed =
                 lines.lines().skip(1).map(|line| serde_json::from_str(line).expect("JSON"));

@@ -223,6 +223,7 @@ fn details(header: &Header, event: &Event) -> String {
                 shots(event, more),
                 // With many completions it is the peer's time since the last one, and not an age.
                 lasted.filter(|_| !event.is_multishot()).map(|lasted| format!("age {lasted}")),
+                event.posting.map(|one| format!("posted {} before", nanos(one.waited(event.at)))),
             ]
         }
         Content::Implied { .. } => {
@@ -234,6 +235,7 @@ fn details(header: &Header, event: &Event) -> String {
             let cqes = units::plural(completions.into(), "cqe");
             vec![
                 lasted,
+                event.asleep.map(|asleep| format!("asleep {}", nanos(asleep))),
                 Some(format!("{taken} submitted, {cqes}")),
                 header.get("completions").map(|queue| format!("cq {completions}/{queue}")),
                 Some(format!("in flight {}", event.in_flight.total)),
@@ -359,6 +361,9 @@ pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
         Content::Completed { more, buffer, position, .. } => json!({
             "number": number, "shot": begun.map(|begun| begun.shots), "age_ns": lasted,
             "more": more, "multi": event.is_multishot(), "buf": buffer, "position": position,
+            "arrived_ns": event.posting.and_then(|posting| posting.arrived),
+            "posted_ns": event.posting.map(|posting| posting.posted),
+            "punted": event.posting.map(|posting| posting.is_punted),
         }),
         Content::Implied { .. } => json!({ "number": number, "age_ns": lasted }),
         Content::EnterBegin { queued, pending, mode } => json!({
@@ -366,7 +371,8 @@ pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
         }),
         Content::EnterEnd { reaped, provided, overflow, .. } => json!({
             "reaped": reaped, "completions": event.completions, "provided": provided,
-            "overflow": overflow, "lasted_ns": lasted, "in_flight": event.in_flight.total,
+            "overflow": overflow, "lasted_ns": lasted, "asleep_ns": event.asleep,
+            "in_flight": event.in_flight.total,
         }),
         Content::WaitBegin { mode, at_most } => json!({
             "wait": mode.map(WaitMode::name), "at_most_ns": at_most,

@@ -4,9 +4,10 @@
 use std::fmt::Write;
 
 use proactor_trace::kernel::{
-    Delays, KernelEvent, Layout, PageEntries, PageLayout, Sidecar, Tracepoint, TracepointDecoder,
+    KernelEvent, Layout, PageEntries, PageLayout, Sidecar, Tracepoint, TracepointDecoder,
 };
-use proactor_trace::{About, Record, Recorder, Settings, Trace, WatchedRings};
+use proactor_trace::view::{Cut, Summary, TraceStats};
+use proactor_trace::{About, Record, Recorder, Settings, Trace, TraceFile, WatchedRings};
 
 /// The header of a page, as `events/header_page` has it.
 pub(crate) const PAGE: &str = "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n\
@@ -70,8 +71,12 @@ fn views(mut events: Vec<KernelEvent>) {
             }
         }
         drop((attached.summary(), attached.json()));
-        let delays = Delays::of(trace, &Sidecar { events, lost: 0, missing: Vec::new() });
-        drop((delays.to_string(), serde_json::json!(delays)));
+        let sidecar = Sidecar { events, has_sleeps: true, ..Sidecar::default() };
+        let trace = TraceFile::new(trace.clone(), Some(sidecar));
+        let stats = TraceStats::of(&trace, &Cut::default());
+        drop((stats.kernel.as_ref().map(ToString::to_string), serde_json::json!(stats)));
+        let text = Summary { stats }.to_string();
+        assert!(text.contains("posted → reaped"), "{text}");
     });
 }
 

@@ -7,7 +7,7 @@ use proactor_trace::export::{jsonl, page, perfetto};
 use proactor_trace::format::{BYTE_ORDER, HEADER, MAGIC, MAJOR, RECORD};
 use proactor_trace::view::Cut;
 use proactor_trace::{
-    Filter, Follow, Header, Trace, Writers, events, json, json_header, line, title,
+    Filter, Follow, Header, Trace, TraceFile, Writers, events, json, json_header, line, title,
 };
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ pub(crate) fn follow(bytes: &[u8]) {
     let Ok(mut follow) = Follow::new(file, false) else { return };
     for _ in 0..64 {
         match follow.poll() {
-            Ok(events) => events.iter().for_each(|event| drop(line(follow.header(), event))),
+            Ok(events) => events.iter().for_each(|event| drop(event.line(follow.header()))),
             Err(_) => return,
         }
         if follow.is_read() {
@@ -41,7 +41,7 @@ pub(crate) fn follow(bytes: &[u8]) {
 /// Every export, with tracks for so many connections: Perfetto's is well-formed, its slices are
 /// balanced, and all JSON parses.
 pub(crate) fn export(bytes: &[u8], most: usize) {
-    let Ok(trace) = Trace::from_bytes(bytes) else { return };
+    let Ok(trace) = TraceFile::from_bytes(bytes) else { return };
     let (cut, everything) = (Cut::default(), Filter::default());
     let written = |write: &dyn Fn(&mut Vec<u8>) -> io::Result<()>| {
         let mut out = Vec::new();
@@ -49,7 +49,7 @@ pub(crate) fn export(bytes: &[u8], most: usize) {
         out
     };
     decode(&written(&|out| perfetto(&trace, &cut, most, 300, out).map(drop)));
-    let lines = written(&|out| jsonl(&trace, &[], &everything, out));
+    let lines = written(&|out| jsonl(&trace, &everything, out));
     let lines = String::from_utf8(lines).expect("JSON is UTF-8");
     let parse = |text| drop(serde_json::from_str::<Value>(text).expect("it is JSON"));
     lines.lines().for_each(parse);

@@ -20,7 +20,7 @@ use std::time::Duration;
 use proactor_trace::export::perfetto as write_perfetto;
 use proactor_trace::format::{HEADER, RECORD};
 use proactor_trace::view::Cut;
-use proactor_trace::{RecordKind, Trace};
+use proactor_trace::{RecordKind, TraceFile};
 use serde_json::{Value, json};
 
 use super::browser;
@@ -163,7 +163,7 @@ fn exports() -> Vec<Export> {
     let (models, mut all) = (models(), Vec::new());
     for &model in &models {
         let (_folder, path) = recorded(model);
-        let trace = Trace::open(&path).unwrap();
+        let trace = TraceFile::open(&path).unwrap();
         let whole = fs::read(&path).unwrap();
         let half = HEADER + RECORD * (trace.records.len() / 2);
         let mut lost = whole.clone();
@@ -178,7 +178,7 @@ fn exports() -> Vec<Export> {
             all.push(Export { name, bytes, is_whole: what == "whole" });
         }
     }
-    let (trace, mut bytes) = (Trace::from_bytes(&threads()).unwrap(), Vec::new());
+    let (trace, mut bytes) = (TraceFile::from_bytes(&threads()).unwrap(), Vec::new());
     write_perfetto(&trace, &Cut::default(), 200, usize::MAX, &mut bytes).unwrap();
     all.push(Export { name: THREADS.to_owned(), bytes, is_whole: true });
     all

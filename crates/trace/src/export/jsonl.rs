@@ -2,22 +2,16 @@
 
 use std::io::{self, Write};
 
-use crate::kernel::KernelEvent;
-use crate::{Filter, Trace, json_header, merged};
+use crate::{Filter, TraceFile, json_header, merged};
 
 /// Writes the header's line, and one for each event that passes, of the recording and of the
 /// kernel. Schema: `proactor.trace.events/3`.
 ///
 /// # Errors
 /// `out` cannot be written to.
-pub fn jsonl(
-    trace: &Trace,
-    kernel: &[KernelEvent],
-    filter: &Filter,
-    out: &mut impl Write,
-) -> io::Result<()> {
+pub fn jsonl(trace: &TraceFile, filter: &Filter, out: &mut impl Write) -> io::Result<()> {
     let header = &trace.header;
     writeln!(out, "{}", json_header(header, trace.lost(), &trace.remarks))?;
-    let mut events = merged(trace, kernel, filter);
+    let mut events = merged(trace, filter);
     events.try_for_each(|event| writeln!(out, "{}", event.json(header)))
 }

@@ -8,10 +8,10 @@ mod stretch;
 use std::io::{self, Write};
 
 use minijinja::context;
-use proactor_record::Trace;
 use proactor_report::template;
 use serde_json::{Value, json};
 
+use crate::trace_file::TraceFile;
 use crate::view::{ConnectionList, Cut, Doctor, Heatmap, ListOrder, Summary, TraceStats};
 use data::PageData;
 
@@ -24,7 +24,7 @@ pub const PAGE_ROWS: usize = 48;
 /// # Errors
 /// `out` cannot be written to.
 pub fn page(
-    trace: &Trace,
+    trace: &TraceFile,
     cut: &Cut,
     most: usize,
     file: &str,
@@ -77,7 +77,7 @@ pub fn page(
 }
 
 /// What the page is of: the recording, and the part of it.
-fn origin(trace: &Trace, cut: &Cut, file: &str) -> Value {
+fn origin(trace: &TraceFile, cut: &Cut, file: &str) -> Value {
     let header = &trace.header;
     let recorded = trace.records.last().map_or(0, |last| header.nanos(last.time));
     json!({

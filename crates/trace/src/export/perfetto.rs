@@ -13,15 +13,16 @@ use std::mem;
 use std::time::Duration;
 
 use proactor::keys::ConnId;
-use proactor_record::{Header, Trace, Writers};
+use proactor_record::{Header, Writers};
 use proactor_report::units::{self, nanos};
 use serde_json::{Value, json};
 
 use super::protobuf::ProtoMessage;
 use super::track_event::{Flow, Shape, Track, TrackEvent};
 use super::tracks::TrackBuilder;
-use crate::event::{Event, events};
+use crate::event::Event;
 use crate::show::{fields, moment};
+use crate::trace_file::TraceFile;
 use crate::view::{ConnectionList, Cut, Lanes, ListOrder, ThreadSpan, TraceStats};
 
 /// The default limit of connections, and of threads or children, that have tracks. Perfetto's UI
@@ -41,7 +42,7 @@ pub const PERFETTO_EVENTS: usize = 1_000_000;
 /// # Errors
 /// `out` cannot be written to.
 pub fn perfetto(
-    trace: &Trace,
+    trace: &TraceFile,
     cut: &Cut,
     most: usize,
     limit: usize,
@@ -71,7 +72,7 @@ pub fn perfetto(
         all.iter().for_each(|one| writer.track_event(one));
         out.write_all(&mem::take(&mut writer.out))
     };
-    events(trace).try_for_each(|event| write(tracks.draw(event)))?;
+    trace.events().try_for_each(|event| write(tracks.draw(event)))?;
     write(tracks.finish())?;
     left_out.extend((list.left_out > 0).then(|| {
         let connections = units::plural(list.left_out, "connection");
@@ -83,7 +84,7 @@ pub fn perfetto(
 }
 
 /// Cuts a part to its last `limit` events; says what that leaves out, if anything.
-fn shorten(cut: &mut Cut, trace: &Trace, limit: usize) -> Option<String> {
+fn shorten(cut: &mut Cut, trace: &TraceFile, limit: usize) -> Option<String> {
     let times = || {
         let times = trace.records.iter().map(|record| trace.header.nanos(record.time));
         times.filter(|&time| cut.is_in_time(time))
@@ -116,6 +117,8 @@ impl Track {
             Track::Listeners => (3, 3),
             Track::Connections => (4, 3),
             Track::Undrawn => (5, 3),
+            Track::Arrived => (6, 3),
+            Track::Posted => (7, 3),
             Track::Counter(number, _) => (16 + number, 3),
             Track::Listener(index) => (64 + u64::from(index), 3),
             Track::Thread(index) => (1 << 40 | index as u64, 3),
@@ -248,6 +251,8 @@ impl PerfettoWriter<'_> {
                 Track::Listener(index) => {
                     self.track(track, &format!("listener {index}"), index.into(), None);
                 }
+                Track::Arrived => self.track(track, "kernel: data arrived", 1, None),
+                Track::Posted => self.track(track, "kernel: completions posted", 2, None),
                 _ => self.track(track, "the recording", 0, None),
             }
         }
@@ -288,6 +293,10 @@ impl PerfettoWriter<'_> {
     /// same time, and Perfetto stacks events of one time into as many rows. So each operation gets
     /// a nanosecond of its own.
     fn moment(&mut self, one: &TrackEvent) -> u64 {
+        // These are earlier than what was written, and each has a time of its own.
+        if matches!(one.track, Track::Arrived | Track::Posted) {
+            return one.at;
+        }
         // The slices of an iteration share their borders.
         let is_own = |event: &Event| event.op.is_some() || matches!(one.shape, Shape::Instant(_));
         let event = one.event.as_deref().filter(|event| is_own(event)).map(|event| event.number);

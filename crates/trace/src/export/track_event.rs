@@ -20,6 +20,10 @@ pub(super) enum Track {
     Inbound(ConnId),
     /// A connection's sends and its end.
     Outbound(ConnId),
+    /// When what operations waited for arrived, as the kernel's events say.
+    Arrived,
+    /// When completions were posted, as the kernel's events say.
+    Posted,
     /// A number that changes over time, by its number and its title.
     Counter(u64, &'static str),
     /// The whole recording: the parent of all other tracks.

@@ -114,6 +114,9 @@ impl TrackBuilder {
             self.close();
         }
         let track = self.track(event);
+        if track.is_some() {
+            self.posting(event);
+        }
         let flow = match self.threads {
             None => self.loop_event(event, track),
             Some(_) => self.thread_event(event, track),
@@ -125,6 +128,18 @@ impl TrackBuilder {
         }
         if let Some(track) = track.filter(|&track| track != Track::Loop) {
             self.side(track, event, flow);
+        }
+    }
+
+    /// Draws when a completion was posted, and when what it waited for arrived.
+    fn posting(&mut self, event: &Rc<Event>) {
+        let Some(posting) = event.posting else { return };
+        let conn = event.conn.map_or(String::new(), |conn| format!(" c{conn}"));
+        let shape = Shape::Instant(label(event) + &conn);
+        let arrived = posting.arrived.map(|at| (Track::Arrived, at));
+        for (track, at) in arrived.into_iter().chain([(Track::Posted, posting.posted)]) {
+            let (shape, event) = (shape.clone(), Some(Rc::clone(event)));
+            self.out.push(TrackEvent { at, track, shape, event, flow: None });
         }
     }
 

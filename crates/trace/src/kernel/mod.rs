@@ -11,12 +11,12 @@
 //!   trace_pipe_raw ─► PageLayout ─► bytes ─► KernelEvent, in the order of time
 //! ```
 
-mod delays;
 mod instance;
 mod layout;
 mod missing;
 mod namespace;
 mod page;
+mod postings;
 mod show;
 mod sidecar;
 mod tasks;
@@ -25,12 +25,13 @@ mod tests;
 mod tracepoint;
 mod watch;
 
-pub use delays::Delays;
 pub use instance::Instance;
 pub use layout::{Field, Layout};
 pub use missing::Missing;
 pub use page::{PageEntries, PageLayout};
-pub(super) use sidecar::MODEL;
+pub use postings::Posting;
+pub(crate) use postings::Postings;
+pub(crate) use sidecar::MODEL;
 pub use sidecar::{KernelRecorder, Sidecar, sidecar_path};
 pub(super) use tasks::Tasks;
 pub use tracepoint::{KernelEvent, Tracepoint, TracepointDecoder, operation};

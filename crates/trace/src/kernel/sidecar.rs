@@ -34,7 +34,9 @@ const RECORDED: [Tracepoint; 7] = [
     Tracepoint::QueueAsyncWork,
     Tracepoint::CqringWait,
 ];
-/// The entry of the header's text that lists what the kernel does not trace, separated by commas.
+/// The entry of the header's text that says that sleeps are written, which older files do not have.
+const SLEEPS: &str = "sleeps";
+/// The entry that lists what the kernel does not trace, separated by commas.
 const MISSING: &str = "missing";
 /// The same entry in older files.
 const MISSING_BEFORE: &str = "not_told";
@@ -81,7 +83,8 @@ impl KernelRecorder {
         let clock = Some(instance.clock);
         let settings = Settings { clock, triggers: Vec::new(), ..settings.clone() };
         let missing: Vec<_> = instance.missing().iter().map(|missing| missing.name()).collect();
-        let more = vec![(MISSING.to_owned(), missing.join(","))];
+        let more = [(MISSING, missing.join(",")), (SLEEPS, "1".to_owned())];
+        let more = more.map(|(name, value)| (name.to_owned(), value)).to_vec();
         let about = About { model: MODEL.to_owned(), more, ..About::default() };
         let log = Recorder::new(Some(&file), &settings, &about).map_err(failed)?;
         let names_requests = !instance.missing().contains(&Missing::Request);
@@ -169,13 +172,13 @@ impl OwnRings {
     }
 }
 
-/// The tracepoints that only identify rings and threads.
-const NOT_WRITTEN: [Tracepoint; 2] = [Tracepoint::CqringWait, Tracepoint::NewTask];
+/// The tracepoint that only identifies threads.
+const NOT_WRITTEN: Tracepoint = Tracepoint::NewTask;
 
 /// Encodes an event of a [recorded](RECORDED) tracepoint, if it is written.
 fn to_record(event: &KernelEvent) -> Option<Record> {
     let KernelEvent { user_data, opcode, tracepoint, own, .. } = *event;
-    (!NOT_WRITTEN.contains(&tracepoint)).then(|| Record {
+    (tracepoint != NOT_WRITTEN).then(|| Record {
         time: 0,
         id: user_data,
         res: own[0] as i32,
@@ -190,7 +193,7 @@ fn to_record(event: &KernelEvent) -> Option<Record> {
 /// Decodes what [`to_record`] encodes; `None` for any other record.
 fn from_record(header: &Header, record: &Record) -> Option<KernelEvent> {
     let tracepoint = Tracepoint::from_number(record.kind.checked_sub(BASE)?)?;
-    let is_recorded = RECORDED.contains(&tracepoint) && !NOT_WRITTEN.contains(&tracepoint);
+    let is_recorded = RECORDED.contains(&tracepoint) && tracepoint != NOT_WRITTEN;
     is_recorded.then(|| KernelEvent {
         time: header.nanos(record.time),
         thread: record.iteration as i32,
@@ -204,7 +207,7 @@ fn from_record(header: &Header, record: &Record) -> Option<KernelEvent> {
 }
 
 /// The kernel's events of a recording, read from its sidecar file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Sidecar {
     /// The events in the order of time.
     pub events: Vec<KernelEvent>,
@@ -212,9 +215,22 @@ pub struct Sidecar {
     pub lost: u64,
     /// Tracepoints and fields that the kernel does not have.
     pub missing: Vec<Missing>,
+    /// Whether the events say when a thread began to sleep.
+    pub has_sleeps: bool,
 }
 
 impl Sidecar {
+    /// How many events of a tracepoint a test holds for; `None` if the kernel does not trace it.
+    pub fn count(
+        &self,
+        tracepoint: Tracepoint,
+        is_wanted: impl Fn(&KernelEvent) -> bool,
+    ) -> Option<u64> {
+        let is_one = |event: &&KernelEvent| event.tracepoint == tracepoint && is_wanted(event);
+        let is_traced = !self.missing.contains(&Missing::Tracepoint(tracepoint));
+        is_traced.then(|| self.events.iter().filter(is_one).count() as u64)
+    }
+
     /// Reads the sidecar file of a recording; `None` if there is none, or if it belongs to another
     /// process that recorded under the same name.
     ///
@@ -226,8 +242,20 @@ impl Sidecar {
             return Ok(None);
         }
         let trace = Trace::open(&path)?;
-        let same = trace.header.pid == header.pid && trace.header.clock == header.clock;
-        Ok(same.then(|| Sidecar::of(header, &trace)))
+        Ok(Sidecar::belongs(header, &trace.header).then(|| Sidecar::of(header, &trace)))
+    }
+
+    /// Whether a sidecar file with this header belongs to the recording with `header`.
+    pub(crate) fn belongs(header: &Header, its: &Header) -> bool {
+        its.pid == header.pid && its.clock == header.clock
+    }
+
+    /// The events of these records of a sidecar file; `header` is that of the recording.
+    pub(crate) fn decode<'a>(
+        header: &'a Header,
+        records: &'a [Record],
+    ) -> impl Iterator<Item = KernelEvent> + 'a {
+        records.iter().filter_map(|record| from_record(header, record))
     }
 
     /// The events of a sidecar file; `header` is that of the recording.
@@ -236,7 +264,10 @@ impl Sidecar {
         let lost = lost.fold(trace.lost(), |all, record| all.saturating_add(record.id));
         let missing = trace.header.get(MISSING).or_else(|| trace.header.get(MISSING_BEFORE));
         let missing = missing.unwrap_or_default().split(',').filter_map(Missing::from_name);
-        let events = trace.records.iter().filter_map(|record| from_record(header, record));
-        Sidecar { events: events.collect(), lost, missing: missing.collect() }
+        let events = Sidecar::decode(header, &trace.records);
+        let missing: Vec<_> = missing.collect();
+        let is_traced = !missing.contains(&Missing::Tracepoint(Tracepoint::CqringWait));
+        let has_sleeps = is_traced && trace.header.get(SLEEPS).is_some();
+        Sidecar { events: events.collect(), lost, missing, has_sleeps }
     }
 }

@@ -59,6 +59,8 @@ pub(super) enum Of {
     Selector,
     /// In those that have the delays of their thread.
     Delays,
+    /// In those with the kernel's events.
+    Kernel,
 }
 
 /// All that is looked for.
@@ -72,6 +74,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("stalls", "a loop that does nothing for long, outside of its waits", Of::Thread, stalls),
     ("no-cpu", "a loop that is ready and has no CPU", Of::Delays, no_cpu),
     ("stopped", "a process that is stopped (SIGSTOP) and continued", Of::All, stopped),
+    ("punted", "operations that worker threads of the kernel (io-wq) do", Of::Kernel, punted),
     ("disarmed", "multishot receives that keep ending", Of::Ring, disarmed),
     ("one-shot", "a receive asked for anew for each message", Of::Ring, one_shot),
     ("short-sends", "sends that take less than they are given", Of::All, short),
@@ -106,6 +109,7 @@ pub(super) fn checks(stats: &TraceStats) -> impl Iterator<Item = &'static Check>
         Of::Loop => has_loop,
         Of::Thread => stats.pauses.unexplained.is_some(),
         Of::Delays => stats.pauses.sees_delays,
+        Of::Kernel => stats.kernel.as_ref().is_some_and(|delays| delays.punted.is_some()),
         Of::Ring => is_ring,
         Of::Selector => has_loop && !is_ring,
     })
@@ -234,6 +238,12 @@ fn stopped(stats: &TraceStats) -> Option<Found> {
 fn is_costly(stats: &TraceStats, spells: &Spells, one_in: u64) -> bool {
     let is_long = spells.total_ns.saturating_mul(one_in) > stats.source.span_ns;
     spells.times.count >= 3 && is_long
+}
+
+fn punted(stats: &TraceStats) -> Option<Found> {
+    let punted = stats.kernel.as_ref()?.punted?;
+    let is_found = often(punted, stats.messages, 100);
+    is_found.then(|| Found::new(Costly, Vec::new()))
 }
 
 fn disarmed(stats: &TraceStats) -> Option<Found> {

@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 
 use proactor::keys::ConnId;
-use proactor_record::{Call, Content, Errno, Kind, Level, OpKind, RecordKind, Trace};
+use proactor_record::{Call, Content, Errno, Kind, Level, OpKind, RecordKind};
 use serde::Serialize;
 
 use super::names;
 use super::ops::Errors;
 use crate::event::{Event, Kinds};
+use crate::trace_file::TraceFile;
 
 /// The end of the time of an exchange. It begins with the reaping of the receive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -31,7 +32,7 @@ pub enum Measure {
 
 impl Measure {
     /// The measure that these records allow.
-    pub fn of(trace: &Trace) -> Measure {
+    pub fn of(trace: &TraceFile) -> Measure {
         let has = |kind| trace.records.iter().any(|one| one.is(kind));
         if has(RecordKind::Sqe) || has(RecordKind::Cqe) {
             let skips = trace.records.iter().any(|one| {
@@ -100,6 +101,10 @@ pub struct ConnectionStats {
     pub exchanges_ns: u64,
     /// The time of the slowest.
     pub slowest_ns: Option<u64>,
+    /// How long its posted completions waited to be reaped; if the kernel's events were recorded.
+    pub reaping: Waits,
+    /// Completions of its operations that the kernel handed to a worker thread (io-wq).
+    pub punted: u64,
     /// When the peer had ended.
     pub peer_ended_ns: Option<u64>,
     /// The way in which it ended.
@@ -109,9 +114,9 @@ pub struct ConnectionStats {
     pub in_flight: Kinds,
     /// What was wrong: a sentence each. Nothing, if every operation ended once, before the close.
     pub faults: Vec<String>,
-    /// When the exchange that is not over began, and with which completion of its enter.
+    /// The exchange that is not over.
     #[serde(skip)]
-    exchange: Option<(u64, u16)>,
+    exchange: Option<OpenExchange>,
     /// How often records were missing before the last event.
     #[serde(skip)]
     gaps: u64,
@@ -129,6 +134,34 @@ impl ConnectionStats {
     }
 }
 
+/// How long something waited, and how often.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Waits {
+    /// The number of times.
+    pub count: u64,
+    /// All times together, in nanoseconds.
+    pub total_ns: u64,
+    /// The longest of them.
+    pub longest_ns: u64,
+}
+
+impl Waits {
+    fn add(&mut self, nanos: u64) {
+        self.count += 1;
+        self.total_ns = self.total_ns.saturating_add(nanos);
+        self.longest_ns = self.longest_ns.max(nanos);
+    }
+}
+
+/// An exchange that has begun.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct OpenExchange {
+    at: u64,
+    /// The position of its completion in its enter.
+    position: u16,
+    waited: Option<u64>,
+}
+
 /// An exchange that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Exchange {
@@ -144,6 +177,9 @@ pub struct Exchange {
     pub took_ns: u64,
     /// The position of its receive among the completions since the enter, from 1.
     pub position: u32,
+    /// How long its receive had waited to be reaped, in nanoseconds, if the kernel's events were
+    /// recorded.
+    pub waited_ns: Option<u64>,
 }
 
 /// Follows all connections through the events.
@@ -164,7 +200,7 @@ pub(super) struct ConnectionTracker {
 }
 
 impl ConnectionTracker {
-    pub(super) fn new(trace: &Trace) -> ConnectionTracker {
+    pub(super) fn new(trace: &TraceFile) -> ConnectionTracker {
         ConnectionTracker {
             measure: Measure::of(trace),
             whole: trace.lost() == 0 && trace.remarks.is_empty(),
@@ -212,13 +248,19 @@ impl ConnectionTracker {
     /// The connection's exchange is over.
     fn answer(&mut self, conn: ConnId, at: u64) {
         let Some(stats) = self.all.get_mut(&conn) else { return };
-        let Some((begun, position)) = stats.exchange.take() else { return };
-        let took = at.saturating_sub(begun);
+        let Some(begun) = stats.exchange.take() else { return };
+        let took = at.saturating_sub(begun.at);
         stats.exchanges += 1;
         stats.exchanges_ns = stats.exchanges_ns.saturating_add(took);
         stats.slowest_ns = stats.slowest_ns.max(Some(took));
-        let (number, position) = (stats.messages, u32::from(position) + 1);
-        self.exchanges.push(Exchange { conn, number, at_ns: begun, took_ns: took, position });
+        self.exchanges.push(Exchange {
+            conn,
+            number: stats.messages,
+            at_ns: begun.at,
+            took_ns: took,
+            position: u32::from(begun.position) + 1,
+            waited_ns: begun.waited,
+        });
     }
 
     fn of_conn(&mut self, conn: ConnId, event: &Event) {
@@ -232,6 +274,10 @@ impl ConnectionTracker {
         stats.last_ns = event.at;
         stats.in_flight = event.in_flight.of_conn;
         stats.check(event, self.whole);
+        if let Some(posting) = event.posting {
+            stats.reaping.add(posting.waited(event.at));
+            stats.punted += u64::from(posting.is_punted);
+        }
         let begins = matches!(event.what, Content::Submitted { .. } | Content::CallBegin { .. });
         stats.receives += u64::from(begins && event.op.is_some_and(OpKind::receives));
         stats.ended(event);
@@ -298,7 +344,8 @@ impl ConnectionStats {
                     Content::Completed { position, .. } => position,
                     _ => 0,
                 };
-                self.exchange.get_or_insert((event.at, position));
+                let waited = event.posting.map(|posting| posting.waited(event.at));
+                self.exchange.get_or_insert(OpenExchange { at: event.at, position, waited });
             }
             Ok(n) if op.sends() => {
                 self.bytes_out += u64::from(n);

@@ -39,6 +39,8 @@ pub struct ConnectionList {
     pub left_out: u64,
     /// Those of all that were not clean.
     pub unclean: u64,
+    /// Whether the kernel's events were recorded.
+    pub has_kernel: bool,
 }
 
 impl ConnectionList {
@@ -66,6 +68,7 @@ impl ConnectionList {
             connections: conns,
             left_out,
             unclean,
+            has_kernel: stats.kernel.is_some(),
         }
     }
 }

@@ -11,7 +11,8 @@ use super::ops::OpRow;
 use super::source::Cut;
 use super::stats::TraceStats;
 use super::text::fill;
-use proactor_record::{Call, Kind, OpKind, Trace};
+use crate::trace_file::TraceFile;
+use proactor_record::{Call, Kind, OpKind};
 use proactor_report::histogram::Percentiles;
 
 /// How many slices of its time show how much a number varies within a trace.
@@ -69,7 +70,7 @@ pub struct DiffSide {
 
 impl DiffSide {
     /// Of this part of a trace.
-    pub fn of(trace: &Trace, cut: &Cut) -> DiffSide {
+    pub fn of(trace: &TraceFile, cut: &Cut) -> DiffSide {
         let (whole, mut slices) = TraceStats::with_slices(trace, cut, SLICES);
         // Not those in which the clients came, went or rested.
         let most = slices.iter().map(|slice| slice.messages).max().unwrap_or(0);
@@ -186,6 +187,14 @@ fn lines(a: &DiffSide, b: &DiffSide, again: Option<&DiffSide>) -> Vec<Line> {
             d.per_message(times(d).filter(|_| is_of_protocol || is_comparable(d))?[at]?)
         });
     }
+    all.add("asleep in enters / message", Nanos, |d| d.per_message(d.kernel.as_ref()?.asleep_ns?));
+    all.add("at work in enters / message", Nanos, |d| {
+        let (inside, asleep) = (d.iterations.as_ref()?.inside_ns, d.kernel.as_ref()?.asleep_ns?);
+        d.per_message(inside.saturating_sub(asleep))
+    });
+    all.add("to worker threads (io-wq) / message", Ratio, |d| {
+        d.per_message(d.kernel.as_ref()?.punted?)
+    });
     // Exchanges that are not timed alike are not compared.
     for (name, how_many, of) in TIMED.iter().filter(|one| one.0 != "answered" || is_alike) {
         let is_of_iteration = ["enter or wait", "between them"].contains(name);
@@ -260,9 +269,11 @@ fn differs(a: Number, b: Number, again: Option<Number>) -> Option<bool> {
 /// What is timed, how many of its percentiles are compared, and where they are.
 type DurationRow = (&'static str, usize, fn(&TraceStats) -> Option<Percentiles>);
 
-const TIMED: [DurationRow; 6] = [
+const TIMED: [DurationRow; 8] = [
     ("enter or wait", 2, |d| Some(d.iterations.as_ref()?.inside)),
     ("between them", 2, |d| Some(d.iterations.as_ref()?.outside)),
+    ("arrival to posted", 2, |d| Some(d.kernel.as_ref()?.posting)),
+    ("posted to reaped", 2, |d| Some(d.kernel.as_ref()?.reaping)),
     ("send age", 3, |d| ages(d, OpKind::Ring(Kind::Send))),
     ("recv took", 3, |d| ages(d, OpKind::Call(Call::Recv))),
     ("send took", 3, |d| ages(d, OpKind::Call(Call::Send))),

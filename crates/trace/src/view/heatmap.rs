@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use minijinja::context;
-use proactor_record::{Call, Content, Kind, OpKind, Trace};
+use proactor_record::{Call, Content, Kind, OpKind};
 use serde::Serialize;
 
 use super::connection::{ConnectionTracker, Measure};
@@ -13,8 +13,9 @@ use super::ops::octave;
 use super::source::{Cut, Source};
 use super::stats::{TraceStats, times_calls};
 use super::text::fill;
-use crate::event::{Event, events};
+use crate::event::Event;
 use crate::show::moment;
+use crate::trace_file::TraceFile;
 
 /// The number of columns: they fit on a terminal, with the labels on both sides.
 const COLUMNS: u64 = 72;
@@ -55,12 +56,12 @@ pub struct HeatmapRow {
 impl Heatmap {
     /// All that can be drawn of a part of a trace: the replies first, then the enters or waits,
     /// then the operations and calls in the order of `stats`.
-    pub fn all(trace: &Trace, cut: &Cut, stats: &TraceStats) -> Vec<Heatmap> {
+    pub fn all(trace: &TraceFile, cut: &Cut, stats: &TraceStats) -> Vec<Heatmap> {
         let mut grids = Grids { step: stats.source.span_ns / COLUMNS + 1, ..Grids::default() };
         grids.from = stats.source.from_ns;
         let is_timed = times_calls(trace);
         let mut conns = ConnectionTracker::new(trace);
-        for event in events(trace) {
+        for event in trace.events() {
             conns.see(&event);
             for one in conns.exchanges.drain(..) {
                 if cut.is_in_time(one.at_ns) && cut.is_of(Some(one.conn)) {

@@ -25,6 +25,7 @@
 mod checks;
 mod connection;
 mod connection_list;
+mod delays;
 mod diff;
 mod doctor;
 mod heatmap;
@@ -42,8 +43,9 @@ mod text;
 mod timeline;
 
 pub use checks::{Finding, Severity};
-pub use connection::{ConnectionStats, Ending, Exchange, Measure};
+pub use connection::{ConnectionStats, Ending, Exchange, Measure, Waits};
 pub use connection_list::{ConnectionList, ListOrder};
+pub use delays::Delays;
 pub use diff::{Diff, DiffSide};
 pub use doctor::{Doctor, Health};
 pub use heatmap::{Heatmap, HeatmapRow, parse_timed};

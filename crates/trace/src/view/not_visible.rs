@@ -32,7 +32,7 @@ const ALL: &[Hidden] = &[
         "perf sched timehist",
     ),
     (
-        TraceStats::is_ring,
+        |stats| stats.is_ring() && stats.kernel.is_none(),
         "kernel",
         "when completions were posted, and what kernel threads did (io-wq, SQPOLL)",
         "serve --kernel-events, then trace delays; needs root",

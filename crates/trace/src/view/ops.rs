@@ -56,6 +56,11 @@ pub struct OpRow {
     pub together_ns: Option<u64>,
     /// The same, by powers of two.
     pub octaves: Vec<Octave>,
+    /// How long posted completions waited to be reaped, if the kernel's events were recorded.
+    pub reaping: Option<Percentiles>,
+    /// Completions of operations that the kernel handed to a worker thread (io-wq), as far as its
+    /// events were recorded.
+    pub punted: u64,
 }
 
 /// How many had this age, and less than twice this age.
@@ -84,8 +89,8 @@ impl OpRow {
 /// Counts events, operation by operation.
 #[derive(Debug)]
 pub(super) struct Ops {
-    /// Each row with its ages, if it has any.
-    rows: HashMap<OpKind, (OpRow, Option<Latencies>)>,
+    /// Each row with its ages, if it has any, and the waits of its posted completions.
+    rows: HashMap<OpKind, (OpRow, Option<Latencies>, Latencies)>,
     /// Whether calls have durations.
     timed: bool,
     /// Whether waits are calls like others, and not iterations of a loop.
@@ -105,11 +110,11 @@ impl Ops {
         let is_wait = matches!(event.what, Content::WaitBegin { .. } | Content::WaitEnd { .. });
         let wait = (is_wait && self.counts_waits).then_some(OpKind::Wait);
         let Some(op) = event.op.or(wait) else { return };
-        let (row, ages) = self.rows.entry(op).or_insert_with(|| {
+        let (row, ages, reaping) = self.rows.entry(op).or_insert_with(|| {
             let on_ring = op.is_on_ring();
             let has_ages = if on_ring { !op.waits_for_others(false) } else { self.timed };
             let row = OpRow { op, on_ring, may_sleep: op == OpKind::Wait, ..OpRow::default() };
-            (row, has_ages.then(Latencies::new))
+            (row, has_ages.then(Latencies::new), Latencies::new())
         });
         let Some(result) = event.result() else {
             row.begun += 1;
@@ -127,6 +132,10 @@ impl Ops {
             if !matches!(event.what, Content::Completed { more: true, .. }) {
                 self.unseen.remove(&event.raw.id);
             }
+        }
+        if let Some(posting) = event.posting {
+            reaping.record(Duration::from_nanos(posting.waited(event.at)));
+            row.punted += u64::from(posting.is_punted);
         }
         if let (Some(ages), Some(nanos)) = (ages, event.lasted) {
             ages.record(Duration::from_nanos(nanos));
@@ -148,8 +157,9 @@ impl Ops {
     /// Returns all rows, in the order of the operations' numbers, with those `in_flight` at the
     /// end.
     pub(super) fn finish(self, in_flight: &HashMap<OpKind, u64>) -> Vec<OpRow> {
-        let rows = self.rows.into_values().map(|(row, ages)| OpRow {
+        let rows = self.rows.into_values().map(|(row, ages, reaping)| OpRow {
             ages: ages.filter(|ages| !ages.is_empty()).map(|ages| ages.percentiles()),
+            reaping: (!reaping.is_empty()).then(|| reaping.percentiles()),
             in_flight: in_flight.get(&row.op).copied().unwrap_or(0),
             ..row
         });

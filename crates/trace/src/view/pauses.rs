@@ -9,11 +9,12 @@
 use std::time::Duration;
 
 use proactor::keys::ConnId;
-use proactor_record::{Content, Trace, Writers};
+use proactor_record::{Content, Writers};
 use serde::Serialize;
 
 use super::iterations::Occurrences;
 use crate::event::Event;
+use crate::trace_file::TraceFile;
 
 /// What the work of one iteration may take: so much in any case, and more for each event and byte.
 /// A delay is read at most each 2 ms, so that none is known of less.
@@ -86,7 +87,7 @@ pub(super) struct PauseCounter {
 }
 
 impl PauseCounter {
-    pub(super) fn new(trace: &Trace) -> PauseCounter {
+    pub(super) fn new(trace: &TraceFile) -> PauseCounter {
         let header = &trace.header;
         let is_loop = header.writers == Writers::One;
         let is_one = is_loop || header.model() == "coroutine";

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use minijinja::{Value, context};
 use proactor::keys::ConnId;
-use proactor_record::{Level, Trace, Writers};
+use proactor_record::{Level, Writers};
 use serde::Serialize;
 
 use super::text::fill;
 use crate::show::{POLLS_ALL, clock, is_between, is_conn, kernel_release, subject};
+use crate::trace_file::TraceFile;
 
 /// The part of a trace that a view is about. The default is all of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub struct Source {
 
 impl Source {
     /// Of this trace, cut to this; from the first to the last moment that was seen.
-    pub(super) fn new(trace: &Trace, cut: &Cut, from_ns: u64, to_ns: u64) -> Source {
+    pub(super) fn new(trace: &TraceFile, cut: &Cut, from_ns: u64, to_ns: u64) -> Source {
         let header = &trace.header;
         let unwritten = if header.writers == Writers::One { trace.absent() } else { 0 };
         Source {
@@ -115,7 +116,7 @@ impl Source {
     }
 }
 
-fn uncertain(trace: &Trace, cut: &Cut) -> Vec<String> {
+fn uncertain(trace: &TraceFile, cut: &Cut) -> Vec<String> {
     let header = &trace.header;
     let is_alone = header.writers == Writers::One;
     let values = context! {

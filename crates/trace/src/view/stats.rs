@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use minijinja::{Value, context};
 use proactor::keys::ConnId;
-use proactor_record::{
-    Call, Content, Errno, Header, Kind, Level, OpKind, RecordKind, Trace, Writers,
-};
+use proactor_record::{Call, Content, Errno, Header, Kind, Level, OpKind, RecordKind, Writers};
 use proactor_report::Latencies;
 use serde::Serialize;
 
 use super::connection::{ConnectionStats, ConnectionTracker, Exchange, Measure};
+use super::delays::{DelayCounter, Delays};
 use super::iterations::{IterationCounter, Iterations, LONG, Occurrences};
 use super::lanes::Lanes;
 use super::ops::{OpRow, Ops};
 use super::pauses::{LONG_DELAY, PauseCounter, Pauses};
 use super::source::{Cut, Source};
 use super::starvation::{Starvation, StarvationCounter};
-use crate::event::{Event, events};
+use crate::event::Event;
+use crate::trace_file::TraceFile;
 
 /// What a trace comes to.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -58,6 +58,8 @@ pub struct TraceStats {
     pub measure: Measure,
     /// Events that are failures, or costly if there are many.
     pub anomalies: Anomalies,
+    /// What the kernel's events add; `None` if they were not recorded.
+    pub kernel: Option<Delays>,
     /// The numbers of each connection.
     #[serde(skip)]
     pub conns: Vec<ConnectionStats>,
@@ -102,14 +104,14 @@ pub struct Anomalies {
 
 impl TraceStats {
     /// Of this part of a trace.
-    pub fn of(trace: &Trace, cut: &Cut) -> TraceStats {
+    pub fn of(trace: &TraceFile, cut: &Cut) -> TraceStats {
         let mut parts = parts(trace, std::slice::from_ref(cut));
         parts.pop().expect("one part has statistics")
     }
 
     /// Of this part of a trace, and of equal slices of its time. A slice has no connections, and
     /// counts what was begun and ended in it.
-    pub fn with_slices(trace: &Trace, cut: &Cut, slices: u32) -> (TraceStats, Vec<TraceStats>) {
+    pub fn with_slices(trace: &TraceFile, cut: &Cut, slices: u32) -> (TraceStats, Vec<TraceStats>) {
         let times = trace.records.iter().map(|one| trace.header.nanos(one.time));
         let times = times.filter(|&at| cut.is_in_time(at));
         let (from, to) = times.fold((u64::MAX, 0), |(from, to), at| (from.min(at), to.max(at)));
@@ -162,6 +164,7 @@ impl TraceStats {
             no_loop => self.source.has_no_loop(),
             polls_all => self.source.polls_all(),
             share_inside => self.share_inside(),
+            asleep_share => self.asleep_share(),
             bytes_per_call => self.bytes_per_call(),
             waiting_share => self.starvation.share(),
             long_ns => LONG.as_nanos() as u64,
@@ -180,14 +183,20 @@ impl TraceStats {
         let iterations = self.iterations.as_ref()?;
         (self.source.span_ns > 0).then(|| iterations.inside_ns as f64 / self.source.span_ns as f64)
     }
+
+    /// The share of the time that its thread slept in enters, if the kernel's events say it.
+    pub fn asleep_share(&self) -> Option<f64> {
+        let asleep = self.kernel.as_ref()?.asleep_ns?;
+        (self.source.span_ns > 0).then(|| asleep as f64 / self.source.span_ns as f64)
+    }
 }
 
 /// Returns the statistics of these parts of a trace, from one pass over its events. The first has
 /// the numbers of each connection.
-fn parts(trace: &Trace, cuts: &[Cut]) -> Vec<TraceStats> {
+fn parts(trace: &TraceFile, cuts: &[Cut]) -> Vec<TraceStats> {
     let mut conns = ConnectionTracker::new(trace);
     let mut parts: Vec<PartCounter> = cuts.iter().map(|cut| PartCounter::new(trace, cut)).collect();
-    let mut events = events(trace);
+    let mut events = trace.events();
     for event in &mut events {
         conns.see(&event);
         let exchanges = std::mem::take(&mut conns.exchanges);
@@ -205,7 +214,7 @@ fn parts(trace: &Trace, cuts: &[Cut]) -> Vec<TraceStats> {
 }
 
 /// Whether calls have a duration: the clock was read for each record, or nothing waits for many.
-pub(super) fn times_calls(trace: &Trace) -> bool {
+pub(super) fn times_calls(trace: &TraceFile) -> bool {
     let mut records = trace.records.iter();
     trace.header.level == Some(Level::Record) || !records.any(|one| one.is(RecordKind::WaitBegin))
 }
@@ -226,10 +235,11 @@ struct PartCounter<'a> {
     seen: SeenConnections,
     anomalies: Anomalies,
     lanes: Option<Lanes>,
+    delays: Option<DelayCounter<'a>>,
 }
 
 impl<'a> PartCounter<'a> {
-    fn new(trace: &Trace, cut: &'a Cut) -> PartCounter<'a> {
+    fn new(trace: &'a TraceFile, cut: &'a Cut) -> PartCounter<'a> {
         let (header, is_timed) = (&trace.header, times_calls(trace));
         // Otherwise many threads or processes recorded, most of which sleep in calls of their own.
         let has_loop = header.writers == Writers::One;
@@ -247,6 +257,7 @@ impl<'a> PartCounter<'a> {
             seen: SeenConnections::default(),
             anomalies: Anomalies::default(),
             lanes: Lanes::new(header, cut).filter(|_| cut.conn.is_none()),
+            delays: trace.sidecar().map(DelayCounter::new),
         }
     }
 
@@ -268,6 +279,9 @@ impl<'a> PartCounter<'a> {
         if cut.conn.is_none() {
             self.pauses.see(event);
         }
+        if let Some(delays) = &mut self.delays {
+            delays.see(event, cut);
+        }
         if cut.conn.is_none() && self.has_loop {
             self.iterations.see(event);
             self.buffers.see(event);
@@ -282,7 +296,7 @@ impl<'a> PartCounter<'a> {
 
     fn finish(
         self,
-        trace: &Trace,
+        trace: &TraceFile,
         in_flight: &HashMap<OpKind, u64>,
         measure: Measure,
     ) -> TraceStats {
@@ -312,6 +326,7 @@ impl<'a> PartCounter<'a> {
             answered: self.answered.percentiles(),
             measure,
             anomalies,
+            kernel: self.delays.map(|delays| delays.finish(cut)),
             conns: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@ use minijinja::context;
 use proactor_record::Errno;
 use serde::Serialize;
 
+use super::delays::Delays;
 use super::ops::{Octave, OpRow};
 use super::stats::TraceStats;
 use super::text::fill;
@@ -24,7 +25,9 @@ impl fmt::Display for Summary {
         let aborted = Errno(libc::ECANCELED).to_string();
         let is_aborted = self.stats.ops.iter().any(|row| row.errors.contains_key(&aborted));
         let aborted = is_aborted.then_some(aborted);
-        let values = context! { charted => charted(&self.stats), aborted, ..self.stats.values() };
+        let delays = self.stats.kernel.as_ref().map(Delays::to_string);
+        let charted = charted(&self.stats);
+        let values = context! { charted, aborted, delays, ..self.stats.values() };
         f.write_str(&fill(include_str!("summary.txt"), values))
     }
 }

@@ -13,13 +13,14 @@ use serde::Serialize;
 use super::connection::{ConnectionStats, ConnectionTracker, Exchange, Measure};
 use super::source::{Cut, Source};
 use super::text::fill;
-use crate::event::events;
+use crate::trace_file::TraceFile;
 use proactor::keys::ConnId;
-use proactor_record::Trace;
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 use writer::TimelineWriter;
 
+/// The least width of the words of a step.
+const WORDS: usize = 36;
 /// The number of abnormal steps, from the first, that are never folded.
 const ABNORMAL: usize = 16;
 
@@ -84,7 +85,7 @@ impl ConnectionTimeline {
     /// this slot; with its `slowest` exchanges, and with every step if `all`. `None` if the trace
     /// has no such connection.
     pub fn of(
-        trace: &Trace,
+        trace: &TraceFile,
         cut: &Cut,
         conn: (u32, Option<u32>),
         slowest: usize,
@@ -92,13 +93,13 @@ impl ConnectionTimeline {
     ) -> Option<ConnectionTimeline> {
         let wanted = Cut { conn: Some(conn), ..*cut };
         let is_wanted = |one: &ConnId| wanted.is_of(Some(*one));
-        let conn = events(trace).filter_map(|event| event.conn).find(is_wanted)?;
+        let conn = trace.events().filter_map(|event| event.conn).find(is_wanted)?;
         let cut = Cut { conn: Some((conn.slot(), Some(conn.generation()))), ..*cut };
         let mut tracker = ConnectionTracker::new(trace);
         let mut writer = TimelineWriter::new(conn, trace);
         let (mut answered, mut slow) = (Latencies::new(), Vec::new());
         let mut slot_connections = HashSet::new();
-        for event in events(trace) {
+        for event in trace.events() {
             slot_connections.extend(event.conn.filter(|one| one.slot() == conn.slot()));
             tracker.see(&event);
             writer.see(&event, &cut);
@@ -155,7 +156,12 @@ fn fold(steps: Vec<Step>, all: bool) -> Vec<TimelineLine> {
 impl fmt::Display for ConnectionTimeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (head, stats) = (self.source.to_string(), Value::from_serialize(&self.stats));
-        let values = context! { head, stats, ..Value::from_serialize(self) };
+        let steps = self.lines.iter().filter_map(|line| match line {
+            TimelineLine::Step(step) => Some(step.what.chars().count()),
+            TimelineLine::Folded { .. } => None,
+        });
+        let width = steps.fold(WORDS, usize::max);
+        let values = context! { head, stats, width, ..Value::from_serialize(self) };
         f.write_str(&fill(include_str!("timeline.txt"), values))
     }
 }

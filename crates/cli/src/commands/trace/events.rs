@@ -14,8 +14,8 @@ use crate::commands::output::stdout;
 use crate::commands::stderr::note;
 use crate::commands::stream::await_ready;
 use proactor::printable::escape;
-use proactor_trace::kernel::KernelEvent;
-use proactor_trace::{Event, Filter, Follow, Header, Trace, json_header, merged};
+use proactor_trace::kernel::sidecar_path;
+use proactor_trace::{Filter, Follow, Header, MergedEvent, TraceFile, json_header, merged};
 
 /// Period at which a followed file is read. A recorder writes into mapped memory: nothing could
 /// wake a reader without a cost for each record.
@@ -67,10 +67,8 @@ impl ShowArgs {
         let filter = self.selection.filter(self.part.cut(&trace, None));
         let mut out = BufWriter::new(stdout()?);
         writeln!(out, "{}", head(header, trace.lost(), &trace.remarks, self.json))?;
-        let sidecar = super::views::sidecar(&self.file, &trace)?;
-        let kernel = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
         let mut matches = 0;
-        for event in merged(&trace, kernel, &filter) {
+        for event in merged(&trace, &filter) {
             matches += 1;
             match self.json {
                 true => writeln!(out, "{}", event.json(header))?,
@@ -78,19 +76,15 @@ impl ShowArgs {
             }
         }
         out.flush()?;
-        if matches == 0 { self.explain_no_match(&trace, &filter, kernel) } else { Ok(()) }
+        if matches == 0 { self.explain_no_match(&trace, &filter) } else { Ok(()) }
     }
 
     /// Reports that no event matches: an error if a selected name does not occur in the trace.
-    fn explain_no_match(
-        &self,
-        trace: &Trace,
-        filter: &Filter,
-        kernel: &[KernelEvent],
-    ) -> anyhow::Result<()> {
+    fn explain_no_match(&self, trace: &TraceFile, filter: &Filter) -> anyhow::Result<()> {
         let file = self.file.display();
-        let kernel = kernel.iter().map(|event| event.name().to_owned());
-        let names = proactor_trace::events(trace).flat_map(|event| {
+        let kernel = trace.sidecar().into_iter().flat_map(|sidecar| &sidecar.events);
+        let kernel = kernel.map(|event| event.name().to_owned());
+        let names = trace.events().flat_map(|event| {
             let kind = event.name().trim_matches(['<', '>']).to_lowercase();
             [Some(kind), event.op.map(|op| op.name().to_lowercase())]
         });
@@ -110,11 +104,17 @@ impl FollowArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let source = &self.source;
         super::refuse_stdin(Path::new(source))?;
-        let file = match source.parse() {
+        let (file, kernel) = match source.parse() {
             Ok(pid) if !Path::new(source).exists() => proactor_trace::open_process(pid)?,
-            _ => File::open(source).with_context(|| format!("cannot read {source}"))?,
+            _ => {
+                let file = File::open(source).with_context(|| format!("cannot read {source}"))?;
+                (file, File::open(sidecar_path(Path::new(source))).ok())
+            }
         };
-        let follow = Follow::new(file, self.now);
+        let follow = Follow::new(file, self.now).and_then(|follow| match kernel {
+            Some(kernel) => follow.with_kernel(kernel, self.now),
+            None => Ok(follow),
+        });
         let follow = follow.with_context(|| format!("cannot follow {source}"))?;
         let filter = self.selection.filter(self.range.cut(None));
         follow_to_end(follow, &filter, self.json, &mut stdout()?)
@@ -132,7 +132,7 @@ pub(in crate::commands) fn follow_to_end(
     loop {
         let over = follow.is_over();
         let events = follow.poll()?;
-        let passed = events.iter().filter(|event| filter.passes(event));
+        let passed = events.iter().filter(|event| event.passes(filter));
         let lines = passed.map(|event| line(follow.header(), event, json) + "\n");
         out.write_all(lines.collect::<String>().as_bytes())?;
         out.flush()?;
@@ -158,9 +158,6 @@ fn head(header: &Header, lost: u64, remarks: &[String], json: bool) -> String {
     }
 }
 
-fn line(header: &Header, event: &Event, json: bool) -> String {
-    match json {
-        true => proactor_trace::json(header, event).to_string(),
-        false => proactor_trace::line(header, event),
-    }
+fn line(header: &Header, event: &MergedEvent, json: bool) -> String {
+    if json { event.json(header).to_string() } else { event.line(header) }
 }

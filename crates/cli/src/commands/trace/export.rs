@@ -14,7 +14,7 @@ use crate::commands::stderr::note;
 use crate::commands::{number, wrong_usage};
 use proactor_report::units;
 use proactor_trace::export::{PAGE_ROWS, PERFETTO_EVENTS, PERFETTO_TRACKS, jsonl, page, perfetto};
-use proactor_trace::{Filter, Trace};
+use proactor_trace::{Filter, TraceFile};
 
 /// Convert a trace for other tools: the Perfetto UI, jq, a browser
 #[derive(Debug, clap::Args)]
@@ -98,7 +98,7 @@ impl ExportArgs {
     /// Writes the output. Returns notes about omitted content.
     fn write(
         &self,
-        trace: &Trace,
+        trace: &TraceFile,
         format: ExportFormat,
         out: impl Write,
     ) -> anyhow::Result<Vec<String>> {
@@ -111,9 +111,7 @@ impl ExportArgs {
             ExportFormat::Jsonl => {
                 let (since, until) = (cut.since, cut.until);
                 let filter = Filter { since, until, ..Filter::default() };
-                let sidecar = super::views::sidecar(&self.file, trace)?;
-                let kernel = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.events);
-                jsonl(trace, kernel, &filter, &mut out)?;
+                jsonl(trace, &filter, &mut out)?;
                 Vec::new()
             }
             ExportFormat::Html => {

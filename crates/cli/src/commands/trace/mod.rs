@@ -20,8 +20,9 @@ use super::stderr::note;
 use super::{number, wrong_usage};
 use proactor_record::Errno;
 use proactor_report::units;
+use proactor_trace::kernel::{Sidecar, sidecar_path};
 use proactor_trace::view::{Cut, Doctor, ListOrder, Severity, TraceStats, parse_timed};
-use proactor_trace::{Filter, Trace, parse_conn, parse_name};
+use proactor_trace::{Filter, Trace, TraceFile, parse_conn, parse_name};
 
 /// A slot of connections, and the generation of one of them.
 type Conn = (u32, Option<u32>);
@@ -151,23 +152,27 @@ fn refuse_stdin(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a trace from a file.
-fn read(path: &Path) -> anyhow::Result<Trace> {
+/// Reads a trace from a file, with the kernel's events beside it.
+fn read(path: &Path) -> anyhow::Result<TraceFile> {
     refuse_stdin(path)?;
-    Trace::open(path).with_context(|| format!("cannot read {}", path.display()))
+    let cannot = |path: &Path| format!("cannot read {}", path.display());
+    let trace = Trace::open(path).with_context(|| cannot(path))?;
+    let sidecar = Sidecar::open(path, &trace.header);
+    let sidecar = sidecar.with_context(|| cannot(&sidecar_path(path)))?;
+    Ok(TraceFile::new(trace, sidecar))
 }
 
 /// Reads a trace, and reports its defects on stderr.
-fn open(path: &Path) -> anyhow::Result<Trace> {
+fn open(path: &Path) -> anyhow::Result<TraceFile> {
     let trace = read(path)?;
     trace.remarks.iter().for_each(|remark| note!("note: {remark}"));
     Ok(trace)
 }
 
 /// Fails if no event of a trace belongs to the connection.
-fn check_connection(trace: &Trace, file: &Path, conn: Conn) -> anyhow::Result<()> {
+fn check_connection(trace: &TraceFile, file: &Path, conn: Conn) -> anyhow::Result<()> {
     let only = Filter { conns: vec![conn], ..Filter::default() };
-    if proactor_trace::events(trace).any(|event| only.passes(&event)) {
+    if trace.events().any(|event| only.passes(&event)) {
         return Ok(());
     }
     let (slot, file) = (conn.0, file.display());

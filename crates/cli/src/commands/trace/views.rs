@@ -1,53 +1,26 @@
 //! The views of a whole trace: summary, conn, doctor, diff and delays.
 
-use std::fmt;
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
-use serde::Serialize;
-use serde_json::{Value, json};
+use anyhow::{anyhow, bail};
+use serde_json::json;
 
 use super::{Conn, How, Look, check_connection, read};
 use crate::commands::{ExitStatus, output};
-use proactor_trace::Trace;
-use proactor_trace::kernel::{Delays, Sidecar, sidecar_path};
 use proactor_trace::view::{
-    ConnectionList, ConnectionTimeline, Diff, DiffSide, Doctor, Heatmap, ListOrder, Severity,
+    ConnectionList, ConnectionTimeline, Cut, Diff, DiffSide, Doctor, Heatmap, ListOrder, Severity,
     Summary, TraceStats,
 };
 
 /// Connections in the list without `--all`.
 const LISTED: usize = 20;
 
-/// The summary, followed by the delays of the kernel.
-#[derive(Debug, Serialize)]
-struct Whole {
-    #[serde(flatten)]
-    summary: Summary,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kernel: Option<Value>,
-    #[serde(skip)]
-    delays: Option<Delays>,
-}
-
-impl fmt::Display for Whole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.summary.fmt(f)?;
-        self.delays.as_ref().map_or(Ok(()), |delays| write!(f, "\n\n{delays}"))
-    }
-}
-
 /// Prints counts and latencies per operation.
 pub(super) fn summary(Look { file, how }: &Look, conn: Option<Conn>) -> anyhow::Result<()> {
     let trace = read(file)?;
     let cut = how.part.cut(&trace, conn);
     conn.map_or(Ok(()), |conn| check_connection(&trace, file, conn))?;
-    // Only for the whole recording: kernel events cannot be selected by time or connection.
-    let is_whole = cut.since.is_none() && cut.until.is_none() && cut.conn.is_none();
-    let delays = if is_whole { delays_of(file, &trace)? } else { None };
-    let kernel = delays.as_ref().map(|delays| json!(delays));
-    let summary = Summary { stats: TraceStats::of(&trace, &cut) };
-    how.print(&Whole { summary, kernel, delays })
+    how.print(&Summary { stats: TraceStats::of(&trace, &cut) })
 }
 
 /// Prints the list of connections.
@@ -121,21 +94,10 @@ pub(super) fn diff(a: &Path, b: &Path, against: Option<&Path>, how: &How) -> any
 /// Prints the delays between arrival and handling of completions.
 pub(super) fn delays(file: &Path, json: bool) -> anyhow::Result<()> {
     let trace = super::open(file)?;
-    let Some(delays) = delays_of(file, &trace)? else {
+    let Some(delays) = TraceStats::of(&trace, &Cut::default()).kernel else {
         bail!("no kernel events: record with `serve --trace=FILE --kernel-events`");
     };
     let title = proactor_trace::title(&trace.header, trace.lost());
     let text = if json { json!(delays).to_string() } else { format!("{title}\n\n{delays}") };
     Ok(output::print(&(text + "\n"))?)
-}
-
-/// Returns the delays of a recording; `None` if it has no kernel events.
-fn delays_of(file: &Path, trace: &Trace) -> anyhow::Result<Option<Delays>> {
-    Ok(sidecar(file, trace)?.map(|sidecar| Delays::of(trace, &sidecar)))
-}
-
-/// Opens the kernel events of a recording, if it has any.
-pub(super) fn sidecar(file: &Path, trace: &Trace) -> anyhow::Result<Option<Sidecar>> {
-    let sidecar = Sidecar::open(file, &trace.header);
-    sidecar.with_context(|| format!("cannot read {}", sidecar_path(file).display()))
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use minijinja::context;
 use proactor::keys::ConnId;
-use proactor_record::{Content, Level, Trace};
+use proactor_record::{Content, Level};
 use proactor_report::template;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -17,8 +17,9 @@ use super::super::track_event::{Shape, Track, TrackEvent, label};
 use super::super::tracks::TrackBuilder;
 use super::parts::{Iteration, TimeParts};
 use super::stretch::{Span, Stretch};
-use crate::event::{Event, events};
+use crate::event::Event;
 use crate::show::moment;
+use crate::trace_file::TraceFile;
 use crate::view::{ConnectionList, Cut, Lanes, Phase, Source, TraceStats};
 
 /// The limit of iterations and bars that are drawn.
@@ -56,6 +57,10 @@ struct Bar {
     name: u32,
     bits: u64,
     res: i64,
+    /// How long its completion waited to be reaped, and what it waited for to be posted, where the
+    /// kernel's events say it.
+    waited: u64,
+    took: u64,
 }
 
 /// What a page draws.
@@ -87,7 +92,7 @@ pub(super) struct PageData {
 impl PageData {
     /// Collects what is drawn of a part of a trace.
     pub(super) fn of(
-        trace: &Trace,
+        trace: &TraceFile,
         cut: &Cut,
         stats: &TraceStats,
         list: &ConnectionList,
@@ -115,7 +120,7 @@ impl PageData {
             drawn,
             iteration: None,
         };
-        for event in events(trace) {
+        for event in trace.events() {
             if cut.is_in_time(event.at) {
                 data.count(&event);
             }
@@ -171,6 +176,7 @@ impl PageData {
                 let begun = new(event.at - event.lasted.unwrap_or(0));
                 let iteration = self.iteration.get_or_insert(begun);
                 iteration.inside = Some(event.at.saturating_sub(iteration.at));
+                iteration.asleep = event.asleep.unwrap_or(0);
                 (iteration.taken, iteration.returned) = match event.what {
                     Content::EnterEnd { .. } => (result.unwrap_or(0), event.completions),
                     _ => (0, result.unwrap_or(0)),
@@ -253,7 +259,7 @@ impl PageData {
         let (res, mut bits) = result(event);
         let mut name = label(event);
         match (track, &event.what) {
-            (Track::Loop | Track::Listener(_), _) => return None,
+            (Track::Loop | Track::Listener(_) | Track::Arrived | Track::Posted, _) => return None,
             (Track::Thread(_), what) => {
                 if matches!(what, Content::CallBegin { .. } | Content::WaitBegin { .. }) {
                     bits |= (Phase::of(event).unwrap_or(Phase::Other) as u64) << PHASE;
@@ -272,7 +278,9 @@ impl PageData {
         }
         let next = self.names.len() as u32;
         let name = *self.names.entry(name).or_insert(next);
-        Some(Bar { at, lasted: 0, name, bits, res })
+        let waited = event.posting.map_or(0, |posting| posting.waited(event.at));
+        let took = event.posting.and_then(|posting| posting.took()).unwrap_or(0);
+        Some(Bar { at, lasted: 0, name, bits, res, waited, took })
     }
 
     /// The drawing for the script. Times are nanoseconds since recording began; a list of
@@ -331,6 +339,9 @@ fn columns<T: Serialize + Default>(items: impl IntoIterator<Item = T>) -> Value 
         let values = fields(item).into_iter().map(|(_, value)| value);
         columns.iter_mut().zip(values).for_each(|((_, column), value)| column.push(value));
     }
+    // Without the kernel's events these are zero for all.
+    let is_kernels = |name: &str| ["waited", "took", "asleep"].contains(&name);
+    columns.retain(|(name, column)| !is_kernels(name) || column.iter().any(|one| *one != json!(0)));
     columns.into_iter().map(|(name, column)| (name, Value::Array(column))).collect()
 }
 

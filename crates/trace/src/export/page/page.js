@@ -54,7 +54,9 @@ const moments = ns => `${moment(ns)} (${wall(ns)[1]} UTC)`;
 
 /** What the loop's time is called. Of a readiness model, the kernel works in the calls as well. */
 const polls = health.source.model === 'nonblocking';
-const loopWords = () => ring ? { inside: 'in the enter: asleep or at work', own: 'handling' }
+/** Whether the kernel's events say how long enters slept. */
+const slept = health.kernel?.asleep_ns != null;
+const loopWords = () => ring ? { inside: slept ? 'in the enter: waking up or at work' : 'in the enter: asleep or at work', own: 'handling' }
   : { inside: polls ? 'between two passes: asleep only with --idle-sleep' : 'in the wait: asleep until something is ready', own: drawing.timed ? 'own code' : 'calls and own code' };
 
 function element(name, text, className) {
@@ -116,7 +118,8 @@ function tiles() {
     ['Connections', count(health.connections), `at most ${count(health.connections_max)} at a time`],
     health.calls != null && messages && ['System calls per message', digits(health.calls / messages), `${count(health.calls)} in all`],
     all && [ring ? 'Completions per enter' : 'Ready descriptors per wait', digits(all.batches.mean), `at most ${count(all.batches.max)}, of ${plural(all.count, waitName)}`],
-    all && health.source.span_ns && [`Time in ${waitName}s`, share(all.inside_ns), loopWords().inside.replace(/.*: /, '')],
+    all && health.source.span_ns && [`Time in ${waitName}s`, share(all.inside_ns), slept ? `asleep until data came: ${share(health.kernel.asleep_ns)}` : loopWords().inside.replace(/.*: /, '')],
+    health.kernel && ['Posted to reaped, p50', span(health.kernel.posted_to_reaped.p50_ns), `p99 ${span(health.kernel.posted_to_reaped.p99_ns)}`],
     all && !ring && health.source.span_ns && (drawing.timed ? ['Time in other calls', share(calls), 'recv, send, …: in the kernel too'] : ['Time in other calls', '–', 'recorded by --trace-clock=record']),
     ...(drawing.threads ? threadTiles() : []),
     ['Turnaround, p50', span(health.answered.p50_ns), `p99 ${span(health.answered.p99_ns)}`],
@@ -134,10 +137,11 @@ function tiles() {
 
 function legend() {
   const loopItems = drawing.threads ? [...PHASES.map(([color, text]) => [color, text, '']), [BETWEEN[0], BETWEEN[1], '']]
-    : [[ring ? 'kernel' : 'wait', loopWords().inside, ''], !ring && drawing.timed && ['copy', 'in other calls: recv, send, …', ''], ['handle', loopWords().own, ''],
+    : [[ring ? 'kernel' : 'wait', loopWords().inside, ''], slept && ['wait', 'in the enter: asleep', ''], !ring && drawing.timed && ['copy', 'in other calls: recv, send, …', ''], ['handle', loopWords().own, ''],
       ['batch', ring ? 'completions of each enter' : 'ready descriptors of each wait', ''], ring && ['flight', 'operations in flight', '']];
   const all = [...loopItems, ['armed', ring ? 'receive armed' : 'receive called', ''], ['in', 'bytes received', 'tick'],
     ['out', ring ? 'send: submitted to reaped' : 'send', ''],
+    health.kernel && ['wait', 'completion posted and not reaped', ''],
     health.ops.some(op => op.implied) && ['implied', 'send without a completion: it ended within this time', ''], ['bad', 'abnormal', 'tick'],
     drawing.detail && ['in', 'messages of each part, where there are no marks', 'pale']];
   for (const [color, text, shape] of all.filter(Boolean)) {
@@ -374,7 +378,7 @@ function drawLoop(ctx, left, width, { coarse, fine }) {
   const first = fine.length ? Math.max(0, lower(iterations.at, from) - 1) : 0, last = fine.length ? lower(iterations.at, to) : 0;
   const columns = Math.ceil(width - left), scale = (width - left) / (view[1] - view[0]);
   const array = (value = 0) => new Float64Array(columns).fill(value);
-  const inside = array(), calls = array(), own = array(), bad = array();
+  const inside = array(), asleep = array(), calls = array(), own = array(), bad = array();
   const batches = { marks: array(-1), parts: array(-1) }, flying = array(-1);
   const spread = (into, from, to, share) => {
     from = Math.max(from, 0); to = Math.min(to, columns);
@@ -382,7 +386,7 @@ function drawLoop(ctx, left, width, { coarse, fine }) {
   };
   eachPart(coarse, left, (part, begin, end) => {
     const all = parts.loop;
-    for (const [into, times] of [[inside, all.inside], [calls, all.calls], [own, all.own]]) spread(into, begin, end, times[part] / parts.step);
+    for (const [into, times] of [[inside, all.inside], [asleep, all.asleep], [calls, all.calls], [own, all.own]]) spread(into, begin, end, times[part] / parts.step);
     for (let x = Math.max(Math.floor(begin), 0); x < Math.min(end, columns); x++) {
       if (all.iterations[part]) batches.parts[x] = Math.max(batches.parts[x], all.returned[part]);
       if (all.iterations[part]) flying[x] = Math.max(flying[x], all.in_flight[part]);
@@ -394,6 +398,7 @@ function drawLoop(ctx, left, width, { coarse, fine }) {
     const back = iterations.at[at] + iterations.inside[at], outside = iterations.outside[at];
     const share = outside ? iterations.calls[at] / outside : 0;
     spread(inside, clip(iterations.at[at]), clip(back), 1);
+    if (slept && iterations.inside[at]) spread(asleep, clip(iterations.at[at]), clip(back), (iterations.asleep?.[at] ?? 0) / iterations.inside[at]);
     spread(calls, clip(back), clip(back + outside), share);
     spread(own, clip(back), clip(back + outside), 1 - share);
     const x = Math.floor((back - view[0]) * scale);
@@ -412,6 +417,7 @@ function drawLoop(ctx, left, width, { coarse, fine }) {
     }
     const tall = Math.min(Math.min(inside[x], 1) * LOOP + 1, bottom - rows.loop);
     if (inside[x] > 0) { ctx.fillStyle = colors[ring ? 'kernel' : 'wait']; ctx.fillRect(left + x, rows.loop, 1, tall); }
+    if (asleep[x] > 0) { ctx.fillStyle = colors.wait; ctx.fillRect(left + x, rows.loop, 1, tall * Math.min(asleep[x] / inside[x], 1)); }
     if (bad[x]) { ctx.fillStyle = colors.bad; ctx.fillRect(left + x - 1, rows.loop - 4, 3, LOOP + 4); }
   }
   if (last - first < (width - left) / 12) separate(ctx, left, width, first, last);
@@ -501,6 +507,11 @@ function drawConn(ctx, conn, top, left, width, times) {
     if (bits & ABNORMAL && end >= left - 1) abnormal.push(bits & SPAN ? end : x);
     if (!isDrawn(x, end)) continue;
     drawn++;
+    if (conn.waited?.[at]) {
+      const reaped = bits & SPAN ? end : x, posted = Math.max(xOf(conn.at[at] + (bits & SPAN ? conn.lasted[at] : 0) - conn.waited[at]), begin);
+      ctx.fillStyle = colors.wait;
+      ctx.fillRect(posted, bits & OUTBOUND ? middle + BAND - 1.5 : middle - BAND - 0.5, Math.max(reaped - posted, 0), 2);
+    }
     if (bits & OUTBOUND) {
       if (bits & SPAN) {
         const wide = Math.max(end - x, 1.5);
@@ -571,7 +582,7 @@ function under(x, y) {
   if (isCoarse(t)) return underLoopParts(t);
   const at = lower(iterations.at, t + 1) - 1;
   if (at < 0 || t > iterations.at[at] + iterations.inside[at] + iterations.outside[at]) return null;
-  const lines = [`<b>iteration ${count(iterations.number[at])}</b> <span>at ${moments(iterations.at[at])}</span>`, `${waitName} ${span(iterations.inside[at])}${iterations.calls[at] ? `, other calls ${span(iterations.calls[at])}` : ''}, ${loopWords().own} ${span(iterations.outside[at] - iterations.calls[at])}`];
+  const lines = [`<b>iteration ${count(iterations.number[at])}</b> <span>at ${moments(iterations.at[at])}</span>`, `${waitName} ${span(iterations.inside[at])}${slept ? `, ${span(iterations.asleep?.[at] ?? 0)} of it asleep` : ''}${iterations.calls[at] ? `, other calls ${span(iterations.calls[at])}` : ''}, ${loopWords().own} ${span(iterations.outside[at] - iterations.calls[at])}`];
   lines.push(ring ? `${plural(iterations.taken[at], 'submission')} taken, ${plural(iterations.returned[at], 'completion')}, ${count(iterations.in_flight[at])} in flight` : plural(iterations.returned[at], 'ready descriptor'));
   if (iterations.abnormal[at]) lines.push('contains something abnormal');
   return lines;
@@ -595,6 +606,7 @@ function underConn(conn, t, near, out) {
   const came = bits & UNENDED ? 'not ended' : !(bits & RESULT) ? '' : res < 0 ? `result ${res}` : bits & SPAN && bits & MULTISHOT ? '' : `${count(res)}${bits & BYTES ? ' B' : ''}`;
   lines.push(`<b>${name}</b> ${came}${bits & ABNORMAL ? ' – abnormal' : ''}`);
   lines.push(`at ${moments(conn.at[best])}${bits & SPAN ? `, ${bits & IMPLIED ? 'ended within' : 'for'} ${span(conn.lasted[best])}${bits & MULTISHOT ? ', many completions' : ''}` : ''}`);
+  if (conn.waited?.[best]) lines.push(`${conn.took?.[best] ? `posted ${span(conn.took[best])} after the arrival, ` : ''}reaped ${span(conn.waited[best])} after it was posted`);
   return lines;
 }
 

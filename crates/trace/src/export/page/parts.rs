@@ -18,6 +18,8 @@ pub(super) struct Iteration {
     pub(super) at: u64,
     /// The time in the enter or wait; `None` before its end.
     pub(super) inside: Option<u64>,
+    /// The part of it that the thread slept, where the kernel's events say it.
+    pub(super) asleep: u64,
     pub(super) outside: u64,
     /// The part of the latter that was spent in calls, as far as their time was recorded.
     pub(super) calls: u64,
@@ -60,8 +62,9 @@ pub(super) struct TimeParts {
 #[derive(Debug, Default, Serialize)]
 struct LoopParts {
     iterations: Vec<u32>,
-    /// Nanoseconds in enters or waits, in calls, and in neither.
+    /// Nanoseconds in enters or waits, asleep in them, in calls, and in neither.
     inside: Vec<u64>,
+    asleep: Vec<u64>,
     calls: Vec<u64>,
     own: Vec<u64>,
     /// The largest numbers of an iteration.
@@ -111,6 +114,7 @@ impl TimeParts {
             of_loop: LoopParts {
                 iterations: vec![0; count],
                 inside: vec![0; count],
+                asleep: vec![0; count],
                 calls: vec![0; count],
                 own: vec![0; count],
                 returned: vec![0; count],
@@ -176,6 +180,8 @@ impl TimeParts {
         all.in_flight[part] = all.in_flight[part].max(one.in_flight);
         let (from, step) = (self.from, self.step);
         spread(&mut all.inside, from, step, (one.at, back), 1.0);
+        let asleep = one.asleep as f64 / one.inside.unwrap_or(0).max(1) as f64;
+        spread(&mut all.asleep, from, step, (one.at, back), asleep);
         let outside = (back, back + one.outside);
         // When the calls were is not known here: they are all over the handling.
         let calls = one.calls as f64 / one.outside.max(1) as f64;

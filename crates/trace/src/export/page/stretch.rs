@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use proactor::keys::ConnId;
-use proactor_record::{Content, Trace};
+use proactor_record::Content;
 
-use crate::event::{Event, events};
+use crate::event::Event;
+use crate::trace_file::TraceFile;
 use crate::view::{Cut, TraceStats};
 
 /// Two moments: nanoseconds since recording began.
@@ -35,7 +36,7 @@ pub(super) struct Stretch {
 impl Stretch {
     /// Of a part of a trace, of which these connections have rows, with no more than `most` marks.
     pub(super) fn of(
-        trace: &Trace,
+        trace: &TraceFile,
         cut: &Cut,
         stats: &TraceStats,
         rows: &HashSet<ConnId>,
@@ -62,10 +63,10 @@ impl Stretch {
 }
 
 /// Cuts the time into chunks of `size` messages; the last one may have fewer.
-fn chunks(trace: &Trace, cut: &Cut, rows: &HashSet<ConnId>, size: u64) -> Vec<MessageChunk> {
+fn chunks(trace: &TraceFile, cut: &Cut, rows: &HashSet<ConnId>, size: u64) -> Vec<MessageChunk> {
     let (mut chunks, mut conns) = (Vec::new(), HashSet::new());
     let mut chunk: Option<MessageChunk> = None;
-    for event in events(trace).filter(|event| cut.is_in_time(event.at)) {
+    for event in trace.events().filter(|event| cut.is_in_time(event.at)) {
         let is_drawn = event.conn.is_none_or(|conn| rows.contains(&conn));
         let Some(open) = &mut chunk else {
             // Before the first connection there is nothing to see.

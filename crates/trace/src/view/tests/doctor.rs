@@ -2,10 +2,11 @@
 
 use super::super::{Cut, Doctor, Severity, TraceStats};
 use super::tape::{Tape, key, one_shot, ring, selector, threads};
+use crate::trace_file::TraceFile;
 use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind};
 use proactor_record::{
-    About, Call, Clock, Level, Record, Settings, Trace, WaitMode, Writer, Writers, sys,
+    About, Call, Clock, Level, Record, Settings, WaitMode, Writer, Writers, sys,
 };
 
 /// A ring to which it is done once.
@@ -297,7 +298,7 @@ fn threads_that_echo() -> TraceStats {
             writer.write(|| 0, Record::call_end(call, true, 0, 3, 64));
         }
     }
-    TraceStats::of(&Trace::from_bytes(&writer.bytes()).unwrap(), &Cut::default())
+    TraceStats::of(&TraceFile::from_bytes(&writer.bytes()).unwrap(), &Cut::default())
 }
 
 #[test]
@@ -354,7 +355,7 @@ fn tasks_away(had_cpu: bool) -> TraceStats {
             write(2, Record::call_end(call, false, key(0), 3, 64));
         }
     }
-    TraceStats::of(&Trace::from_bytes(&writer.bytes()).expect("a trace"), &Cut::default())
+    TraceStats::of(&TraceFile::from_bytes(&writer.bytes()).expect("a trace"), &Cut::default())
 }
 
 #[test]

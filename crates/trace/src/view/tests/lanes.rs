@@ -3,8 +3,9 @@
 use super::super::{Cut, TraceStats};
 use super::tape::threads;
 use crate::events;
+use crate::trace_file::TraceFile;
 use proactor_record::sys;
-use proactor_record::{Call, Content, Frozen, Record, Trace};
+use proactor_record::{Call, Content, Frozen, Record};
 
 #[test]
 fn the_calls_of_all_lanes_are_forgotten_at_a_gap_and_not_counted() {
@@ -16,7 +17,7 @@ fn the_calls_of_all_lanes_are_forgotten_at_a_gap_and_not_counted() {
     writer.thaw();
     let end = Record::call_end(Call::Lock, false, 7, 0, 0);
     lanes.iter().for_each(|lane| lane.write(sys::monotonic, end));
-    let trace = Trace::from_bytes(&writer.bytes()).expect("it is a trace");
+    let trace = TraceFile::from_bytes(&writer.bytes()).expect("it is a trace");
     let lanes = TraceStats::of(&trace, &Cut::default()).lanes.expect("many wrote");
     let in_calls = |number| {
         let mut spans = lanes.spans.iter().filter(|thread| thread.number == number);
@@ -33,7 +34,7 @@ fn the_same_call_in_two_lanes_has_a_duration_in_each() {
     lanes.iter().for_each(|lane| lane.write(sys::monotonic, begin));
     let end = Record::call_end(Call::Send, false, 7, 0, 1);
     lanes.iter().for_each(|lane| lane.write(sys::monotonic, end));
-    let trace = Trace::from_bytes(&writer.bytes()).expect("it is a trace");
+    let trace = TraceFile::from_bytes(&writer.bytes()).expect("it is a trace");
     let ends = events(&trace).filter(|event| matches!(event.what, Content::CallEnd { .. }));
     let calls: Vec<_> = ends.map(|event| (event.lane, event.lasted.is_some())).collect();
     assert_eq!(calls, [(Some(0), true), (Some(1), true)]);

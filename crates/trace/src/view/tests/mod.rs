@@ -4,6 +4,7 @@
 mod connections;
 mod doctor;
 mod heatmap;
+mod kernel;
 mod lanes;
 mod numbers;
 mod output;

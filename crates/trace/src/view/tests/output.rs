@@ -108,14 +108,14 @@ fn what_a_ring_does_in_its_enters_and_a_selector_between_its_waits_is_a_dash() {
     // Without the delays of one, what it did in a stall is not known.
     let mut stalled = ring();
     (0..3).for_each(|_| _ = stalled.pass(9000).echo(0, 5));
-    let mut trace = stalled.trace();
+    let mut trace = Trace::from_bytes(stalled.log.bytes()).unwrap();
     let mut stalls = |trace: &Trace| {
-        let other = DiffSide::of(trace, &Cut::default());
+        let other = DiffSide::of(&trace.clone().into(), &Cut::default());
         let diff = Diff::new(side(&mut stalled), other, None).unwrap();
         let line = diff.lines.iter().find(|line| line.name == "stalls").unwrap();
         (line.a.value, line.b.value)
     };
-    assert_eq!(stalls(&trace.clone()), (Some(3.0), Some(3.0)));
+    assert_eq!(stalls(&trace), (Some(3.0), Some(3.0)));
     trace.header.text.retain(|(name, _)| name != "delays");
     assert_eq!(stalls(&trace), (Some(3.0), None));
 }

@@ -1,6 +1,7 @@
 //! Traces made by hand: as a loop would write them.
 
 use super::super::{Cut, Doctor, TraceStats};
+use crate::trace_file::TraceFile;
 use proactor::keys::ConnId;
 use proactor::ring::{Cqe, Kind, Token};
 use proactor::selector::{Key, KeyOwner};
@@ -127,8 +128,8 @@ impl Tape {
         self.note(Record::call_end(call, false, key(conn), conn as i32, res))
     }
 
-    pub(super) fn trace(&mut self) -> Trace {
-        Trace::from_bytes(self.log.bytes()).unwrap()
+    pub(super) fn trace(&mut self) -> TraceFile {
+        Trace::from_bytes(self.log.bytes()).unwrap().into()
     }
 
     pub(super) fn stats(&mut self) -> TraceStats {
@@ -142,9 +143,9 @@ impl Tape {
 
     /// The statistics, as if delays were recorded or not.
     pub(super) fn with_delays(&mut self, are_recorded: bool) -> TraceStats {
-        let mut trace = self.trace();
+        let mut trace = Trace::from_bytes(self.log.bytes()).unwrap();
         trace.header.text.retain(|(name, _)| are_recorded || name != "delays");
-        TraceStats::of(&trace, &Cut::default())
+        TraceStats::of(&trace.into(), &Cut::default())
     }
 
     pub(super) fn findings(&mut self) -> Vec<&'static str> {

@@ -3,12 +3,13 @@
 use super::super::connection::Exchange;
 use super::super::source::Cut;
 use super::Step;
-use crate::event::{Begun, Event, events};
+use crate::event::{Begun, Event};
 use crate::show::readiness;
+use crate::trace_file::TraceFile;
 use proactor::keys::ConnId;
 use proactor::ring::Kind;
 use proactor_record::format::MAIN;
-use proactor_record::{Content, Header, Level, OpKind, Trace};
+use proactor_record::{Content, Header, Level, OpKind};
 use proactor_report::units::nanos;
 
 /// Makes steps of events.
@@ -26,12 +27,12 @@ pub(super) struct TimelineWriter<'a> {
 }
 
 impl<'a> TimelineWriter<'a> {
-    pub(super) fn new(conn: ConnId, trace: &'a Trace) -> TimelineWriter<'a> {
+    pub(super) fn new(conn: ConnId, trace: &'a TraceFile) -> TimelineWriter<'a> {
         let is_own = |event: Event| event.conn == Some(conn) && is_own_lane(conn, &event);
         TimelineWriter {
             conn,
             header: &trace.header,
-            has_own_lane: events(trace).any(is_own),
+            has_own_lane: trace.events().any(is_own),
             steps: Vec::new(),
             exchange: 0,
             armed: None,
@@ -137,6 +138,7 @@ fn completed(name: &str, event: &Event, more: bool, buffer: Option<u16>) -> Stri
     let last = if event.is_multishot() && !more { ", last shot" } else { "" };
     let age = event.lasted.filter(|_| !event.op.is_some_and(OpKind::receives));
     let age = age.map_or(String::new(), |age| format!("   age {}", nanos(age)));
+    let age = age + &posted(event);
     let star = if event.is_multishot() { "*" } else { "" };
     let done = match (event.result(), event.op) {
         (Some(Ok(_)), Some(op)) if op.sends() => " done",
@@ -144,6 +146,15 @@ fn completed(name: &str, event: &Event, more: bool, buffer: Option<u16>) -> Stri
         _ => "",
     };
     outcome(&format!("{name}{star}{done}"), event, &format!("{buffer}{last}")) + &age
+}
+
+/// When a completion was posted, and when what it waited for arrived, before it was reaped.
+fn posted(event: &Event) -> String {
+    let Some(posting) = event.posting else { return String::new() };
+    let before = |at: u64| nanos(event.at.saturating_sub(at));
+    let arrived = posting.arrived.map(|at| format!("arrived {}, ", before(at)));
+    let punted = if posting.is_punted { ", by a worker thread (io-wq)" } else { "" };
+    format!("   {}posted {} before{punted}", arrived.unwrap_or_default(), before(posting.posted))
 }
 
 /// What an operation or a call came to: `recv 64 B`, `recv EOF`, `close`, `send EPIPE`.
