@@ -42,6 +42,9 @@ pub(super) struct RingState {
     pub(super) work: u64,
     #[serde(skip)]
     requests: RequestTable,
+    /// Whether all its submissions were seen: its creation was, and no event has been lost since.
+    #[serde(skip)]
+    is_whole: bool,
 }
 
 /// What may be concluded from events.
@@ -170,6 +173,7 @@ impl RingState {
             Tracepoint::Create => {
                 self.entries = Some([own[2] as u32, own[3] as u32]);
                 self.setup = Some(own[1] as u32);
+                self.is_whole = true;
             }
             Tracepoint::CqringWait => self.sleeps += 1,
             Tracepoint::LocalWorkRun => {
@@ -223,6 +227,7 @@ impl RingState {
     /// Forgets the requests in flight, because events were lost.
     pub(super) fn forget_requests(&mut self) {
         self.requests.clear();
+        self.is_whole = false;
     }
 
     /// The sizes of both tables of requests.
@@ -242,8 +247,13 @@ impl RingState {
         if certainty.names_requests && event.is_message() {
             return SeenCompletion::Message;
         }
-        let Some(key) = self.requests.find(event) else { return SeenCompletion::Unseen };
-        let Some(request) = self.requests.get_mut(key) else { return SeenCompletion::Unseen };
+        let key = self.requests.find(event);
+        let Some((key, request)) = key.and_then(|key| Some((key, self.requests.get_mut(key)?)))
+        else {
+            // Outside a full queue no completion names its request.
+            let is_message = self.is_whole && event.tracepoint == Tracepoint::CqeOverflow;
+            return if is_message { SeenCompletion::Message } else { SeenCompletion::Unseen };
+        };
         event.opcode = request.opcode;
         request.shots += 1;
         let Request { begun, shots: shot, .. } = *request;

@@ -282,6 +282,24 @@ fn a_message_of_another_ring_is_not_a_completion_of_an_earlier_submission() {
 }
 
 #[test]
+fn a_message_outside_a_full_queue_is_known_if_all_submissions_were_seen() {
+    let mut attached = attached();
+    let is_message = |attached: &mut WatchedRings| {
+        let overflow = (Tracepoint::CqeOverflow, [0; 4]);
+        let line = attached.observe(&event(10, 0, 9, None, overflow)).expect("its ring").text();
+        line.contains("message of another ring")
+    };
+    attached.observe(&submit(0, 1, 8, NOP));
+    assert!(!is_message(&mut attached), "it may have been submitted before");
+    attached.observe(&create(std::process::id() as i32));
+    attached.observe(&submit(20, 1, 8, NOP));
+    assert!(is_message(&mut attached));
+    attached.note_losses(1);
+    attached.observe(&submit(30, 1, 8, NOP));
+    assert!(!is_message(&mut attached), "its submission may be lost");
+}
+
+#[test]
 fn an_enter_is_counted_for_the_ring_that_its_thread_uses() {
     let mut attached = attached();
     let enter = || event(0, 0, 0, None, (Tracepoint::Enter, [0; 4]));
