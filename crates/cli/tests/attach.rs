@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use io_uring::{IoUring, opcode};
+use io_uring::{IoUring, opcode, types};
 use proactor_trace::kernel::{Instance, Sidecar, Tracepoint};
 use proactor_trace::view::{Cut, TraceStats};
 use proactor_trace::{Clock, Trace, TraceFile};
@@ -20,7 +20,9 @@ use serde_json::Value;
 
 use support::server::{PROACTOR, reset_signals};
 use support::terminal::Terminal;
-use support::{Address, Client, Launch, Process, can_trace_rings, eventually, skip};
+use support::{
+    Address, Client, Launch, Process, can_trace_rings, eventually, io_uring_refused, skip,
+};
 
 /// A running `proactor trace attach --json`, which watches already.
 struct Attach(Child);
@@ -423,4 +425,144 @@ fn a_command_receives_each_signal_once() {
     let rest = terminal.see("x");
     assert!(!rest.contains("caught"), "{rest}");
     assert_eq!(terminal.wait(), Some(5));
+}
+
+#[test]
+fn only_selected_events_are_printed() {
+    if !can_trace_rings() {
+        return;
+    }
+    let id = this_thread();
+    let selections: [(&[&str], usize); 5] = [
+        (&["--op", "nop"], 20),
+        (&["--op", "reject"], 0),
+        (&["--slower", "1h"], 0),
+        (&["--errors"], 0),
+        (&["--punted"], 0),
+    ];
+    for (args, printed) in selections {
+        let attach = Attach::start(&[args, &["-f", &id]].concat());
+        std::thread::spawn(|| nops(10)).join().expect("it does not panic");
+        Process(attach.0.id()).signal(libc::SIGINT);
+        let output = attach.0.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(text.lines().count(), printed + 1, "{args:?}: {text}");
+        assert_eq!(count(&summary(&output), "nop", "completed"), 10);
+    }
+    let wrong = Command::new(PROACTOR).args(["trace", "attach", "1", "--op", "x"]).output();
+    assert_eq!(wrong.expect("it runs").status.code(), Some(2));
+}
+
+#[test]
+fn the_file_of_an_operation_is_named() {
+    if !can_trace_rings() {
+        return;
+    }
+    let attach = Attach::start(&["--files", "--op", "read", "-f", &this_thread()]);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let fd = file.as_raw_fd();
+    let read = move || {
+        let (mut ring, mut byte) = (IoUring::new(8).expect("a ring"), [0u8; 1]);
+        let read = opcode::Read::new(types::Fd(fd), byte.as_mut_ptr(), 1).build();
+        // SAFETY: the buffer is there until the operation has ended.
+        unsafe { ring.submission().push(&read) }.expect("an empty queue");
+        ring.submit_and_wait(1).expect("it submits");
+    };
+    std::thread::spawn(read).join().expect("it does not panic");
+    // It stays open until it has been read.
+    Process(attach.0.id()).signal(libc::SIGINT);
+    let output = attach.0.wait_with_output().expect("it ends");
+    let summary = summary(&output);
+    let path = file.path().to_str().expect("text");
+    let row = &summary["files"][0];
+    assert_eq!((&row["name"], &row["fd"]), (&path.into(), &fd.into()), "{summary}");
+    assert_eq!((&row["operations"], &row["completed"]), (&1.into(), &1.into()));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let posted = text.lines().find(|line| line.contains("\"post\"")).expect("its completion");
+    assert!(posted.contains(path), "{text}");
+}
+
+#[test]
+fn all_processes_have_a_row_each() {
+    if !can_trace_rings() {
+        return;
+    }
+    if fs::read_link("/proc/self/ns/pid").is_ok_and(|it| it.as_os_str() != "pid:[4026531836]") {
+        return skip("this is a PID namespace");
+    }
+    let servers = [uring_server(), uring_server()];
+    let attach = Attach::start(&["--all"]);
+    for server in &servers {
+        let client = Client::connect(server.address());
+        client.ping();
+    }
+    let summary = attach.finish();
+    for server in &servers {
+        let rows = summary["processes"].as_array().expect("processes");
+        let row = rows.iter().find(|row| row["pid"] == server.process.0).expect("its row");
+        assert_eq!((&row["name"], &row["rings"]), (&"proactor".into(), &1.into()), "{summary}");
+        assert!(row["completed"].as_u64() > Some(0) && row["enters"].as_u64() > Some(0), "{row}");
+    }
+    servers.into_iter().for_each(|server| drop(server.drain()));
+}
+
+#[test]
+fn rates_are_printed_again_and_again() {
+    if !can_trace_rings() {
+        return;
+    }
+    let id = this_thread();
+    let attach = Attach::start(&["-f", &id, "--interval", "100ms"]);
+    let mut attach = attach.0;
+    let mut lines = BufReader::new(attach.stdout.take().expect("a pipe")).lines();
+    let mut next = || -> Value {
+        let line = lines.next().expect("a line").expect("text");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+    };
+    let begin = next();
+    assert_eq!(begin["schema"], "proactor.trace.attach.rates/1");
+    std::thread::spawn(|| nops(10)).join().expect("it does not panic");
+    let mut completed = 0;
+    let seen = |rates: &Value| rates["completed"].as_u64().expect("a count");
+    while completed < 10 {
+        completed += seen(&next());
+    }
+    assert_eq!((completed, seen(&next())), (10, 0));
+    Process(attach.id()).signal(libc::SIGINT);
+    let last = lines.last().expect("the summary").expect("text");
+    let last: Value = serde_json::from_str(&last).expect("JSON");
+    assert_eq!(count(&last, "nop", "completed"), 10);
+    assert!(attach.wait().expect("it ends").success());
+    // On a terminal the table stays in its place.
+    let mut terminal = Terminal::start(PROACTOR, &["trace", "attach", &id, "--interval", "50ms"]);
+    terminal.see("submitted/s");
+    terminal.see("\x1b[");
+    terminal.see("A\x1b[J");
+    terminal.process().signal(libc::SIGINT);
+}
+
+#[test]
+fn rings_are_listed_without_root() {
+    if let Some(why) = io_uring_refused() {
+        return skip(&why);
+    }
+    let mut ring = IoUring::new(8).expect("a ring");
+    let nop = opcode::Nop::new().build();
+    // SAFETY: the operation has no buffers.
+    unsafe { ring.submission().push(&nop) }.expect("an empty queue");
+    ring.submit_and_wait(1).expect("it submits");
+    let id = std::process::id().to_string();
+    let output = Command::new(PROACTOR).args(["trace", "ps", &id, "--json"]).output();
+    let listed: Value = serde_json::from_slice(&output.expect("it runs").stdout).expect("JSON");
+    assert_eq!(listed["schema"], "proactor.trace.ps/1");
+    let rings = listed["rings"].as_array().expect("rings");
+    let ours = rings.iter().find(|it| it["fd"] == ring.as_raw_fd()).expect("our ring");
+    if ours["submitted"].is_null() {
+        return skip("the kernel does not report the queues of a ring");
+    }
+    let counts = ["submitted", "completed", "unreaped"].map(|name| ours[name].as_u64());
+    assert_eq!((counts, &ours["entries"][0]), ([Some(1); 3], &8.into()));
+    let text = Command::new(PROACTOR).args(["trace", "ps"]).output().expect("it runs").stdout;
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.lines().any(|line| line.trim_start().starts_with(&*format!("{id} "))), "{text}");
 }

@@ -125,7 +125,7 @@ fn every_option_of_every_command_is_in_the_documents() {
     let commands = ["serve", "connect", "load", "compare", "explain", "models", "check"];
     let commands = commands.map(|it| vec![it]);
     let views = ["show", "follow", "summary", "conn", "doctor", "diff", "export", "heatmap"];
-    let views = views.into_iter().chain(["delays", "attach"]).map(|view| vec!["trace", view]);
+    let views = views.into_iter().chain(["delays", "attach", "ps"]).map(|view| vec!["trace", view]);
     for command in commands.into_iter().chain(views) {
         let help = Launch::new(PROACTOR, &command).args(&["--help"]).run().stdout;
         let options = help.iter().filter_map(|line| {

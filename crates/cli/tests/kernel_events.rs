@@ -154,7 +154,7 @@ fn a_process_without_a_ring_is_reported_at_once_and_at_the_end() {
     let output = output.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let process = format!("process {pid} (sleep)");
-    let last = format!("error: {process}: no operation, and it has no io_uring open");
+    let last = format!("error: {process}: no operation, and no io_uring open");
     assert!(
         said.contains(&format!("{process} has no io_uring open yet: waiting for one")),
         "{said}"

@@ -19,14 +19,16 @@ pub mod export;
 mod follow;
 pub mod kernel;
 mod merged;
+mod open_rings;
 mod show;
 mod trace_file;
 pub mod view;
 
-pub use attach::{RingEvent, WatchedRings};
+pub use attach::{RingEvent, RingFilter, RingRates, WatchedRings};
 pub use event::{Begun, Event, Events, InFlight, Kinds, events};
 pub use follow::{Follow, open_process};
 pub use merged::{MergedEvent, merged, parse_name};
+pub use open_rings::{OpenRing, OpenRings, UnreadProcess};
 pub use proactor_record::{
     About, Call, Clock, Content, Errno, Frozen, Header, Kind, Level, Log, OpKind, Reader, Record,
     RecordKind, Recorder, Recording, Settings, StopTrigger, Trace, Unreadable, WaitMode, Writer,

@@ -68,6 +68,15 @@ fn print_raw(text: &str) -> io::Result<()> {
     stdout()?.write_all(text.as_bytes())
 }
 
+/// Prints a result on a terminal in the place of the last one, which has so many lines.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn overwrite(lines: usize, text: &str) -> io::Result<()> {
+    let up = if lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
+    print_raw(&(up + &escape(text)))
+}
+
 /// Prints a result as JSON.
 ///
 /// # Errors

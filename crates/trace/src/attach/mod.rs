@@ -7,20 +7,27 @@
 //!   RingWatch ─► KernelEvent ─► Tasks: whose thread? ─► RingState ─► RingEvent, summary
 //! ```
 
+mod files;
+mod hash;
+mod rates;
 mod requests;
 mod rings;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::follow::no_process;
 use super::kernel::{KernelEvent, Missing, Tasks, Tracepoint};
+use super::open_rings::OpenRings;
+use files::Files;
+use hash::FastMap;
 use proactor::os::procfs;
-use rings::{Certainty, RingState, SeenCompletion};
+pub use rates::RingRates;
+use rings::{Certainty, MatchedCompletion, RingState, SeenCompletion};
 
 /// From so many submissions of a stranger between two reads on, it is worth excluding.
 const BUSY: u32 = 200;
@@ -28,8 +35,8 @@ const BUSY: u32 = 200;
 /// The processes or the thread whose rings are watched.
 #[derive(Debug, Default)]
 pub struct WatchedRings {
-    /// As it was named: a process, or a thread.
-    id: u32,
+    /// As it was named: a process, or a thread. Without one, all processes are watched.
+    id: Option<u32>,
     /// The process of this thread, if one thread is watched.
     process_of_thread: Option<u32>,
     name: String,
@@ -38,15 +45,18 @@ pub struct WatchedRings {
     tasks: Tasks,
     rings: Vec<RingState>,
     /// The indices of `rings`, by address.
-    indices: HashMap<u64, usize>,
+    indices: FastMap<u64, usize>,
     /// The same before events were lost: a ring is known again when its own thread uses it.
-    unconfirmed: HashMap<u64, usize>,
+    unconfirmed: FastMap<u64, usize>,
     /// By thread: whether an enter was not counted yet, and the ring that it used last.
-    callers: HashMap<i32, (bool, Option<usize>)>,
+    callers: FastMap<i32, (bool, Option<usize>)>,
     /// Child processes that are not watched, and that have used a ring.
     unwatched: BTreeMap<i32, String>,
+    files: Files,
+    /// The counts of all rings when [`WatchedRings::rates`] was last called.
+    before: RingState,
     /// By thread of another process, its submissions since the last call of `busy_strangers`.
-    strangers: HashMap<i32, u32>,
+    strangers: FastMap<i32, u32>,
     /// The time of the first event, in nanoseconds.
     first: Option<u64>,
     /// How long they were watched.
@@ -69,6 +79,28 @@ pub struct RingEvent {
     /// With the operation of its request.
     event: KernelEvent,
     completion: Option<SeenCompletion>,
+    /// The descriptor that the request uses, and its name.
+    file: Option<(i32, Rc<str>)>,
+}
+
+/// A selection of events. An empty one selects all.
+#[derive(Debug, Clone, Default)]
+pub struct RingFilter {
+    /// Only these operations or kinds of events, by name: `recv`, `post`.
+    pub ops: Vec<String>,
+    /// Only failed completions and rejected submissions.
+    pub errors: bool,
+    /// Only completions that are later than this after the submission.
+    pub slower: Option<Duration>,
+    /// Only requests that were handed to a worker thread (io-wq).
+    pub punted: bool,
+}
+
+impl RingFilter {
+    /// Whether it selects all events.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty() && !self.errors && self.slower.is_none() && !self.punted
+    }
 }
 
 impl WatchedRings {
@@ -82,7 +114,12 @@ impl WatchedRings {
         let name = procfs::field(&status, "Name").unwrap_or_default().to_owned();
         let process = procfs::number(&status, "Tgid").and_then(|number| number.try_into().ok());
         let process_of_thread = process.filter(|process| *process != id);
-        Ok(WatchedRings { id, process_of_thread, name, ..WatchedRings::default() })
+        Ok(WatchedRings { id: Some(id), process_of_thread, name, ..WatchedRings::default() })
+    }
+
+    /// Names all processes, also those that will start.
+    pub fn of_all() -> WatchedRings {
+        WatchedRings::default()
     }
 
     /// Starts to watch, with the children that it will have if `with_children`. Call it when events
@@ -91,13 +128,14 @@ impl WatchedRings {
     /// # Errors
     /// It has ended, or its threads cannot be found.
     pub fn begin(&mut self, with_children: bool) -> io::Result<()> {
+        let Some(id) = self.id else { return self.tasks.add_all() };
         self.tasks.with_children = with_children;
         self.tasks.with_threads = self.process_of_thread.is_none() || with_children;
-        let process = self.process_of_thread.unwrap_or(self.id);
-        let only = self.process_of_thread.map(|_| self.id);
+        let process = self.process_of_thread.unwrap_or(id);
+        let only = self.process_of_thread.map(|_| id);
         let added = self.tasks.add_process(process, only);
         self.process = added.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => no_process(self.id, "cannot see", &error),
+            io::ErrorKind::NotFound => no_process(id, "cannot see", &error),
             _ => error,
         })?;
         Ok(())
@@ -105,18 +143,20 @@ impl WatchedRings {
 
     /// Whether the process, or a watched child, still runs.
     pub fn is_alive(&self) -> bool {
+        let Some(id) = self.id else { return true };
         let is_alive = |pid: &u32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             // The state follows the name, which may contain any characters.
             stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
         };
         let children = self.tasks.processes().into_iter().filter_map(|it| self.number_here(it));
-        is_alive(&self.id) || self.tasks.with_children && { children }.any(|pid| is_alive(&pid))
+        is_alive(&id) || self.tasks.with_children && { children }.any(|pid| is_alive(&pid))
     }
 
     /// The number of a process in the PID namespace of this program, if it is known.
     fn number_here(&self, process: i32) -> Option<u32> {
-        let (named, number) = (self.process_of_thread.unwrap_or(self.id), self.process);
+        let Some(id) = self.id else { return u32::try_from(process).ok() };
+        let (named, number) = (self.process_of_thread.unwrap_or(id), self.process);
         match process == number {
             true => Some(named),
             // In a PID namespace the two numbers differ.
@@ -124,19 +164,18 @@ impl WatchedRings {
         }
     }
 
-    /// The number of open rings of the process. Idle rings have no events.
-    pub fn open_rings(&self) -> usize {
-        let process = self.process_of_thread.unwrap_or(self.id);
-        let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else { return 0 };
-        let is_ring = |path: PathBuf| {
-            fs::read_link(path).is_ok_and(|link| link.as_os_str() == "anon_inode:[io_uring]")
-        };
-        files.filter_map(Result::ok).filter(|file| is_ring(file.path())).count()
+    /// The number of open rings of the process, or of all; `None` if this user may not see them.
+    /// Idle rings have no events.
+    pub fn open_rings(&self) -> Option<usize> {
+        let process = self.process_of_thread.or(self.id);
+        let found = OpenRings::find(process).ok()?;
+        (!found.rings.is_empty() || found.unreadable.is_empty()).then_some(found.rings.len())
     }
 
     /// What is watched, in words: `process 123 (nginx)`.
     pub fn label(&self) -> String {
-        let (id, name) = (self.id, self.current_name());
+        let Some(id) = self.id else { return "all processes".to_owned() };
+        let name = self.current_name();
         match self.process_of_thread {
             Some(process) => format!("thread {id} ({name}) of process {process}"),
             None => format!("process {id} ({name})"),
@@ -169,7 +208,7 @@ impl WatchedRings {
                 )
             }
             _ if !self.is_alive() => "no operation until it ended".to_owned(),
-            0 => "no operation, and it has no io_uring open".to_owned(),
+            Some(0) => "no operation, and no io_uring open".to_owned(),
             _ => return None,
         };
         Some(format!("{}: {why}", self.label()))
@@ -187,7 +226,9 @@ impl WatchedRings {
         self.rings.iter_mut().for_each(RingState::forget_requests);
         self.unconfirmed.extend(self.indices.drain());
         // Threads that were created in the gap are known while they run.
-        if self.process_of_thread.is_none() {
+        if self.id.is_none() {
+            let _ = self.tasks.add_all();
+        } else if self.process_of_thread.is_none() {
             let processes = self.tasks.processes().into_iter();
             let pids: Vec<_> = processes.filter_map(|it| self.number_here(it)).collect();
             pids.into_iter().for_each(|pid| drop(self.tasks.add_process(pid, None)));
@@ -197,6 +238,7 @@ impl WatchedRings {
     /// Threads of other processes that submit much and have no watched ring. Call it from time to
     /// time: it forgets the counts.
     pub fn busy_strangers(&mut self) -> Vec<i32> {
+        self.files.forget_recent();
         let counts = self.strangers.drain();
         counts.filter(|(_, count)| *count >= BUSY).map(|(thread, _)| thread).collect()
     }
@@ -240,9 +282,23 @@ impl WatchedRings {
         let at = event.time.saturating_sub(first);
         let mut event = *event;
         let names_requests = !self.missing.contains(&Missing::Request);
+        if event.tracepoint == Tracepoint::FileGet {
+            let process = self.rings[ring].process;
+            let file = self.files.begin(process, self.number_here(process), event.own[0] as i32);
+            self.rings[ring].set_file(&event, file);
+            return None;
+        }
+        let has_files = !self.files.is_empty();
+        let file = has_files.then(|| self.rings[ring].file(&event)).flatten();
         let certainty = Certainty { names_requests, has_gap: self.gap > 0 };
         let completion = self.rings[ring].observe(&mut event, certainty);
-        Some(RingEvent { at, ring, event, completion })
+        if let Some(SeenCompletion::Matched(MatchedCompletion { file: Some(file), .. })) =
+            completion
+        {
+            self.files.complete(file, event.result());
+        }
+        let file = file.map(|at| self.files.get(at)).map(|file| (file.fd, Rc::clone(&file.name)));
+        Some(RingEvent { at, ring, event, completion, file })
     }
 
     /// Counts an enter when the next event of its thread shows its ring. One that does nothing is
@@ -270,6 +326,7 @@ impl WatchedRings {
         if !own.contains(&event.tracepoint) && !completes {
             return None;
         }
+        self.tasks.meet(event.thread);
         let Some(task) = self.tasks.watched(event.thread) else {
             *self.strangers.entry(event.thread).or_default() += 1;
             if let Some(task) = self.tasks.known(event.thread) {

@@ -1,9 +1,9 @@
 //! The requests in flight on one ring. A request is identified by its address where the kernel
 //! traces it, and by its user data otherwise: programs may give many requests the same.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use super::hash::FastMap;
 use crate::kernel::KernelEvent;
 
 /// `IORING_CQE_F_NOTIF`: the buffer of a zero-copy send is no longer in use. It is not a result.
@@ -27,6 +27,10 @@ pub(super) struct Request {
     /// The time of an arrival that no completion has reported yet.
     pub(super) arrived: Option<u64>,
     pub(super) shots: u64,
+    /// Whether it was handed to a worker thread.
+    pub(super) punted: bool,
+    /// The index of the file that it uses, if the kernel traces it.
+    pub(super) file: Option<usize>,
 }
 
 impl Request {
@@ -38,9 +42,9 @@ impl Request {
 /// The requests in flight.
 #[derive(Debug, Default)]
 pub(super) struct RequestTable {
-    requests: HashMap<RequestKey, Request>,
+    requests: FastMap<RequestKey, Request>,
     /// Those with each user data: one, and the later ones.
-    by_user_data: HashMap<u64, (RequestKey, Vec<RequestKey>)>,
+    by_user_data: FastMap<u64, (RequestKey, Vec<RequestKey>)>,
 }
 
 impl RequestTable {
@@ -61,7 +65,8 @@ impl RequestTable {
         let KernelEvent { opcode, user_data, request: address, .. } = *event;
         let key = (address, if address == 0 { user_data } else { 0 });
         let old = self.end(key);
-        let request = Request { opcode, user_data, begun, arrived: None, shots: 0 };
+        let (arrived, shots, punted, file) = (None, 0, false, None);
+        let request = Request { opcode, user_data, begun, arrived, shots, punted, file };
         self.requests.insert(key, request);
         match self.by_user_data.entry(user_data) {
             Entry::Vacant(place) => _ = place.insert((key, Vec::new())),

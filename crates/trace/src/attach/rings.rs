@@ -71,8 +71,18 @@ fn rows<S: Serializer>(ops: &BTreeMap<OpKey, OpCounts>, to: S) -> Result<S::Ok, 
     to.collect_seq(ops.values())
 }
 
+/// The latencies that were added since then.
+fn since(now: &Latencies, then: &Latencies) -> Latencies {
+    let then: BTreeMap<u64, u64> = then.counts().into_iter().collect();
+    let before = |nanos: &u64| then.get(nanos).copied().unwrap_or(0);
+    let added = now.counts().into_iter().map(|(nanos, count)| (nanos, count - before(&nanos)));
+    let mut since = Latencies::new();
+    since.record_counted(&added.filter(|(_, count)| *count > 0).collect::<Vec<_>>());
+    since
+}
+
 /// The counts of one operation.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct OpCounts {
     op: Option<String>,
     opcode: Option<u8>,
@@ -124,11 +134,49 @@ pub(super) struct MatchedCompletion {
     pub(super) took: Option<u64>,
     /// Nanoseconds since the arrival of what it waited for.
     pub(super) after: Option<u64>,
+    /// Whether the request was handed to a worker thread.
+    pub(super) punted: bool,
+    /// The index of the file of the request.
+    pub(super) file: Option<usize>,
 }
 
 impl RingState {
     pub(super) fn new(process: i32, thread: i32, name: String) -> RingState {
         RingState { process, thread, name, ..RingState::default() }
+    }
+
+    /// The counts of several rings together.
+    pub(super) fn total<'a>(rings: impl Iterator<Item = &'a RingState>) -> RingState {
+        let mut total = RingState::default();
+        for ring in rings {
+            total.overflows += ring.overflows;
+            total.enters += ring.enters;
+            total.sleeps += ring.sleeps;
+            total.work_runs += ring.work_runs;
+            total.work += ring.work;
+            ring.ops.iter().for_each(|(origin, op)| total.op(*origin).add(op));
+        }
+        total
+    }
+
+    /// What has been counted since then.
+    pub(super) fn since(mut self, then: &RingState) -> RingState {
+        self.overflows -= then.overflows;
+        self.enters -= then.enters;
+        self.sleeps -= then.sleeps;
+        self.work_runs -= then.work_runs;
+        self.work -= then.work;
+        for (origin, op) in &mut self.ops {
+            then.ops.get(origin).into_iter().for_each(|then| op.subtract(then));
+        }
+        self
+    }
+
+    /// How many requests were submitted, also if they were rejected; and completions.
+    pub(super) fn requests(&self) -> (u64, u64) {
+        let ops = || self.ops.values();
+        let submitted = ops().map(|op| op.submitted + op.rejected).sum();
+        (submitted, ops().map(|op| op.completed).sum())
     }
 
     /// Counts an event, and adds what only its request knows: the operation of a completion, the
@@ -200,7 +248,13 @@ impl RingState {
                     request.arrived.get_or_insert(time);
                 }
             }
-            Tracepoint::QueueAsyncWork => self.op(OpKey::of(opcode)).punts += 1,
+            Tracepoint::QueueAsyncWork => {
+                self.op(OpKey::of(opcode)).punts += 1;
+                let key = self.requests.find(event);
+                if let Some(request) = key.and_then(|key| self.requests.get_mut(key)) {
+                    request.punted = true;
+                }
+            }
             Tracepoint::PollArm => self.op(OpKey::of(opcode)).polls += 1,
             _ => {}
         }
@@ -222,6 +276,19 @@ impl RingState {
             self.op(OpKey::of(opcode)).skipped += 1;
         }
         key
+    }
+
+    /// Notes the file of a request that was seen.
+    pub(super) fn set_file(&mut self, event: &KernelEvent, file: usize) {
+        let key = self.requests.find(event);
+        if let Some(request) = key.and_then(|key| self.requests.get_mut(key)) {
+            request.file = Some(file);
+        }
+    }
+
+    /// The file of the request of an event.
+    pub(super) fn file(&self, event: &KernelEvent) -> Option<usize> {
+        self.requests.get(self.requests.find(event)?)?.file
     }
 
     /// Forgets the requests in flight, because events were lost.
@@ -256,13 +323,14 @@ impl RingState {
         };
         event.opcode = request.opcode;
         request.shots += 1;
-        let Request { begun, shots: shot, .. } = *request;
+        let Request { begun, shots: shot, punted, file, .. } = *request;
         let since = |then: u64| event.time.saturating_sub(then);
         let after = request.arrived.take().map(since);
         if !more {
             self.requests.end(key);
         }
-        SeenCompletion::Matched(MatchedCompletion { shot, took: begun.map(since), after })
+        let took = begun.map(since);
+        SeenCompletion::Matched(MatchedCompletion { shot, took, after, punted, file })
     }
 
     /// By operation and error, how many of its completions failed.
@@ -298,6 +366,42 @@ impl OpCounts {
         OpCounts { op, opcode, message, ..OpCounts::default() }
     }
 
+    /// The counts, but for errors and latencies.
+    fn counts(&mut self) -> [&mut u64; 9] {
+        [
+            &mut self.submitted,
+            &mut self.completed,
+            &mut self.ok,
+            &mut self.rejected,
+            &mut self.skipped,
+            &mut self.punts,
+            &mut self.polls,
+            &mut self.multishot_ended,
+            &mut self.multishot_completions,
+        ]
+    }
+
+    fn add(&mut self, other: &OpCounts) {
+        let mut other = other.clone();
+        self.counts().into_iter().zip(other.counts()).for_each(|(count, more)| *count += *more);
+        for (error, count) in other.errors {
+            *self.errors.entry(error).or_default() += count;
+        }
+        self.took.record_counted(&other.took.counts());
+        self.after.record_counted(&other.after.counts());
+    }
+
+    fn subtract(&mut self, then: &OpCounts) {
+        let mut then = then.clone();
+        self.counts().into_iter().zip(then.counts()).for_each(|(count, less)| *count -= *less);
+        for (error, count) in then.errors {
+            self.errors.entry(error).and_modify(|now| *now -= count);
+        }
+        self.errors.retain(|_, count| *count > 0);
+        self.took = since(&self.took, &then.took);
+        self.after = since(&self.after, &then.after);
+    }
+
     pub(super) fn completed(&self) -> u64 {
         self.completed
     }
@@ -305,7 +409,7 @@ impl OpCounts {
     /// Measures a completion. The first one seen may be the last of a multishot request: without
     /// its submission it says nothing.
     fn measure(&mut self, matched: &MatchedCompletion, more: bool) {
-        let &MatchedCompletion { shot, took, after } = matched;
+        let &MatchedCompletion { shot, took, after, .. } = matched;
         after.into_iter().for_each(|after| self.after.record(Duration::from_nanos(after)));
         if shot > 1 && !more {
             self.multishot_ended += 1;

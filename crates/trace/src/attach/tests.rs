@@ -200,7 +200,9 @@ fn a_ring_of_a_child_is_shown_if_it_is_followed_and_is_else_the_reason() {
     attached.observe(&new_task(-3, 0));
     attached.observe(&create(-3));
     attached.observe(&KernelEvent { thread: -3, ..submit(1, 1, 7, NOP) });
-    assert_eq!(attached.json()["processes"][0], serde_json::json!({ "pid": -3, "name": "quick" }));
+    let process = &attached.json()["processes"][0];
+    assert_eq!((&process["pid"], &process["name"]), (&(-3).into(), &"quick".into()));
+    assert_eq!((&process["rings"], &process["submitted"]), (&1.into(), &1.into()));
 }
 
 #[test]
@@ -496,4 +498,139 @@ fn an_unknown_count_is_not_shown_as_zero() {
     let ring = &json["rings"][0];
     assert!(ring["overflows"].is_null() && ring["sleeps"].is_null(), "{json}");
     assert!(ring["ops"][0]["punts"].is_null() && ring["ops"][0]["polls"] == 0, "{json}");
+}
+
+#[test]
+fn an_operation_has_the_file_of_its_descriptor() {
+    let mut attached = attached();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let fd = std::os::fd::AsRawFd::as_raw_fd(file.as_file());
+    attached.observe(&submit(1000, 1, 7, RECV));
+    let get = event(1010, 1, 7, None, (Tracepoint::FileGet, [fd as u64, 0, 0, 0]));
+    assert!(attached.observe(&get).is_none(), "no line of its own");
+    let (line, _) = seen(&mut attached, complete(2000, 1, 7, -104, 0));
+    let path = file.path().display().to_string();
+    assert!(line.text().contains(&format!("fd {fd} {path}  took 1.00 µs")), "{}", line.text());
+    assert_eq!((&line.json()["fd"], &line.json()["file"]), (&fd.into(), &path.clone().into()));
+    let row = &attached.json()["files"][0];
+    assert_eq!((&row["name"], &row["operations"]), (&path.clone().into(), &1.into()));
+    assert_eq!(row["errors"]["ECONNRESET"], 1);
+    assert!(attached.summary().contains(&path), "{}", attached.summary());
+}
+
+#[test]
+fn a_filter_selects_by_operation_error_time_and_punt() {
+    let mut attached = attached();
+    attached.observe(&submit(0, 1, 7, RECV));
+    let punt = event(10, 1, 7, Some(RECV), (Tracepoint::QueueAsyncWork, [0; 4]));
+    let punt = attached.observe(&punt).expect("its ring");
+    let (failed, _) = seen(&mut attached, complete(5000, 1, 7, -9, 0));
+    attached.observe(&submit(6000, 1, 7, SEND));
+    let (good, _) = seen(&mut attached, complete(6100, 1, 7, 64, 0));
+    let both = |filter: &RingFilter| (failed.passes(filter), good.passes(filter));
+    let op = |name: &str| RingFilter { ops: vec![name.to_owned()], ..RingFilter::default() };
+    assert!(RingFilter::default().is_empty() && !op("recv").is_empty());
+    assert_eq!(both(&RingFilter::default()), (true, true));
+    assert_eq!((both(&op("recv")), both(&op("post"))), ((true, false), (true, true)));
+    assert_eq!(both(&RingFilter { errors: true, ..RingFilter::default() }), (true, false));
+    let slower = Some(Duration::from_micros(1));
+    assert_eq!(both(&RingFilter { slower, ..RingFilter::default() }), (true, false));
+    let punted = RingFilter { punted: true, ..RingFilter::default() };
+    assert_eq!((punt.passes(&punted), both(&punted)), (true, (true, false)));
+}
+
+/// Two processes with rings: this one with two, and a child with one.
+fn two_processes() -> WatchedRings {
+    let mut attached = attached();
+    attached.begin(true).expect("it runs");
+    attached.observe(&new_task(-3, 0));
+    let child = |event| KernelEvent { thread: -3, ring: 0xc, ..event };
+    for n in 0..6 {
+        attached.observe(&submit(10 * n, 1, n, RECV));
+        attached.observe(&complete(10 * n + 5, 1, n, if n == 0 { -9 } else { 64 }, 0));
+        attached.observe(&KernelEvent { ring: 0xb, ..submit(10 * n, 1, n, SEND) });
+        attached.observe(&child(event(10 * n, 0, 0, None, (Tracepoint::Enter, [0; 4]))));
+        attached.observe(&child(submit(10 * n, 1, n, RECV)));
+        attached.observe(&child(submit(10 * n, 2, 100 + n, NOP)));
+        attached.observe(&child(complete(10 * n + 9, 1, n, 64, 0)));
+        attached.observe(&child(complete(10 * n + 9, 2, 100 + n, 0, 0)));
+    }
+    attached
+}
+
+#[test]
+fn several_rings_have_a_total_and_several_processes_a_table() {
+    let attached = two_processes();
+    let json = attached.json();
+    let total = json["total"]["ops"].as_array().expect("rows");
+    let recv = total.iter().find(|op| op["op"] == "recv").expect("receives");
+    assert_eq!((&recv["submitted"], &recv["completed"]), (&12.into(), &12.into()));
+    assert_eq!((&recv["ok"], &recv["errors"]["EBADF"]), (&11.into(), &1.into()));
+    assert_eq!(recv["submit_to_cqe"]["samples"], 12);
+    let rows = json["processes"].as_array().expect("processes");
+    let row = |at: usize| ["rings", "submitted", "completed", "failures"].map(|it| &rows[at][it]);
+    assert_eq!(rows[0]["name"], "quick", "it has more completions");
+    assert_eq!(row(0), [1, 12, 12, 0].map(serde_json::Value::from).each_ref());
+    assert_eq!(row(1), [2, 12, 6, 1].map(serde_json::Value::from).each_ref());
+    let text = attached.summary();
+    let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let expected = ["-3", "quick", "1", "6", "12", "2.0", "12", "2.0"];
+    assert!(lines.iter().any(|line: &Vec<&str>| line[..] == expected), "{text}");
+    assert!(lines.iter().any(|line| line[..] == ["all", "rings"]), "{text}");
+}
+
+#[test]
+fn only_the_busiest_of_many_rings_have_a_table() {
+    let mut attached = attached();
+    for ring in 0..20 {
+        attached.observe(&KernelEvent { ring, ..submit(0, 1, 7, NOP) });
+        let completions = if ring % 2 == 0 { 2 } else { 0 };
+        for n in 0..completions {
+            attached.observe(&KernelEvent { ring, ..complete(1, 1 + n, 7, 0, 0) });
+        }
+    }
+    let text = attached.summary();
+    let shown = |ring: &str| text.lines().any(|line| line.starts_with(ring));
+    assert!(shown("r0  thread") && shown("r14  thread") && !shown("r1  thread"), "{text}");
+    assert!(text.contains("… 12 more rings (--json lists all)"), "{text}");
+    assert_eq!(attached.json()["rings"].as_array().expect("rings").len(), 20);
+}
+
+#[test]
+fn rates_are_those_since_the_last_call() {
+    let mut attached = two_processes();
+    let first = attached.rates(Duration::from_secs(2));
+    assert_eq!((&first.json()["submitted"], &first.json()["enters"]), (&24.into(), &6.into()));
+    attached.observe(&submit(1_000_000, 9, 9, RECV));
+    attached.observe(&complete(1_004_000, 9, 9, -9, 0));
+    let second = attached.rates(Duration::from_millis(500));
+    let ops = second.json()["ops"].as_array().expect("rows");
+    let recv = ops.iter().find(|op| op["op"] == "recv").expect("receives");
+    assert_eq!((&recv["submitted"], &recv["errors"]["EBADF"]), (&1.into(), &1.into()));
+    assert_eq!(recv["submit_to_cqe"]["samples"], 1);
+    let text = second.text();
+    let row = text.lines().find(|line| line.starts_with("recv")).expect("its row");
+    let cells: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(cells[..4], ["recv", "2", "2", "2"], "{text}");
+    assert!(!text.contains("send") && !text.contains("nop"), "it had nothing to do: {text}");
+    attached.missing = vec![Missing::Tracepoint(Tracepoint::Enter)];
+    let text = attached.rates(Duration::from_secs(1)).text();
+    assert!(text.contains("– enters"), "{text}");
+}
+
+#[test]
+fn all_processes_are_watched_whether_their_creation_was_seen_or_not() {
+    let mut attached = WatchedRings::of_all();
+    if let Err(why) = attached.begin(false) {
+        assert!(why.to_string().contains("PID namespace"), "{why}");
+        return;
+    }
+    attached.observe(&submit(0, 1, 7, NOP));
+    attached.observe(&KernelEvent { thread: STRANGER, ring: 0xb, ..submit(0, 1, 7, NOP) });
+    let json = attached.json();
+    let rows = json["processes"].as_array().expect("two processes").iter();
+    let pids: Vec<_> = rows.map(|row| row["pid"].as_i64()).collect();
+    assert_eq!(pids, [Some(STRANGER.into()), Some(std::process::id().into())]);
+    assert!(attached.busy_strangers().is_empty() && attached.is_alive());
+    assert!(attached.summary().starts_with("all processes  "), "{}", attached.summary());
 }

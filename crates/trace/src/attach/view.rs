@@ -2,12 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use minijinja::context;
 use serde_json::{Value, json};
 
+use super::files::FileCounts;
 use super::rings::{MatchedCompletion, OpKey, RingState, SeenCompletion};
-use super::{RingEvent, WatchedRings};
+use super::{RingEvent, RingFilter, WatchedRings};
 use crate::kernel::{Missing, Tracepoint, operation};
 use crate::show::{end_line, moment, result_text};
 use proactor_record::sys;
@@ -16,6 +18,9 @@ use proactor_report::units::nanos;
 
 /// The column of the mark of abnormal events, behind the details.
 const MARK: usize = 102;
+
+/// So many rings have a table in the summary.
+const SHOWN: usize = 8;
 
 /// The names of `IORING_SETUP_*`, by bit.
 const SETUP: &str = "IOPOLL SQPOLL SQ_AFF CQSIZE CLAMP ATTACH_WQ R_DISABLED SUBMIT_ALL COOP_TASKRUN \
@@ -50,6 +55,23 @@ impl RingEvent {
         }
     }
 
+    /// Whether the filter selects the event.
+    pub fn passes(&self, filter: &RingFilter) -> bool {
+        let op = self.event.opcode.map_or(String::new(), operation);
+        let is_named = |name: &String| *name == op || name == self.event.name();
+        let took = self.matched().and_then(|matched| matched.took).map(Duration::from_nanos);
+        (filter.ops.is_empty() || filter.ops.iter().any(is_named))
+            && (!filter.errors || self.event.result().is_some_and(|result| result.is_err()))
+            && (!filter.punted || self.is_punted())
+            && filter.slower.is_none_or(|slower| took.is_some_and(|took| took > slower))
+    }
+
+    /// Whether the request was handed to a worker thread, by this event or before.
+    fn is_punted(&self) -> bool {
+        self.event.tracepoint == Tracepoint::QueueAsyncWork
+            || self.matched().is_some_and(|matched| matched.punted)
+    }
+
     /// The event as a line, always in the same columns.
     pub fn text(&self) -> String {
         let event = &self.event;
@@ -61,7 +83,10 @@ impl RingEvent {
             false => String::new(),
         };
         let (time, ring) = (moment(self.at), format!("r{}", self.ring));
-        let (result, details) = (result_text(event.result()), self.details());
+        let (result, mut details) = (result_text(event.result()), self.details());
+        if let Some((fd, name)) = &self.file {
+            details = format!("fd {fd} {name}  {details}");
+        }
         let text = columns([&time, &ring, event.name(), &op, &user_data, &result, &details]);
         end_line(text, MARK, self.is_abnormal())
     }
@@ -80,7 +105,7 @@ impl RingEvent {
     }
 
     fn completed(&self) -> String {
-        let MatchedCompletion { shot, took, after } = match &self.completion {
+        let MatchedCompletion { shot, took, after, .. } = match &self.completion {
             Some(SeenCompletion::Matched(matched)) => *matched,
             Some(SeenCompletion::Message) => return "message of another ring".to_owned(),
             _ => return "submission not seen".to_owned(),
@@ -100,8 +125,10 @@ impl RingEvent {
         let mut json = self.event.fields(json!({
             "t_ns": self.at, "ring": self.ring, "abnormal": self.is_abnormal(),
             "op": opcode.map(operation), "opcode": opcode,
+            "fd": self.file.as_ref().map(|(fd, _)| fd),
+            "file": self.file.as_ref().map(|(_, name)| &**name),
         }));
-        if let Some(MatchedCompletion { shot, took, after }) = self.matched() {
+        if let Some(MatchedCompletion { shot, took, after, .. }) = self.matched() {
             json["shot"] = json!(shot);
             json["took_ns"] = json!(took);
             json["after_arrival_ns"] = json!(after);
@@ -123,22 +150,82 @@ impl WatchedRings {
 
     /// The summary as text.
     pub fn summary(&self) -> String {
-        let (uname, setup) = (sys::uname(), |ring: &RingState| ring.setup.map(setup));
+        let uname = sys::uname();
+        let parts = self.parts();
         let values = context! {
             label => self.label(),
             open => self.open_rings(),
             kernel => uname.split(' ').nth(1).unwrap_or(&uname),
-            setups => self.rings.iter().map(setup).collect::<Vec<_>>(),
+            more => self.rings.len() - parts.iter().filter(|part| part["at"].is_u64()).count(),
+            parts,
             notes => self.missing.iter().map(Missing::to_string).collect::<Vec<_>>(),
             ..minijinja::Value::from_serialize(self.json())
         };
         template::fill(include_str!("summary.txt"), values)
     }
 
+    /// The tables of the summary: the total, and the rings with the most completions in the order
+    /// of their numbers.
+    fn parts(&self) -> Vec<Value> {
+        let busy = |at: &usize| !self.rings[*at].ops.is_empty();
+        let mut shown: Vec<_> = (0..self.rings.len()).filter(busy).collect();
+        let total = (shown.len() > 1).then(|| RingState::total(self.rings.iter()));
+        if shown.is_empty() {
+            shown = (0..self.rings.len()).collect();
+        }
+        shown.sort_by_key(|at| Reverse(self.rings[*at].requests().1));
+        shown.truncate(SHOWN);
+        shown.sort_unstable();
+        let part = |at: Option<usize>, ring: &RingState| {
+            let (mut json, (submitted, completed)) = (self.ring_json(ring), ring.requests());
+            json["at"] = json!(at);
+            json["flags"] = json!(ring.setup.map(setup));
+            json["submitted"] = json!(submitted);
+            json["completed"] = json!(completed);
+            json
+        };
+        let total = total.iter().map(|total| part(None, total));
+        total.chain(shown.into_iter().map(|at| part(Some(at), &self.rings[at]))).collect()
+    }
+
+    /// The processes with watched rings, the most completions first.
+    fn processes(&self) -> Vec<Value> {
+        let mut rings = BTreeMap::<i32, Vec<&RingState>>::new();
+        self.rings.iter().for_each(|ring| rings.entry(ring.process).or_default().push(ring));
+        let mut all: Vec<_> = rings
+            .into_iter()
+            .map(|(process, rings)| {
+                let total = RingState::total(rings.iter().copied());
+                let (submitted, completed) = total.requests();
+                let failures: u64 = total.failures().map(|(.., count)| count).sum();
+                let row = json!({
+                    "pid": process, "name": self.tasks.name(process), "rings": rings.len(),
+                    "enters": total.enters, "submitted": submitted, "completed": completed,
+                    "failures": failures, "overflows": total.overflows,
+                });
+                (completed, self.with_unknown(row))
+            })
+            .collect();
+        all.sort_by_key(|(completed, _)| Reverse(*completed));
+        all.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// The counts of a tracepoint that the kernel does not have are null, in the object itself and
+    /// in its operations.
+    pub(super) fn with_unknown(&self, mut json: Value) -> Value {
+        let is_missing =
+            |one: &&(Tracepoint, _)| self.missing.contains(&Missing::Tracepoint(one.0));
+        let missing = COUNTED.iter().filter(is_missing).map(|(_, name)| *name);
+        for name in missing.chain((self.lost > 0).then_some("skipped_cqes")) {
+            let ops = json.get_mut("ops").and_then(Value::as_array_mut).into_iter().flatten();
+            ops.filter_map(|op| op.get_mut(name)).for_each(|count| *count = Value::Null);
+            json.get_mut(name).into_iter().for_each(|count| *count = Value::Null);
+        }
+        json
+    }
+
     /// The summary as one JSON object.
     pub fn json(&self) -> Value {
-        let processes = self.rings.iter().map(|ring| ring.process).collect::<BTreeSet<_>>();
-        let process = |process: i32| json!({ "pid": process, "name": self.tasks.name(process) });
         json!({
             "schema": "proactor.trace.attach/3",
             "pid": self.id,
@@ -148,7 +235,9 @@ impl WatchedRings {
             "lost": self.lost,
             "missing": self.missing,
             "errors": self.errors(),
-            "processes": processes.into_iter().map(process).collect::<Vec<_>>(),
+            "files": self.files.rows().into_iter().map(file_json).collect::<Vec<_>>(),
+            "processes": self.processes(),
+            "total": self.ring_json(&RingState::total(self.rings.iter())),
             "rings": self.rings.iter().map(|ring| self.ring_json(ring)).collect::<Vec<_>>(),
         })
     }
@@ -172,18 +261,10 @@ impl WatchedRings {
         rows.collect()
     }
 
-    /// A ring with its operations and findings. A count of a tracepoint that the kernel does not
-    /// have is null. If events were lost, counts are lower bounds, and nothing is concluded.
+    /// A ring with its operations and findings. If events were lost, counts are lower bounds, and
+    /// nothing is concluded.
     fn ring_json(&self, ring: &RingState) -> Value {
-        let mut json = json!(ring);
-        let is_missing =
-            |one: &&(Tracepoint, _)| self.missing.contains(&Missing::Tracepoint(one.0));
-        let missing = COUNTED.iter().filter(is_missing).map(|(_, name)| *name);
-        for name in missing.chain((self.lost > 0).then_some("skipped_cqes")) {
-            let ops = json["ops"].as_array_mut().into_iter().flatten();
-            ops.filter_map(|op| op.get_mut(name)).for_each(|count| *count = Value::Null);
-            json.get_mut(name).into_iter().for_each(|count| *count = Value::Null);
-        }
+        let mut json = self.with_unknown(json!(ring));
         let findings = match self.lost {
             0 => template::fill(
                 include_str!("findings.txt"),
@@ -195,6 +276,14 @@ impl WatchedRings {
         json["findings"] = findings.lines().collect();
         json
     }
+}
+
+fn file_json(file: &FileCounts) -> Value {
+    let FileCounts { process, fd, name, operations, completed, errors } = file;
+    json!({
+        "pid": process, "fd": fd, "name": **name,
+        "operations": operations, "completed": completed, "errors": errors,
+    })
 }
 
 /// The names of the set-up flags of a ring.

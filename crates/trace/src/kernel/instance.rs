@@ -21,7 +21,8 @@ use proactor_record::{Clock, sys};
 /// The largest page that can be read. All pages of a buffer have one size, configurable since 6.8.
 const PAGE: usize = 64 << 10;
 
-const NOT_ROOT: &str = "only root can read the kernel's tracepoints: run it with sudo";
+const NOT_ROOT: &str = "the kernel's tracepoints need root, or CAP_DAC_OVERRIDE and a mounted \
+                        tracefs: run it with sudo";
 
 /// An error in words: what cannot be done, and why.
 pub(super) fn cannot(action: &str, error: io::Error) -> io::Error {
@@ -107,6 +108,8 @@ impl Instance {
             let why = "this kernel's tracing does not have the recording's clock";
             io::Error::other(format!("{why} ({clock})"))
         })?;
+        // Fewer and longer reads, where the kernel can (6.8).
+        let _ = self.set("buffer_subbuf_size_kb", "64");
         // A full buffer drops new events and counts them; it never overwrites old ones.
         self.set("options/overwrite", "0")?;
         let cpus = cpus(&self.folder);
@@ -171,7 +174,7 @@ impl Instance {
 
     fn set(&self, file: &str, value: &str) -> io::Result<()> {
         let path = self.folder.join(file);
-        let explain = |error| cannot(&format!("write {value} to {}", path.display()), error);
+        let explain = |error| needs_root(&format!("write {value} to {}", path.display()), error);
         fs::write(&path, value).map_err(explain)
     }
 

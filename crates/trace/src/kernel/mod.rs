@@ -34,5 +34,5 @@ pub(crate) use postings::Postings;
 pub(crate) use sidecar::MODEL;
 pub use sidecar::{KernelRecorder, Sidecar, sidecar_path};
 pub(super) use tasks::Tasks;
-pub use tracepoint::{KernelEvent, Tracepoint, TracepointDecoder, operation};
+pub use tracepoint::{KernelEvent, Tracepoint, TracepointDecoder, operation, parse_event_name};
 pub use watch::RingWatch;

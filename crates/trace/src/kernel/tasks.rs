@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 
+use super::instance::{INITIAL_NAMESPACE, pid_namespace};
 use super::namespace::thread_numbers;
 use super::{KernelEvent, Tracepoint};
 
@@ -30,6 +31,8 @@ pub(crate) struct Tasks {
     pub(crate) with_threads: bool,
     /// Whether new processes are watched.
     pub(crate) with_children: bool,
+    /// Whether all threads are watched.
+    all: bool,
 }
 
 impl Tasks {
@@ -52,6 +55,22 @@ impl Tasks {
         Ok(process)
     }
 
+    /// Adds the running threads of all processes, and from now on all others.
+    pub(crate) fn add_all(&mut self) -> io::Result<()> {
+        if pid_namespace() != INITIAL_NAMESPACE {
+            let why = "this is a PID namespace, and the processes outside of it cannot be named: \
+                       run it outside of the container";
+            return Err(io::Error::other(why));
+        }
+        (self.with_threads, self.with_children, self.all) = (true, true, true);
+        let entries = fs::read_dir("/proc")?.filter_map(Result::ok);
+        for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+            // It may have ended.
+            let _ = self.add_process(pid, None);
+        }
+        Ok(())
+    }
+
     /// Learns from an event, if it is about threads.
     pub(crate) fn observe(&mut self, event: &KernelEvent) {
         let Some((number, name)) = event.task() else { return };
@@ -59,6 +78,7 @@ impl Tasks {
             self.tasks.entry(number).and_modify(|task| task.name = name);
             return;
         }
+        self.meet(event.thread);
         let Some(parent) = self.tasks.get(&event.thread) else {
             // The number belonged to a thread that has ended.
             self.tasks.remove(&number);
@@ -69,6 +89,14 @@ impl Tasks {
         let process = if is_thread { parent.process } else { number };
         let task = Task { process, name, is_watched: parent.is_watched && with_it };
         self.tasks.insert(number, task);
+    }
+
+    /// Adds a thread that is not known, if all are watched: its creation was lost.
+    pub(crate) fn meet(&mut self, thread: i32) {
+        if self.all {
+            let unknown = || Task { process: thread, name: String::new(), is_watched: true };
+            self.tasks.entry(thread).or_insert_with(unknown);
+        }
     }
 
     /// A thread of a watched process.
@@ -150,6 +178,18 @@ mod tests {
         // That of a stranger is not kept.
         tasks.observe(&task_event(99, Tracepoint::Rename, [99, name, 0, 0]));
         assert_eq!(tasks.known(99), None);
+    }
+
+    #[test]
+    fn a_thread_whose_creation_was_not_seen_is_met_if_all_are_watched() {
+        let mut tasks = Tasks { all: true, with_threads: true, with_children: true, ..tasks() };
+        tasks.observe(&clone(99, 100, CLONE_THREAD));
+        tasks.observe(&clone(99, 101, 0));
+        let process = |thread| tasks.watched(thread).map(|task| task.process);
+        assert_eq!([99, 100, 101].map(process), [Some(99), Some(99), Some(101)]);
+        assert_eq!(tasks.watched(102), None);
+        tasks.meet(102);
+        assert!(tasks.watched(102).is_some());
     }
 
     #[test]

@@ -189,8 +189,9 @@ impl KernelEvent {
 /// Makes [`KernelEvent`]s of a kernel's bytes, after it has learned the kernel's formats.
 #[derive(Debug, Clone, Default)]
 pub struct TracepointDecoder {
-    /// By the number of the event.
-    tracepoints: Vec<(u16, Tracepoint, FieldSet)>,
+    tracepoints: Vec<(Tracepoint, FieldSet)>,
+    /// By the number of the event, the index in `tracepoints`.
+    indices: Vec<Option<u8>>,
     number: Option<Field>,
     thread: Option<Field>,
 }
@@ -247,7 +248,10 @@ impl TracepointDecoder {
         let names_ring = fields.ring.is_some() || !tracepoint.is_of_ring();
         let is_complete = is_identified && names_ring && self.number.is_some();
         if is_complete {
-            self.tracepoints.push((layout.id, tracepoint, fields));
+            let number = usize::from(layout.id);
+            self.indices.resize(self.indices.len().max(number + 1), None);
+            self.indices[number] = u8::try_from(self.tracepoints.len()).ok();
+            self.tracepoints.push((tracepoint, fields));
         }
         is_complete
     }
@@ -265,14 +269,14 @@ impl TracepointDecoder {
     /// The fields of completions.
     fn complete(&self) -> Option<&FieldSet> {
         let mut learned = self.tracepoints.iter();
-        learned.find(|(_, point, _)| *point == Tracepoint::Complete).map(|(.., fields)| fields)
+        learned.find(|(point, _)| *point == Tracepoint::Complete).map(|(_, fields)| fields)
     }
 
     /// Decodes an event; `None` if its tracepoint was not learned or the bytes end too early.
     pub fn decode(&self, time: u64, bytes: &[u8]) -> Option<KernelEvent> {
         let number = self.number?.read(bytes)?;
-        let mut learned = self.tracepoints.iter();
-        let (_, tracepoint, fields) = learned.find(|(id, ..)| u64::from(*id) == number)?;
+        let index = *self.indices.get(usize::try_from(number).ok()?)?;
+        let (tracepoint, fields) = self.tracepoints.get(usize::from(index?))?;
         let read = |field: Option<Field>| field.and_then(|field| field.read(bytes));
         Some(KernelEvent {
             time,
@@ -284,6 +288,24 @@ impl TracepointDecoder {
             tracepoint: *tracepoint,
             own: fields.own.map(|field| read(field).unwrap_or(0)),
         })
+    }
+}
+
+/// Parses the name of an operation or of a kind of event: `recv`, `post`.
+///
+/// # Errors
+/// There is none with this name; the message says what is expected.
+pub fn parse_event_name(text: &str) -> Result<String, String> {
+    let mut kinds = Tracepoint::ALL.iter().filter(|point| point.is_of_ring());
+    let is_kind = kinds.any(|point| point.fact(1) == text);
+    let is_operation = OPERATIONS.split_whitespace().any(|name| name == text);
+    match is_kind || is_operation || text.starts_with("op ") {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("write an operation as recv, send or nop, or a kind of event as submit, post, \
+                      reject, arrive or punt"
+                .to_owned())
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `proactor trace attach`: the io_uring activity of any process.
 
 mod command;
+mod rates;
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -11,28 +12,36 @@ use crate::commands::stderr::note;
 use crate::commands::{ExitStatus, number, stop_signal};
 use command::WatchedCommand;
 use proactor_report::units;
-use proactor_trace::WatchedRings;
-use proactor_trace::kernel::{RingWatch, Tracepoint};
+use proactor_trace::kernel::{RingWatch, Tracepoint, parse_event_name};
+use proactor_trace::{RingFilter, WatchedRings};
+use rates::RateTable;
 
 /// Period at which the kernel events are read.
 const PERIOD: Duration = Duration::from_millis(50);
 /// Bytes for the events of one period, for all CPUs together.
 const BUFFER: usize = 64 << 20;
 
-/// Watch the io_uring activity of any process, or of a command from its first operation, through
-/// kernel tracepoints; then print its operations, errors, latencies and anomalies. Needs root
+/// Watch the io_uring activity of any process, of all, or of a command from its first operation,
+/// through kernel tracepoints; then print its operations, errors, latencies and anomalies. Needs
+/// root
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "proactor trace attach [OPTIONS] <PID>\n       \
+                            proactor trace attach [OPTIONS] --all\n       \
                             proactor trace attach [OPTIONS] -- <COMMAND>...")]
 pub(super) struct AttachArgs {
     /// Process id, or the id of one of its threads
-    #[arg(value_parser = number::<u32>(1, 1 << 22), required_unless_present = "command")]
+    #[arg(value_parser = number::<u32>(1, 1 << 22),
+          required_unless_present_any = ["command", "all"])]
     pid: Option<u32>,
 
     /// Command to start. It has standard output for itself: the results go to standard error. Its
     /// exit status is that of this program
     #[arg(last = true, conflicts_with = "pid")]
     command: Vec<OsString>,
+
+    /// Watch all processes
+    #[arg(short, long, conflicts_with_all = ["pid", "command", "follow"])]
+    all: bool,
 
     /// Watch the child processes that it starts as well
     #[arg(short, long)]
@@ -46,7 +55,34 @@ pub(super) struct AttachArgs {
     #[arg(long)]
     live: bool,
 
-    /// Print as JSON: with --live one object per line; the summary at the end
+    /// Print only events of this operation or kind: recv, submit, post. Repeatable; implies --live
+    #[arg(long, value_name = "NAME", value_parser = parse_event_name)]
+    op: Vec<String>,
+
+    /// Print only failed completions and rejected submissions; implies --live
+    #[arg(long)]
+    errors: bool,
+
+    /// Print only completions later than this after the submission; implies --live
+    #[arg(long, value_name = "TIME", value_parser = units::parse_positive_duration)]
+    slower: Option<Duration>,
+
+    /// Print only requests that were handed to a worker thread (io-wq): that, and their
+    /// completions; implies --live
+    #[arg(long)]
+    punted: bool,
+
+    /// Show the file of each operation, and a table of files. Costs one more event per operation
+    #[arg(long)]
+    files: bool,
+
+    /// Print the rates of the operations each time this has passed, for example 1s. On a terminal
+    /// the table stays in its place
+    #[arg(long, value_name = "TIME", value_parser = units::parse_positive_duration,
+          conflicts_with_all = ["live", "op", "errors", "slower", "punted"])]
+    interval: Option<Duration>,
+
+    /// Print as JSON: with --live or --interval one object per line; the summary at the end
     #[arg(long)]
     json: bool,
 }
@@ -55,9 +91,11 @@ impl AttachArgs {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let mut command = WatchedCommand::new(stop_signal()?);
         let held = command.hold(&self.command)?;
-        let id = held.as_ref().map(|held| held.pid()).or(self.pid).expect("clap requires one");
-        let mut rings = WatchedRings::new(id)?;
-        let mut watch = RingWatch::new(&Tracepoint::OF_RINGS, BUFFER)?;
+        let id = held.as_ref().map(|held| held.pid()).or(self.pid);
+        let mut rings = id.map_or_else(|| Ok(WatchedRings::of_all()), WatchedRings::new)?;
+        let files = self.files.then_some(Tracepoint::FileGet);
+        let points: Vec<_> = Tracepoint::OF_RINGS.into_iter().chain(files).collect();
+        let mut watch = RingWatch::new(&points, BUFFER)?;
         // After the watch: a thread that comes later has an event.
         rings.begin(self.follow)?;
         rings.missing = watch.missing();
@@ -88,8 +126,13 @@ impl AttachArgs {
         }
     }
 
+    fn filter(&self) -> RingFilter {
+        let ops = self.op.clone();
+        RingFilter { ops, errors: self.errors, slower: self.slower, punted: self.punted }
+    }
+
     fn announce(&self, rings: &WatchedRings) {
-        if rings.open_rings() == 0 {
+        if !self.all && rings.open_rings() == Some(0) {
             note!("{} has no io_uring open yet: waiting for one …", rings.label());
         }
         if self.span.is_none() {
@@ -104,8 +147,11 @@ impl AttachArgs {
         watch: &mut RingWatch,
         command: &mut WatchedCommand,
     ) -> anyhow::Result<()> {
+        let filter = self.filter();
+        let is_live = self.live || !filter.is_empty();
         let deadline = self.span.map(|span| Instant::now() + span);
-        if self.live && !self.json {
+        let mut table = self.interval.map(|interval| RateTable::new(interval, self.json));
+        if is_live && !self.json {
             command.print(&format!("{}\n", WatchedRings::heading()))?;
         }
         loop {
@@ -116,12 +162,13 @@ impl AttachArgs {
             let events = if over { watch.finish()? } else { watch.poll()? };
             rings.note_losses(watch.lost().context("cannot read the number of lost events")?);
             let seen = events.iter().filter_map(|event| rings.observe(event));
-            let seen = seen.filter(|_| self.live);
+            let seen = seen.filter(|event| is_live && event.passes(&filter));
             let lines = seen.map(|event| match self.json {
                 true => format!("{}\n", event.json()),
                 false => event.text() + "\n",
             });
             command.print(&lines.collect::<String>())?;
+            table.as_mut().map_or(Ok(()), |table| table.show(rings, command, over))?;
             if over {
                 rings.end();
                 return Ok(());

@@ -3,6 +3,7 @@
 mod attach;
 mod events;
 mod export;
+mod ps;
 mod views;
 
 use std::fmt::Display;
@@ -123,6 +124,7 @@ enum TraceView {
         json: bool,
     },
     Attach(attach::AttachArgs),
+    Ps(ps::PsArgs),
 }
 
 impl TraceArgs {
@@ -142,6 +144,7 @@ impl TraceArgs {
             TraceView::Export(export) => export.run(),
             TraceView::Delays { file, json } => views::delays(file, *json),
             TraceView::Attach(attach) => attach.run(),
+            TraceView::Ps(ps) => ps.run(),
         }
     }
 }

@@ -43,6 +43,11 @@ impl WatchedCommand {
         Ok(())
     }
 
+    /// Whether there is no command.
+    pub(super) fn is_none(&self) -> bool {
+        self.program.is_none()
+    }
+
     /// Waits for a signal, at most this long. Returns whether it ends the watching: not if there
     /// is a command, which receives the signal.
     pub(super) fn await_signal(&mut self, pause: Duration) -> anyhow::Result<bool> {
@@ -70,7 +75,7 @@ impl WatchedCommand {
 
     /// Prints results: on standard error if the command has standard output for itself.
     pub(super) fn print(&self, text: &str) -> anyhow::Result<()> {
-        if self.program.is_none() {
+        if self.is_none() {
             return Ok(output::print(text)?);
         }
         let mut stderr = Stream::new(io::stderr(), StreamWait::UntilStopped);
