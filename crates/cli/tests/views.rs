@@ -533,6 +533,22 @@ fn a_stop_is_found_in_every_model_and_the_delays_of_a_loop_are_recorded() {
 }
 
 #[test]
+fn a_summary_can_have_a_row_for_each_interval_of_the_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, false);
+    let series = json(&["summary", "--every", "1ms"], &[file]);
+    assert_eq!(series["schema"], "proactor.trace.series/1");
+    let rows = series["rows"].as_array().unwrap();
+    let messages = |row: &serde_json::Value| row["messages"].as_u64().unwrap();
+    assert_eq!(rows.iter().map(messages).sum::<u64>(), 300);
+    let text = view(&["summary", "--every", "1h"], &[file]);
+    assert!(text.contains("messages/s") && text.contains("each row is of 3600 s"), "{text}");
+    let (status, _, complaint) = trace(&["summary", "--every", "1ns"], &[file]);
+    assert!(status == 1 && complaint.contains("--every 1ns makes"), "{complaint}");
+}
+
+#[test]
 fn the_last_part_of_a_recording_can_be_looked_at() {
     let folder = tempfile::tempdir().unwrap();
     let file = &*folder.path().join("a");

@@ -11,6 +11,7 @@
 //!                         ├─► Doctor    the state of the loop, and findings with a remedy
 //!                         ├─► Diff      two of them, side by side
 //!                         └─► ConnectionList    all connections, the worst first
+//!          ─► TimeSeries    a row of numbers for each interval of the time
 //!          ─► Heatmap   how long operations took, over the time
 //!          ─► ConnectionTimeline    one connection, exchange by exchange
 //! ```
@@ -35,6 +36,8 @@ mod names;
 mod not_visible;
 mod ops;
 mod pauses;
+mod seen;
+mod series;
 mod source;
 mod starvation;
 mod stats;
@@ -54,6 +57,7 @@ pub use lanes::{Lanes, Phase, ThreadSpan};
 pub use not_visible::NotVisible;
 pub use ops::{Errors, Octave, OpRow};
 pub use pauses::{Pauses, Spells};
+pub use series::{SeriesRow, TimeSeries};
 pub use source::{Cut, Source};
 pub use starvation::Starvation;
 pub use stats::TraceStats;

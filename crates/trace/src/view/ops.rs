@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use proactor_record::{Content, OpKind};
+use proactor_record::{Call, Content, OpKind};
 use proactor_report::Latencies;
 use proactor_report::histogram::Percentiles;
 use serde::Serialize;
 
 use super::names;
 use crate::event::Event;
+use crate::show::POLLS_ALL;
 
 /// Errors by name, and how many of each.
 pub type Errors = BTreeMap<String, u64>;
@@ -178,6 +179,19 @@ pub(super) fn octave(nanos: u64) -> u64 {
     match nanos / 1000 {
         0 => 0,
         micros => (1 << micros.ilog2()) * 1000,
+    }
+}
+
+/// Whether this is a system call in this model.
+pub(super) fn is_call(model: &str, op: OpKind) -> bool {
+    let keeps_interests = ["epoll", "epoll-et", "epoll-oneshot"].contains(&model);
+    match op {
+        OpKind::Call(Call::Watch | Call::Unwatch) => keeps_interests || model == "sigio",
+        OpKind::Call(Call::Rewatch) => keeps_interests,
+        // No system call: a thread that unlocks lets the next one in.
+        OpKind::Call(Call::Lock) | OpKind::Ring(_) => false,
+        OpKind::Wait => model != POLLS_ALL,
+        OpKind::Call(_) => true,
     }
 }
 

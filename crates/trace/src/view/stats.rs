@@ -1,6 +1,6 @@
 //! A trace in numbers, from one pass over its events.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use minijinja::{Value, context};
@@ -13,8 +13,9 @@ use super::connection::{ConnectionStats, ConnectionTracker, Exchange, Measure};
 use super::delays::{DelayCounter, Delays};
 use super::iterations::{IterationCounter, Iterations, LONG, Occurrences};
 use super::lanes::Lanes;
-use super::ops::{OpRow, Ops};
+use super::ops::{OpRow, Ops, is_call};
 use super::pauses::{LONG_DELAY, PauseCounter, Pauses};
+use super::seen::SeenConnections;
 use super::source::{Cut, Source};
 use super::starvation::{Starvation, StarvationCounter};
 use crate::event::Event;
@@ -309,11 +310,11 @@ impl<'a> PartCounter<'a> {
         let has_all_calls = cut.conn.is_none() && trace.header.sample == 1;
         let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
         TraceStats {
-            connections: seen.all.len() as u64,
-            connections_max: seen.open_max as u64,
-            messages: seen.messages,
-            bytes_in: seen.bytes_in,
-            bytes_out: seen.bytes_out,
+            connections: seen.totals.opened,
+            connections_max: seen.open_max,
+            messages: seen.totals.messages,
+            bytes_in: seen.totals.bytes_in,
+            bytes_out: seen.totals.bytes_out,
             calls: has_all_calls.then(|| calls(&source, &ops, iterations.as_ref())),
             source,
             ops,
@@ -328,38 +329,6 @@ impl<'a> PartCounter<'a> {
             anomalies,
             kernel: self.delays.map(|delays| delays.finish(cut)),
             conns: Vec::new(),
-        }
-    }
-}
-
-/// The connections that are seen, those of them that are open, and their traffic: that of a link
-/// between a parent and its child is none.
-#[derive(Debug, Default)]
-struct SeenConnections {
-    all: HashSet<ConnId>,
-    open: HashSet<ConnId>,
-    open_max: usize,
-    messages: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-}
-
-impl SeenConnections {
-    fn see(&mut self, event: &Event) {
-        let Some(conn) = event.conn else { return };
-        if self.all.insert(conn) {
-            self.open.insert(conn);
-            self.open_max = self.open_max.max(self.open.len());
-        }
-        if let Some(Ok(n @ 1..)) = event.result_of(OpKind::receives) {
-            self.messages += 1;
-            self.bytes_in += u64::from(n);
-        }
-        if let Some(Ok(n)) = event.result_of(OpKind::sends) {
-            self.bytes_out += u64::from(n);
-        }
-        if event.result_of(OpKind::closes).is_some() {
-            self.open.remove(&conn);
         }
     }
 }
@@ -439,18 +408,11 @@ fn is_lent(event: &Event) -> bool {
 /// How many system calls there were. On a ring each enter is one, and nothing else is. With a
 /// selector, a watch is a call where the kernel keeps the interests.
 fn calls(source: &Source, ops: &[OpRow], iterations: Option<&Iterations>) -> u64 {
-    let keeps_interests = ["epoll", "epoll-et", "epoll-oneshot"].contains(&&*source.model);
-    let is_call = |row: &&OpRow| match row.op {
-        OpKind::Call(Call::Watch | Call::Unwatch) => keeps_interests || source.model == "sigio",
-        OpKind::Call(Call::Rewatch) => keeps_interests,
-        // No system call: a thread that unlocks lets the next one in.
-        OpKind::Call(Call::Lock) | OpKind::Ring(_) => false,
-        OpKind::Call(_) | OpKind::Wait => true,
-    };
     let iterations =
         iterations.filter(|_| !source.polls_all()).map_or(0, |iterations| iterations.count);
     if ops.iter().any(|row| row.on_ring) {
         return iterations;
     }
-    iterations + ops.iter().filter(is_call).map(|row| row.begun.max(row.ended)).sum::<u64>()
+    let calls = ops.iter().filter(|row| is_call(&source.model, row.op));
+    iterations + calls.map(|row| row.begun.max(row.ended)).sum::<u64>()
 }

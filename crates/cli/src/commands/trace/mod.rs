@@ -47,6 +47,10 @@ enum TraceView {
         /// Only this connection: c7, or c7.1 for one connection that used slot 7
         #[arg(long, value_name = "CONN", value_parser = parse_conn)]
         conn: Option<Conn>,
+
+        /// A row for each interval of this length: rates, calls, replies, connections
+        #[arg(long, value_name = "TIME", value_parser = units::parse_positive_duration)]
+        every: Option<Duration>,
     },
     /// Show the timeline of one connection and its slowest exchanges, or list all, the worst first
     Conn {
@@ -133,7 +137,7 @@ impl TraceArgs {
         match &self.view {
             TraceView::Show(show) => show.run(),
             TraceView::Follow(follow) => follow.run(),
-            TraceView::Summary { look, conn } => views::summary(look, *conn),
+            TraceView::Summary { look, conn, every } => views::summary(look, *conn, *every),
             TraceView::Conn { look, conn: Some(conn), all, slowest, .. } => {
                 views::connection(look, *conn, *all, *slowest)
             }

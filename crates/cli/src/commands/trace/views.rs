@@ -1,6 +1,7 @@
 //! The views of a whole trace: summary, conn, doctor, diff and delays.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use serde_json::json;
@@ -9,17 +10,27 @@ use super::{Conn, How, Look, check_connection, read};
 use crate::commands::{ExitStatus, output};
 use proactor_trace::view::{
     ConnectionList, ConnectionTimeline, Cut, Diff, DiffSide, Doctor, Heatmap, ListOrder, Severity,
-    Summary, TraceStats,
+    Summary, TimeSeries, TraceStats,
 };
 
 /// Connections in the list without `--all`.
 const LISTED: usize = 20;
 
-/// Prints counts and latencies per operation.
-pub(super) fn summary(Look { file, how }: &Look, conn: Option<Conn>) -> anyhow::Result<()> {
+/// Prints counts and latencies per operation, or a row for each interval of the time.
+pub(super) fn summary(
+    Look { file, how }: &Look,
+    conn: Option<Conn>,
+    every: Option<Duration>,
+) -> anyhow::Result<()> {
     let trace = read(file)?;
     let cut = how.part.cut(&trace, conn);
     conn.map_or(Ok(()), |conn| check_connection(&trace, file, conn))?;
+    if let Some(every) = every {
+        let series = TimeSeries::of(&trace, &cut, every);
+        return how.print(&series.map_err(|rows| {
+            anyhow!("--every {every:?} makes {rows} rows of {}: too many to read", file.display())
+        })?);
+    }
     how.print(&Summary { stats: TraceStats::of(&trace, &cut) })
 }
 

@@ -8,4 +8,5 @@ mod kernel;
 mod lanes;
 mod numbers;
 mod output;
+mod series;
 mod tape;
