@@ -26,6 +26,8 @@ const EACH_BYTE: Duration = Duration::from_nanos(1);
 pub(super) const LONG_DELAY: Duration = Duration::from_millis(10);
 /// SIGCONT may come without a stop.
 const SHORTEST_STOP: Duration = Duration::from_millis(1);
+/// Of many threads, others may go on for so long before the first that records SIGCONT.
+const LATE: Duration = Duration::from_millis(20);
 
 /// Something that takes time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -84,6 +86,8 @@ pub(super) struct PauseCounter {
     /// What no work explains, until the next delay is read: from when, and how long.
     open: Option<(u64, u64)>,
     is_read: bool,
+    /// The last time in which none of many threads did anything: when it ended, and how long.
+    silence: Option<(u64, u64)>,
 }
 
 impl PauseCounter {
@@ -106,23 +110,16 @@ impl PauseCounter {
         let silent = self.last.map_or(0, |(last, _)| now.saturating_sub(last));
         match event.what {
             Content::Lost(_) => return *self = self.after_gap(),
-            Content::Continued(_) => {
-                // A record may have come between the stop and this one.
-                let open = self.open.take().map_or(0, |(_, nanos)| nanos);
-                let stopped = silent.max(self.inside).max(open);
-                if u128::from(stopped) >= SHORTEST_STOP.as_nanos() {
-                    self.all.stopped.add(now.saturating_sub(stopped), None, now);
-                }
-                (self.work, self.inside) = (Duration::ZERO, 0);
-                self.last = self.last.map(|(_, inside)| (now, inside));
-                return;
-            }
+            Content::Continued(_) => return self.continued(now, silent),
             Content::Delayed { nanos, .. } => return self.delayed(now, nanos),
             // Written beside the loop.
             Content::Clock(_) | Content::Frozen(_) | Content::Lane { .. } => return,
             _ => {}
         }
         if !self.is_one {
+            if u128::from(silent) >= SHORTEST_STOP.as_nanos() {
+                self.silence = Some((now, silent));
+            }
             self.last = Some((now, false));
             return;
         }
@@ -149,6 +146,21 @@ impl PauseCounter {
         };
         self.is_read |= !self.is_loop;
         self.last = Some((now, inside));
+    }
+
+    /// The process goes on after a stop, if there was one.
+    fn continued(&mut self, now: u64, silent: u64) {
+        // A record may have come between the stop and this one.
+        let open = self.open.take().map_or(0, |(_, nanos)| nanos);
+        let is_near = |end: u64| u128::from(now.saturating_sub(end)) < LATE.as_nanos();
+        let earlier = self.silence.take().filter(|&(end, _)| is_near(end));
+        let here = (now, silent.max(self.inside).max(open));
+        let (until, nanos) = earlier.into_iter().fold(here, |a, b| if b.1 > a.1 { b } else { a });
+        if u128::from(nanos) >= SHORTEST_STOP.as_nanos() {
+            self.all.stopped.add(until.saturating_sub(nanos), None, until);
+        }
+        (self.work, self.inside) = (Duration::ZERO, 0);
+        self.last = self.last.map(|(_, inside)| (now, inside));
     }
 
     /// What is done with an event takes its time before the next.

@@ -253,6 +253,31 @@ fn a_stop_between_two_records_of_an_iteration_is_a_stop_and_no_stall() {
 }
 
 #[test]
+fn a_stop_of_threads_is_seen_though_another_goes_on_before_the_one_that_records_it() {
+    let stops = |silent: u64, late: u64| {
+        let settings = Settings { bytes: 0, clock: Some(Clock::Nanos), ..Settings::default() };
+        let about = About { model: "thread".to_owned(), ..About::default() };
+        let writer = Writer::new(None, &settings, &about, Writers::Threads).expect("memory");
+        let mut now = sys::monotonic();
+        let mut write = |micros: u64, record| {
+            now += micros * 1000;
+            writer.write(|| now, record);
+        };
+        write(10, Record::call_begin(Call::Recv, true, key(0), 3, 64));
+        write(silent, Record::call_end(Call::Recv, true, key(0), 3, 64));
+        write(late, Record::continued(1));
+        TraceStats::of(&TraceFile::from_bytes(&writer.bytes()).expect("a trace"), &Cut::default())
+            .pauses
+            .stopped
+    };
+    let stopped = stops(40_000, 900);
+    assert_eq!((stopped.times.count, stopped.longest_ns), (1, 40_000_000));
+    assert_eq!(stopped.times.first[0].amount, Some(40_000_000));
+    assert_eq!(stops(40_000, 500_000).longest_ns, 500_000_000, "it was silent until then");
+    assert_eq!(stops(800, 900).times.count, 0);
+}
+
+#[test]
 fn of_a_trace_without_an_iteration_nothing_can_be_said() {
     let doctor = Doctor::new(Tape::new("uring").sqe(Kind::Accept, 0, 0).stats());
     assert_eq!(doctor.fails(Severity::Costly), None);
