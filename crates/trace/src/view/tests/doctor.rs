@@ -407,6 +407,15 @@ fn a_few_short_waits_for_buffers_are_no_finding_and_long_ones_are() {
     }
     let waits = tape.entered(5).cqe(Kind::Close, 0, 0, 0).stats().starvation.waits;
     assert_eq!((waits.times.count, waits.longest_ns / 1_000_000), (1, 8));
+    // More buffers are no remedy for what waits outside of the completion queue.
+    let fix = |overflow| {
+        let mut tape = ring();
+        tape.entered(5).cqe(Kind::Recv, 0, -libc::ENOBUFS, 0).sqe(Kind::Recv, 0, 2048);
+        tape.enter(9000, WaitMode::Endless, 0, overflow).cqe(Kind::Recv, 0, 64, Cqe::MORE);
+        let doctor = Doctor::new(tape.stats());
+        doctor.findings.into_iter().find(|one| one.name == "no-buffers").unwrap().fix
+    };
+    assert!(fix(false).contains("--buffers") && fix(true).starts_with("see to cq-overflow"));
     // For one connection a second is long, though both are open for four minutes.
     assert_eq!(waiting(900_000, 1, 120_000_000), []);
     assert_eq!(waiting(1_100_000, 1, 120_000_000), [("no-buffers", Severity::Costly)]);
