@@ -172,10 +172,15 @@ fn of_the_ring(half: usize) -> Vec<Case> {
         let case = ring(few, crowd[half]).and(&["disarmed"]);
         all.push(case.with("too few buffers", Truth::Finding("no-buffers"), Nothing));
     }
-    for queue in [[2, 4], [8, 16]] {
-        let case = ring("", ["-c 64 -l 64", "-c 100 -l 256"][half]).and(&["disarmed"]);
+    let queues = [
+        &[("-c 64 -l 64", 2), ("-c 64 -l 64", 8), ("-c 100 -l 256", 4), ("-c 100 -l 256", 16)][..],
+        &[("-c 120 -l 700", 32), ("-c 200 -l 150", 64)],
+    ];
+    for &(load, queue) in queues[half] {
+        // A completion that waits outside the queue holds its buffer.
+        let case = ring("", load).and(&["disarmed", "no-buffers"]);
         let fault = "a completion queue that overflows";
-        all.push(case.with(fault, Truth::Finding("cq-overflow"), Queue(queue[half])));
+        all.push(case.with(fault, Truth::Finding("cq-overflow"), Queue(queue)));
     }
     for kernel in ["--kernel 5.11", "--without RECV_MULTISHOT"] {
         let fault = "one-shot receives (a note)";
@@ -212,14 +217,24 @@ fn of_loops(half: usize) -> Vec<Case> {
 
 fn of_threads(half: usize) -> Vec<Case> {
     let mut all = Vec::new();
+    let stops = |model, times, millis, load| {
+        let stops = Stops(times, Duration::from_millis(millis));
+        let case = Case::new(model, "", load).and(&["no-cpu"]);
+        match model {
+            "process" => {
+                case.with("SIGSTOP of a parent of processes", Truth::Hidden("threads"), stops)
+            }
+            _ => case.with("SIGSTOP for 20 to 50 ms", Truth::Finding("stopped"), stops),
+        }
+    };
     for model in LOOPS.into_iter().chain(THREADS) {
-        let stops = Stops([4, 3][half], Duration::from_millis([50, 30][half]));
-        let case = Case::new(model, "", load_of(model, half)).and(&["no-cpu"]);
-        all.push(if model == "process" {
-            case.with("SIGSTOP of a parent of processes", Truth::Hidden("threads"), stops)
-        } else {
-            case.with("SIGSTOP for 30 or 50 ms", Truth::Finding("stopped"), stops)
-        });
+        let load =
+            if model == ONE_AT_A_TIME { ONE[half] } else { ["-c 32 -l 64", "-c 20 -l 300"][half] };
+        all.push(stops(model, [4, 5][half], [50, 20][half], load));
+    }
+    if half == 0 {
+        // It was missed in the other half once.
+        all.push(stops("thread", 3, 30, "-c 16 -l 512"));
     }
     for model in THREADS {
         let load = load_of(model, half);

@@ -17,8 +17,10 @@ use serde_json::Value;
 use crate::cases::{Case, Injected, words};
 use crate::server::{Server, commands};
 
-/// How often a run is made, until none disturbs it.
+/// How often a run is made, until none disturbs it, and for how many seconds each waits before for
+/// the others to rest.
 const REPEATS: usize = 6;
+const WAITS: usize = 60;
 /// How long a server is under load.
 const TIME: &str = "500ms";
 
@@ -40,20 +42,29 @@ pub(crate) struct Finding {
 /// Makes a run that nothing disturbs, within some tries. The error is what disturbed the last one;
 /// `None` if the fault cannot be injected.
 pub(crate) fn undisturbed(case: &Case, is_busy: bool) -> Result<Report, Option<String>> {
-    // The clients share the CPUs with the server: their time on them is no cause.
-    const ON: Duration = Duration::from_secs(1);
-    let cpus = os::usable_cpus();
     let mut why = None;
     for _ in 0..REPEATS {
         let folder = tempfile::tempdir().expect("a folder");
-        let before = HostState::read(&cpus);
-        let report = run(case, folder.path()).ok_or(None)?;
-        why = HostState::read(&cpus).since(&before).cause(ON, ON).filter(|_| !is_busy);
+        let (report, disturbed) = watched(|| run(case, folder.path()));
+        let report = report.ok_or(None)?;
+        why = disturbed.filter(|_| !is_busy);
         if why.is_none() {
             return Ok(report);
         }
+        let rest = || watched(|| thread::sleep(Duration::from_secs(1))).1;
+        (0..WAITS).find(|_| rest().is_none());
     }
     Err(why)
+}
+
+/// Does something. Returns what disturbed it, too.
+fn watched<T>(make: impl FnOnce() -> T) -> (T, Option<String>) {
+    // The clients share the CPUs with the server: their time on them is no cause.
+    const ON: Duration = Duration::from_secs(1);
+    let cpus = os::usable_cpus();
+    let before = HostState::read(&cpus);
+    let made = make();
+    (made, HostState::read(&cpus).since(&before).cause(ON, ON))
 }
 
 /// Makes a run, and has its recording judged. Returns `None` if the fault cannot be injected.
@@ -74,7 +85,10 @@ fn run(case: &Case, folder: &Path) -> Option<Report> {
     let heavy = matches!(case.injected, Injected::Heavy).then(|| words("-c 1 -l 65536"));
     let start = |options: &Vec<String>| {
         let mut load = commands();
-        load.args(["load", &address.to_string(), "-t", TIME, "--timeout", "1s"]).args(options);
+        load.args(["load", &address.to_string(), "--timeout", "1s"]).args(options);
+        if !options.iter().any(|option| option == "-t") {
+            load.args(["-t", TIME]);
+        }
         load.spawn().expect("a client")
     };
     let loads: Vec<Child> = heavy.iter().chain([&case.load]).map(start).collect();
@@ -93,7 +107,8 @@ fn run(case: &Case, folder: &Path) -> Option<Report> {
         _ => Vec::new(),
     };
     for mut load in loads {
-        load.wait().expect("it is a child");
+        let status = load.wait().expect("it is a child");
+        assert_ne!(status.code(), Some(2), "wrong usage: {}", case.name());
     }
     // What the clients leave behind is not part of the run.
     signal(pid, if unread.is_empty() { libc::SIGTERM } else { libc::SIGKILL });
