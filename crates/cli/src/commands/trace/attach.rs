@@ -18,6 +18,9 @@ use rates::RateTable;
 
 /// Period at which the kernel events are read.
 const PERIOD: Duration = Duration::from_millis(50);
+/// What is said before it starts.
+const COST: &str = "note: each enter, submission, arrival and completion takes more time while it \
+                    is watched: docs/truth.md says how much a busy server loses";
 /// Bytes for the events of one period, for all CPUs together.
 const BUFFER: usize = 64 << 20;
 
@@ -100,6 +103,7 @@ impl AttachArgs {
         rings.begin(self.follow)?;
         rings.missing = watch.missing();
         rings.missing.iter().for_each(|missing| note!("note: {missing}"));
+        note!("{COST}");
         match held {
             Some(held) => command.start(held)?,
             None => self.announce(&rings),
