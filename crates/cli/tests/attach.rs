@@ -567,3 +567,37 @@ fn rings_are_listed_without_root() {
     let text = String::from_utf8_lossy(&text);
     assert!(text.lines().any(|line| line.trim_start().starts_with(&*format!("{id} "))), "{text}");
 }
+
+#[test]
+fn a_recording_has_what_the_summary_counts() {
+    if !can_trace_rings() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("nops.trace");
+    let attach = Attach::start(&[&this_thread(), "--output", path.to_str().expect("UTF-8")]);
+    nops(500);
+    let summary = attach.finish();
+    assert_eq!(count(&summary, "nop", "completed"), 500, "{summary}");
+    let show = |view: &str| {
+        let output = Command::new(PROACTOR).args(["trace", view, "--json"]).arg(&path).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let recorded = show("summary");
+    let nop = recorded["ops"].as_array().expect("operations").iter().find(|op| op["op"] == "nop");
+    let nop = nop.unwrap_or_else(|| panic!("no nop in {recorded}"));
+    assert_eq!((&nop["begun"], &nop["ok"], &nop["unseen"]), (&500.into(), &500.into(), &0.into()));
+    for view in ["doctor", "conn", "heatmap"] {
+        show(view);
+    }
+    for format in ["html", "perfetto", "jsonl"] {
+        let export = Command::new(PROACTOR)
+            .args(["trace", "export", "--format", format])
+            .arg(&path)
+            .output();
+        let export = export.expect("it runs");
+        assert!(export.status.success() && !export.stdout.is_empty(), "{format}: {export:?}");
+    }
+}

@@ -55,6 +55,11 @@ pub const TEXT: usize = 512;
 pub const MARGIN: u64 = 128;
 /// The bits of a token or of a connection's key that name the connection.
 pub const CONN: u64 = (1 << 56) - 1;
+/// Bits 56 to 63 of the token of an operation of another program's ring. Bits 0 to 31 are the
+/// descriptor, or [`NO_FILE`], and bits 32 to 55 say how often it was opened before.
+pub const WATCHED: u8 = 255;
+/// In place of a descriptor: it is not known, or there is none.
+pub const NO_FILE: u32 = u32::MAX;
 /// In a key: the link between a parent and the child process that serves the connection. A key
 /// below it is a connection's.
 pub const LINK: u64 = 1 << 60;
@@ -64,6 +69,9 @@ pub const SKIP_SUCCESS: u8 = 1 << 6;
 pub const CQE_BUFFER: u32 = 1 << 0;
 /// `IORING_CQE_F_MORE`: the operation stays in flight.
 pub const CQE_MORE: u32 = 1 << 1;
+/// The flag of a completion that is no result, but says that a buffer is not in use any more
+/// (`IORING_CQE_F_NOTIF`).
+pub const CQE_NOTIFICATION: u32 = 1 << 3;
 /// `IORING_SETUP_DEFER_TASKRUN`: the kernel posts completions only within an enter.
 pub const DEFER_TASKRUN: u32 = 1 << 13;
 
@@ -380,6 +388,9 @@ impl Call {
 pub enum OpKind {
     /// An operation on a ring.
     Ring(Kind),
+    /// An operation on a ring of another program: its `IORING_OP_*`. [`UNSEEN`] and [`MESSAGE`] are
+    /// none.
+    Opcode(u8),
     /// A call by a loop or a thread.
     Call(Call),
     /// A wait of a selector.
@@ -389,9 +400,12 @@ pub enum OpKind {
 
 impl OpKind {
     /// The name, the same in every view.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             OpKind::Ring(kind) => kind.name(),
+            OpKind::Opcode(UNSEEN) => "(unseen)",
+            OpKind::Opcode(MESSAGE) => "(message)",
+            OpKind::Opcode(opcode) => operation(opcode).unwrap_or("(unknown)"),
             OpKind::Call(call) => call.name(),
             OpKind::Wait => "wait",
         }
@@ -399,27 +413,37 @@ impl OpKind {
 
     /// Whether this is an operation on a ring.
     pub const fn is_on_ring(self) -> bool {
-        matches!(self, OpKind::Ring(_))
+        matches!(self, OpKind::Ring(_) | OpKind::Opcode(_))
     }
 
     /// Whether it accepts connections.
     pub const fn accepts(self) -> bool {
-        matches!(self, OpKind::Ring(Kind::Accept) | OpKind::Call(Call::Accept))
+        matches!(self, OpKind::Ring(Kind::Accept) | OpKind::Call(Call::Accept) | OpKind::Opcode(13))
     }
 
     /// Whether it receives bytes from a connection.
     pub const fn receives(self) -> bool {
-        matches!(self, OpKind::Ring(Kind::Recv) | OpKind::Call(Call::Recv))
+        // Also recvmsg and recv_zc.
+        matches!(
+            self,
+            OpKind::Ring(Kind::Recv) | OpKind::Call(Call::Recv) | OpKind::Opcode(10 | 27 | 58)
+        )
     }
 
     /// Whether it sends bytes on a connection.
     pub const fn sends(self) -> bool {
-        matches!(self, OpKind::Ring(Kind::Send) | OpKind::Call(Call::Send | Call::SendVectored))
+        // Also sendmsg, send_zc and sendmsg_zc.
+        matches!(
+            self,
+            OpKind::Ring(Kind::Send)
+                | OpKind::Call(Call::Send | Call::SendVectored)
+                | OpKind::Opcode(9 | 26 | 47 | 48)
+        )
     }
 
     /// Whether it closes a connection.
     pub const fn closes(self) -> bool {
-        matches!(self, OpKind::Ring(Kind::Close) | OpKind::Call(Call::Close))
+        matches!(self, OpKind::Ring(Kind::Close) | OpKind::Call(Call::Close) | OpKind::Opcode(19))
     }
 
     /// Whether its duration says nothing of this program: it waits for a peer, a person at the
@@ -433,9 +457,26 @@ impl OpKind {
             OpKind::Ring(Send | Shutdown | Close | CancelAccept | CancelRecv) => false,
             OpKind::Ring(CancelSend | Outq) => false,
             OpKind::Call(_) => may_sleep && !self.sends(),
+            // poll_add, timeout, accept, link_timeout, read_multishot, waitid, futex_wait,
+            // futex_waitv, epoll_wait.
+            OpKind::Opcode(6 | 11 | 13 | 15 | 49..=51 | 53 | 59) => true,
+            OpKind::Opcode(_) => self.receives(),
             OpKind::Wait => true,
         }
     }
+}
+
+/// In place of an opcode: the submission was not seen.
+pub const UNSEEN: u8 = 255;
+/// In place of an opcode: another ring posted the completion (`IORING_OP_MSG_RING`).
+pub const MESSAGE: u8 = 254;
+
+/// The names of `IORING_OP_*` in lower case, by number (`enum io_uring_op`), up to Linux 7.2.
+const OPERATIONS: &str = include_str!("operations.txt");
+
+/// The name of an `IORING_OP_*` in lower case, if its number has one here.
+pub fn operation(opcode: u8) -> Option<&'static str> {
+    OPERATIONS.split_whitespace().nth(opcode.into())
 }
 
 impl fmt::Display for OpKind {

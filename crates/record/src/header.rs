@@ -60,6 +60,8 @@ pub struct About {
     pub setup_flags: u32,
     /// The number of the loop, if there are several.
     pub lane: u32,
+    /// The process, if it is not this one.
+    pub pid: Option<u32>,
     /// Whether one thread does everything, and begins the recording: its delays are recorded too,
     /// where the kernel counts them.
     pub one_thread: bool,
@@ -115,7 +117,7 @@ impl NewLog {
             level: level as u32,
             hertz: 1_000_000_000,
             wall_nanos: sys::wall_clock(),
-            pid: std::process::id(),
+            pid: about.pid.unwrap_or_else(std::process::id),
             ring_fd: about.ring_fd.unwrap_or(-1),
             lane: about.lane,
             sample: settings.sample.max(1),

@@ -5,8 +5,9 @@
 
 use crate::errno::Errno;
 use crate::format::{
-    ABSENT, CONN, CQE_BUFFER, CQE_MORE, Call, Frozen, Kind, LINK, MAY_SLEEP, OpKind, RECORD,
-    RecordKind, SKIP_SUCCESS, UNKNOWN_COUNT, WaitMode, halves, pair, part,
+    ABSENT, CONN, CQE_BUFFER, CQE_MORE, CQE_NOTIFICATION, Call, Frozen, Kind, LINK, MAY_SLEEP,
+    NO_FILE, OpKind, RECORD, RecordKind, SKIP_SUCCESS, UNKNOWN_COUNT, WATCHED, WaitMode, halves,
+    pair, part,
 };
 
 /// One record. What the fields mean depends on the [kind](RecordKind).
@@ -63,6 +64,9 @@ pub enum Content {
         /// The position since the enter, from 0.
         position: u16,
     },
+    /// Of another program: the buffer of a zero-copy send is not in use any more. The result came
+    /// before.
+    Notified,
     /// A send with `IOSQE_CQE_SKIP_SUCCESS` succeeded in full.
     Implied {
         /// How many bytes were sent.
@@ -175,6 +179,33 @@ impl Record {
         Record { aux: position, ..Record::of(RecordKind::Cqe, token, res, flags) }
     }
 
+    /// Another program submitted an operation with this [token](WATCHED). The number distinguishes
+    /// operations of one opcode.
+    pub const fn watched_submission(token: u64, opcode: u8, number: u16) -> Record {
+        Record::submitted(token, opcode, token as i32, 0, 0).numbered(opcode, number)
+    }
+
+    /// An operation of another program completed.
+    pub const fn watched_completion(
+        token: u64,
+        opcode: u8,
+        number: u16,
+        res: i32,
+        flags: u32,
+    ) -> Record {
+        Record::completed(token, res, flags, 0).numbered(opcode, number)
+    }
+
+    const fn numbered(self, op: u8, number: u16) -> Record {
+        Record { op, aux: number, ..self }
+    }
+
+    /// Whether it is about an operation of another program.
+    pub fn is_watched(&self) -> bool {
+        let is_operation = self.is(RecordKind::Sqe) || self.is(RecordKind::Cqe);
+        is_operation && (self.id >> 56) as u8 == WATCHED
+    }
+
     /// A send with `IOSQE_CQE_SKIP_SUCCESS` succeeded in full.
     #[inline]
     pub const fn implied(token: u64, bytes: u32) -> Record {
@@ -281,12 +312,14 @@ impl Record {
         let Some(kind) = self.kind() else { return Content::Unknown };
         match kind {
             Sqe => {
-                let skip_success = self.aux & u16::from(SKIP_SUCCESS) != 0;
+                let skip_success = !self.is_watched() && self.aux & u16::from(SKIP_SUCCESS) != 0;
                 Content::Submitted { opcode: self.op, file, len, skip_success }
             }
+            Cqe if self.is_watched() && has(CQE_NOTIFICATION) => Content::Notified,
             Cqe => {
                 let buffer = has(CQE_BUFFER).then_some((self.flags >> 16) as u16);
-                Content::Completed { result, more: has(CQE_MORE), buffer, position: self.aux }
+                let position = if self.is_watched() { 0 } else { self.aux };
+                Content::Completed { result, more: has(CQE_MORE), buffer, position }
             }
             Implied => Content::Implied { bytes: len },
             EnterBegin => {
@@ -331,6 +364,7 @@ impl Record {
     pub fn op(&self) -> Option<OpKind> {
         use RecordKind::*;
         match self.kind()? {
+            Sqe | Cqe if self.is_watched() => Some(OpKind::Opcode(self.op)),
             Sqe | Cqe | Implied => Kind::from_number((self.id >> 56) as u8).map(OpKind::Ring),
             CallBegin | CallEnd => Call::from_number(self.op & !MAY_SLEEP).map(OpKind::Call),
             _ => None,
@@ -353,6 +387,7 @@ impl Record {
     fn conn_below(&self, limit: u64) -> Option<u64> {
         use RecordKind::*;
         let is_one = match self.kind()? {
+            Sqe | Cqe if self.is_watched() => self.id as u32 != NO_FILE,
             Sqe | Cqe | Implied => Kind::from_number((self.id >> 56) as u8)?.is_of_connection(),
             CallBegin | CallEnd | Ready => self.id < limit,
             _ => false,
@@ -367,6 +402,7 @@ impl Record {
             Some(CallBegin | CallEnd) => (self.id, self.op, self.aux),
             Some(WaitBegin | WaitEnd) => (0, 0, self.aux),
             Some(EnterBegin | EnterEnd) => (0, 0, 0),
+            Some(Sqe | Cqe) if self.is_watched() => (self.id & !CONN, self.op, self.aux),
             _ => (self.id, 0, 0),
         }
     }
@@ -385,8 +421,12 @@ impl Record {
     /// Whether an operation or a call ended with a failure: with an error that a loop in good order
     /// does not meet. That a shutdown comes too late for its peer is no failure of a call.
     pub fn is_failure(&self) -> bool {
-        let is_shutdown = self.op() == Some(OpKind::Call(Call::Shutdown));
-        self.res < 0 && !is_shutdown && !Errno(self.res.wrapping_neg()).is_expected()
+        let (op, errno) = (self.op(), Errno(self.res.wrapping_neg()));
+        // What a program asks for may not exist, unless it is an operation to remove.
+        let is_missing = errno == Errno(libc::ENOENT)
+            && matches!(op, Some(OpKind::Opcode(op)) if ![7, 12, 14].contains(&op));
+        let is_shutdown = op == Some(OpKind::Call(Call::Shutdown));
+        self.res < 0 && !is_shutdown && (is_missing || !errno.is_expected())
     }
 
     /// The words of a slot, put together in registers. Stored field by field and copied as a whole,

@@ -190,6 +190,7 @@ pub(crate) fn conn_id(number: u64) -> ConnId {
 /// An operation in flight.
 #[derive(Debug, Clone, Copy)]
 struct SeenOp {
+    op: Option<OpKind>,
     begun: Begun,
     /// The time of its submission or its last completion.
     last: u64,
@@ -198,8 +199,8 @@ struct SeenOp {
 /// Decodes records, given in their order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Decoder {
-    /// The operations in flight, by token.
-    in_flight: HashMap<u64, SeenOp>,
+    /// The operations in flight, by what their records have in common.
+    in_flight: HashMap<Pairing, SeenOp>,
     /// The kinds of them, by connection.
     of_conns: HashMap<ConnId, Kinds>,
     /// How often each operation was submitted, by token.
@@ -237,11 +238,11 @@ impl Decoder {
             asleep: None,
             raw,
         };
-        event.in_flight.before = self.in_flight.contains_key(&raw.id);
+        event.in_flight.before = self.in_flight.contains_key(&raw.pairing());
         match event.what {
             Content::Submitted { len, .. } => event.begun = Some(self.begin(&event, len)),
             Content::Completed { more, .. } => self.completed(&mut event, more),
-            Content::Implied { .. } => self.completed(&mut event, false),
+            Content::Implied { .. } | Content::Notified => self.completed(&mut event, false),
             Content::EnterBegin { queued, .. } => {
                 self.queued = Some(queued);
                 self.span_begins(&event, 0);
@@ -265,11 +266,15 @@ impl Decoder {
     fn begin(&mut self, event: &Event, len: u32) -> Begun {
         let number = self.queued;
         self.queued = number.map(|n| n.wrapping_add(1));
-        let earlier = self.submitted.entry(event.raw.id).or_default();
+        let earlier = match event.raw.is_watched() {
+            true => &mut 0,
+            false => self.submitted.entry(event.raw.id).or_default(),
+        };
         let begun =
             Begun { event: event.number, number, at: event.at, shots: 0, len, earlier: *earlier };
         *earlier = earlier.saturating_add(1);
-        self.in_flight.insert(event.raw.id, SeenOp { begun, last: event.at });
+        let op = event.op;
+        self.in_flight.insert(event.raw.pairing(), SeenOp { op, begun, last: event.at });
         if let (Some(conn), Some(OpKind::Ring(kind))) = (event.conn, event.op) {
             self.of_conns.entry(conn).or_default().0 |= Kinds::bit(kind);
         }
@@ -277,7 +282,7 @@ impl Decoder {
     }
 
     fn completed(&mut self, event: &mut Event, more: bool) {
-        if let Some(flight) = self.in_flight.get_mut(&event.raw.id) {
+        if let Some(flight) = self.in_flight.get_mut(&event.raw.pairing()) {
             event.lasted = Some(event.at.saturating_sub(flight.last));
             flight.last = event.at;
             flight.begun.shots = flight.begun.shots.saturating_add(1);
@@ -286,7 +291,7 @@ impl Decoder {
         if more {
             return;
         }
-        self.in_flight.remove(&event.raw.id);
+        self.in_flight.remove(&event.raw.pairing());
         let (Some(conn), Some(OpKind::Ring(kind))) = (event.conn, event.op) else { return };
         if let Some(kinds) = self.of_conns.get_mut(&conn) {
             kinds.0 &= !Kinds::bit(kind);
@@ -352,10 +357,8 @@ impl<'a> Events<'a> {
     /// How many operations of each kind are in flight behind the last event.
     pub fn in_flight(&self) -> HashMap<OpKind, u64> {
         let mut all = HashMap::new();
-        for token in self.decoder.in_flight.keys() {
-            if let Some(kind) = Kind::from_number((token >> 56) as u8) {
-                *all.entry(OpKind::Ring(kind)).or_default() += 1;
-            }
+        for op in self.decoder.in_flight.values().filter_map(|one| one.op) {
+            *all.entry(op).or_default() += 1;
         }
         all
     }

@@ -130,9 +130,19 @@ pub(crate) fn kernel_release(header: &Header) -> Option<&str> {
     header.get("uname").map(|uname| uname.split(' ').nth(1).unwrap_or(uname))
 }
 
+/// The model of a recording that `trace attach` made of a ring of another program.
+pub(crate) const ATTACHED: &str = "attached";
+
+/// Whether it is such a recording: its completions are recorded when they were posted, its
+/// connections are descriptors, and it has no enters.
+pub(crate) fn is_attached(header: &Header) -> bool {
+    header.model() == ATTACHED
+}
+
 /// The model of the server and its process.
 pub(super) fn subject(model: &str, pid: u32) -> String {
     match model {
+        ATTACHED => format!("a ring of process {pid}"),
         "process" => format!("model process, parent {pid}"),
         _ => format!("{model} of process {pid}"),
     }
@@ -286,6 +296,7 @@ fn words(header: &Header, event: &Event) -> String {
             0 => format!("ready for {} without a CPU", nanos(delay)),
             _ => format!("ready for {} of {} without a CPU", nanos(delay), nanos(window)),
         },
+        Content::Notified => "a buffer is not in use any more".to_owned(),
         Content::Continued(times) => format!("continued {}", units::times(times)),
         Content::Frozen(why) => {
             format!("recording stopped {}", why.map_or("", |why| why.name()))
@@ -366,6 +377,7 @@ pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
             "punted": event.posting.map(|posting| posting.is_punted),
         }),
         Content::Implied { .. } => json!({ "number": number, "age_ns": lasted }),
+        Content::Notified => json!({ "notification": true }),
         Content::EnterBegin { queued, pending, mode } => json!({
             "queued": queued, "pending": pending, "wait": mode.map(WaitMode::name),
         }),
@@ -397,7 +409,9 @@ pub(crate) fn fields(header: &Header, event: &Event) -> Map<String, Value> {
         Content::Unknown => json!({}),
     };
     let Value::Object(mut fields) = fields else { unreachable!("each is an object") };
-    fields.insert("user_data".to_owned(), json!(format!("{:#018x}", event.raw.id)));
+    if !event.raw.is_watched() {
+        fields.insert("user_data".to_owned(), json!(format!("{:#018x}", event.raw.id)));
+    }
     fields.extend(result_fields(event.result()));
     fields
 }

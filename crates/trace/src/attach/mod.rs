@@ -9,6 +9,7 @@
 
 mod files;
 mod hash;
+mod log;
 mod rates;
 mod requests;
 mod rings;
@@ -17,6 +18,7 @@ mod view;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use super::kernel::{KernelEvent, Missing, Tasks, Tracepoint};
 use super::open_rings::OpenRings;
 use files::Files;
 use hash::FastMap;
+use log::{LoggedRing, RingLogs};
 use proactor::os::procfs;
 pub use rates::RingRates;
 use rings::{Certainty, MatchedCompletion, RingState, SeenCompletion};
@@ -53,6 +56,8 @@ pub struct WatchedRings {
     /// Child processes that are not watched, and that have used a ring.
     unwatched: BTreeMap<i32, String>,
     files: Files,
+    /// The recordings of the rings, if there are any.
+    logs: Option<RingLogs>,
     /// The counts of all rings when [`WatchedRings::rates`] was last called.
     before: RingState,
     /// By thread of another process, its submissions since the last call of `busy_strangers`.
@@ -223,6 +228,7 @@ impl WatchedRings {
             return;
         }
         self.lost = lost;
+        self.logs.iter_mut().for_each(|logs| logs.lost(lost));
         self.rings.iter_mut().for_each(RingState::forget_requests);
         self.unconfirmed.extend(self.indices.drain());
         // Threads that were created in the gap are known while they run.
@@ -286,6 +292,9 @@ impl WatchedRings {
             let process = self.rings[ring].process;
             let file = self.files.begin(process, self.number_here(process), event.own[0] as i32);
             self.rings[ring].set_file(&event, file);
+            if let (Some(logs), Some(number)) = (&mut self.logs, self.rings[ring].number(&event)) {
+                logs.file(ring, number, event.own[0] as i32);
+            }
             return None;
         }
         let has_files = !self.files.is_empty();
@@ -298,7 +307,42 @@ impl WatchedRings {
             self.files.complete(file, event.result());
         }
         let file = file.map(|at| self.files.get(at)).map(|file| (file.fd, Rc::clone(&file.name)));
-        Some(RingEvent { at, ring, event, completion, file })
+        let seen = RingEvent { at, ring, event, completion, file };
+        self.record(&seen);
+        Some(seen)
+    }
+
+    /// Records what is observed from now on, each ring in a file of its own.
+    ///
+    /// # Errors
+    /// The first file cannot be written to.
+    pub fn record_into(&mut self, path: &Path) -> io::Result<()> {
+        self.logs = Some(RingLogs::new(path)?);
+        Ok(())
+    }
+
+    /// Ends the recordings. Returns the number of files, and why there are not more.
+    pub fn end_recordings(&mut self) -> (usize, Option<io::Error>) {
+        self.logs.take().map_or((0, None), RingLogs::finish)
+    }
+
+    fn record(&mut self, seen: &RingEvent) {
+        let Some(mut logs) = self.logs.take() else { return };
+        let (at, RingState { process, name, .. }) = (seen.ring, &self.rings[seen.ring]);
+        let ring = LoggedRing { at, pid: self.number_here(*process), name, time: seen.at };
+        match (seen.completion, seen.event.tracepoint) {
+            (Some(completion), _) => {
+                let fd = seen.file.as_ref().map(|(fd, _)| *fd);
+                logs.completed(&ring, &seen.event, completion, fd);
+            }
+            (None, Tracepoint::SubmitReq | Tracepoint::ReqFailed) => {
+                let number = self.rings[at].begun(&seen.event);
+                let opcode = seen.event.opcode;
+                number.into_iter().for_each(|number| logs.submitted(&ring, opcode, number));
+            }
+            _ => {}
+        }
+        self.logs = Some(logs);
     }
 
     /// Counts an enter when the next event of its thread shows its ring. One that does nothing is

@@ -5,9 +5,7 @@ use std::collections::hash_map::Entry;
 
 use super::hash::FastMap;
 use crate::kernel::KernelEvent;
-
-/// `IORING_CQE_F_NOTIF`: the buffer of a zero-copy send is no longer in use. It is not a result.
-pub(super) const NOTIFICATION: u32 = 1 << 3;
+use proactor_record::format::CQE_NOTIFICATION;
 
 /// `IORING_OP_*` of requests that may have many completions: poll_add, timeout, accept, recvmsg,
 /// recv, uring_cmd, send_zc, sendmsg_zc, read_multishot, recv_zc.
@@ -27,6 +25,8 @@ pub(super) struct Request {
     /// The time of an arrival that no completion has reported yet.
     pub(super) arrived: Option<u64>,
     pub(super) shots: u64,
+    /// Its number, modulo 2¹⁶: that of few others in flight.
+    pub(super) number: u16,
     /// Whether it was handed to a worker thread.
     pub(super) punted: bool,
     /// The index of the file that it uses, if the kernel traces it.
@@ -45,6 +45,8 @@ pub(super) struct RequestTable {
     requests: FastMap<RequestKey, Request>,
     /// Those with each user data: one, and the later ones.
     by_user_data: FastMap<u64, (RequestKey, Vec<RequestKey>)>,
+    /// How many were begun, modulo 2¹⁶.
+    begun: u16,
 }
 
 impl RequestTable {
@@ -65,8 +67,10 @@ impl RequestTable {
         let KernelEvent { opcode, user_data, request: address, .. } = *event;
         let key = (address, if address == 0 { user_data } else { 0 });
         let old = self.end(key);
+        self.begun = self.begun.wrapping_add(1);
+        let number = self.begun;
         let (arrived, shots, punted, file) = (None, 0, false, None);
-        let request = Request { opcode, user_data, begun, arrived, shots, punted, file };
+        let request = Request { opcode, user_data, begun, arrived, shots, number, punted, file };
         self.requests.insert(key, request);
         match self.by_user_data.entry(user_data) {
             Entry::Vacant(place) => _ = place.insert((key, Vec::new())),
@@ -97,7 +101,7 @@ impl RequestTable {
             return (request.user_data == event.user_data).then_some(key);
         }
         let is_notification =
-            event.completion().is_some_and(|(_, flags)| flags & NOTIFICATION != 0);
+            event.completion().is_some_and(|(_, flags)| flags & CQE_NOTIFICATION != 0);
         if event.request != 0 && !is_notification {
             return None;
         }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::requests::{NOTIFICATION, Request, RequestKey, RequestTable};
+use super::requests::{Request, RequestKey, RequestTable};
 use crate::kernel::{KernelEvent, Tracepoint, operation};
 use crate::view::Errors;
 use proactor::ring::Cqe;
 use proactor_record::Errno;
+use proactor_record::format::CQE_NOTIFICATION;
 use proactor_report::Latencies;
 
 /// `IORING_OP_TIMEOUT` and `IORING_OP_LINK_TIMEOUT`, which end with `ETIME` when they are due.
@@ -138,6 +139,8 @@ pub(super) struct MatchedCompletion {
     pub(super) punted: bool,
     /// The index of the file of the request.
     pub(super) file: Option<usize>,
+    /// The number of the request.
+    pub(super) number: u16,
 }
 
 impl RingState {
@@ -196,7 +199,7 @@ impl RingState {
         self.count(event, certainty);
         let (res, flags) = event.completion()?;
         let known = self.complete(event, flags & Cqe::MORE != 0, certainty);
-        if flags & NOTIFICATION != 0 && matches!(known, SeenCompletion::Matched(_)) {
+        if flags & CQE_NOTIFICATION != 0 && matches!(known, SeenCompletion::Matched(_)) {
             return Some(known);
         }
         let op = self.op(match known {
@@ -291,6 +294,17 @@ impl RingState {
         self.requests.get(self.requests.find(event)?)?.file
     }
 
+    /// The number of the request of an event.
+    pub(super) fn number(&self, event: &KernelEvent) -> Option<u16> {
+        self.requests.get(self.requests.find(event)?).map(|request| request.number)
+    }
+
+    /// The same, if it began with this event.
+    pub(super) fn begun(&self, event: &KernelEvent) -> Option<u16> {
+        let request = self.requests.get(self.requests.find(event)?)?;
+        (request.begun == Some(event.time)).then_some(request.number)
+    }
+
     /// Forgets the requests in flight, because events were lost.
     pub(super) fn forget_requests(&mut self) {
         self.requests.clear();
@@ -323,14 +337,14 @@ impl RingState {
         };
         event.opcode = request.opcode;
         request.shots += 1;
-        let Request { begun, shots: shot, punted, file, .. } = *request;
+        let Request { begun, shots: shot, punted, file, number, .. } = *request;
         let since = |then: u64| event.time.saturating_sub(then);
         let after = request.arrived.take().map(since);
         if !more {
             self.requests.end(key);
         }
         let took = begun.map(since);
-        SeenCompletion::Matched(MatchedCompletion { shot, took, after, punted, file })
+        SeenCompletion::Matched(MatchedCompletion { shot, took, after, punted, file, number })
     }
 
     /// By operation and error, how many of its completions failed.

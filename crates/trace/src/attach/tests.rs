@@ -2,6 +2,8 @@
 
 use super::rings::MatchedCompletion;
 use super::*;
+use crate::trace_file::TraceFile;
+use crate::view::{Cut, Doctor, OpRow, TraceStats};
 
 /// The numbers of `IORING_OP_*`.
 const RECV: u8 = 27;
@@ -633,4 +635,80 @@ fn all_processes_are_watched_whether_their_creation_was_seen_or_not() {
     assert_eq!(pids, [Some(STRANGER.into()), Some(std::process::id().into())]);
     assert!(attached.busy_strangers().is_empty() && attached.is_alive());
     assert!(attached.summary().starts_with("all processes  "), "{}", attached.summary());
+}
+
+#[test]
+fn a_recording_of_a_ring_is_read_by_the_views() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("rings.trace");
+    let mut attached = attached();
+    attached.record_into(&path).expect("it can be written to");
+    let file = |request, user_data, fd| {
+        event(0, request, user_data, None, (Tracepoint::FileGet, [fd, 0, 0, 0]))
+    };
+    const ACCEPT: u8 = 13;
+    const READ: u8 = 22;
+    attached.observe(&submit(1000, 1, 7, ACCEPT));
+    attached.observe(&file(1, 7, 3));
+    attached.observe(&complete(2000, 1, 7, 5, 0));
+    // Two of a kind on one descriptor, which complete in another order; one fails.
+    attached.observe(&submit(3000, 1, 0, READ));
+    attached.observe(&file(1, 0, 9));
+    attached.observe(&submit(4000, 2, 0, READ));
+    attached.observe(&file(2, 0, 9));
+    attached.observe(&complete(6000, 2, 0, 4096, 0));
+    attached.observe(&complete(9000, 1, 0, -libc::EIO, 0));
+    // A message and its reply, the reply without a copy: its notification is no result.
+    attached.observe(&submit(10_000, 1, 7, RECV));
+    attached.observe(&file(1, 7, 5));
+    attached.observe(&complete(11_000, 1, 7, 64, 0));
+    attached.observe(&submit(12_000, 1, 7, 47));
+    attached.observe(&file(1, 7, 5));
+    attached.observe(&complete(14_000, 1, 7, 64, 2));
+    attached.observe(&complete(15_000, 1, 7, 0, 8));
+    // Without a descriptor, and never ended.
+    attached.observe(&submit(16_000, 1, 7, 11));
+    // Of another ring.
+    let other = |event: KernelEvent| KernelEvent { ring: 0xb, ..event };
+    attached.observe(&other(submit(17_000, 8, 7, READ)));
+    attached.observe(&other(complete(18_000, 8, 7, 1, 0)));
+    attached.note_losses(3);
+    assert!(matches!(attached.end_recordings(), (2, None)));
+
+    let trace = TraceFile::open(&path).expect("a trace");
+    assert_eq!(trace.header.pid, std::process::id());
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap()) & 0o777, 0o600);
+    let stats = TraceStats::of(&trace, &Cut::default());
+    let row = |row: &OpRow| (row.op.name(), row.begun, row.ok, row.together_ns);
+    assert_eq!(
+        stats.ops.iter().map(row).collect::<Vec<_>>(),
+        [
+            ("timeout", 1, 0, None),
+            ("accept", 1, 1, None),
+            ("read", 2, 1, Some(8000)),
+            ("recv", 1, 1, None),
+            ("send_zc", 1, 1, Some(2000)),
+        ]
+    );
+    assert_eq!((stats.messages, stats.bytes_in, stats.bytes_out, stats.calls), (1, 64, 64, None));
+    let conns: Vec<_> = stats.conns.iter().map(|conn| conn.conn.to_string()).collect();
+    assert_eq!(conns, ["3.0", "9.0", "5.1"], "an accepted one is the first of its descriptor");
+    let names = |doctor: &Doctor| doctor.findings.iter().map(|one| one.name).collect::<Vec<_>>();
+    let doctor = Doctor::new(stats);
+    assert_eq!(names(&doctor), ["errors", "records-lost"], "{doctor}");
+    assert!(doctor.not_visible.iter().any(|one| one.name == "program"), "{doctor}");
+    let second = TraceFile::open(&folder.path().join("rings.trace.1")).expect("a trace");
+    assert_eq!(second.events().count(), 3);
+}
+
+#[test]
+fn without_a_ring_nothing_is_recorded_and_no_file_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("rings.trace");
+    let mut attached = attached();
+    attached.record_into(&path).expect("it can be written to");
+    assert!(path.exists());
+    assert!(matches!(attached.end_recordings(), (0, None)));
+    assert!(!path.exists());
+    assert!(attached.record_into(&folder.path().join("none/a")).is_err());
 }

@@ -388,6 +388,7 @@ impl TrackBuilder {
             Some(OpKind::Ring(kind)) => {
                 matches!(kind, Kind::Recv | Kind::PollRecv | Kind::CancelRecv)
             }
+            Some(OpKind::Opcode(_)) => event.op.is_some_and(OpKind::receives),
             Some(OpKind::Call(call)) => call == Call::Recv,
             Some(OpKind::Wait) | None => true,
         };

@@ -2,7 +2,7 @@
 
 use super::layout::{Field, Layout};
 use proactor::ring::Cqe;
-use proactor_record::{Errno, numbered};
+use proactor_record::{Errno, format, numbered};
 
 numbered! {
     /// An io_uring tracepoint, with the kernel's name for it.
@@ -298,7 +298,7 @@ impl TracepointDecoder {
 pub fn parse_event_name(text: &str) -> Result<String, String> {
     let mut kinds = Tracepoint::ALL.iter().filter(|point| point.is_of_ring());
     let is_kind = kinds.any(|point| point.fact(1) == text);
-    let is_operation = OPERATIONS.split_whitespace().any(|name| name == text);
+    let is_operation = (0..=u8::MAX).any(|opcode| format::operation(opcode) == Some(text));
     match is_kind || is_operation || text.starts_with("op ") {
         true => Ok(text.to_owned()),
         false => {
@@ -309,13 +309,9 @@ pub fn parse_event_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The names of `IORING_OP_*` in lower case, by number (`enum io_uring_op`), up to Linux 7.2.
-const OPERATIONS: &str = include_str!("operations.txt");
-
 /// The name of an operation; `op 70` if the number has none here.
 pub fn operation(opcode: u8) -> String {
-    let name = OPERATIONS.split_whitespace().nth(opcode.into());
-    name.map_or_else(|| format!("op {opcode}"), str::to_owned)
+    format::operation(opcode).map_or_else(|| format!("op {opcode}"), str::to_owned)
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ type Check = (&'static str, &'static str, Of, fn(&TraceStats) -> Option<Found>);
 pub(super) enum Of {
     /// It can be seen in all.
     All,
+    /// In those that a recorder in the program made.
+    Own,
     /// In those that have iterations.
     Loop,
     /// In those of which one thread does everything.
@@ -67,13 +69,13 @@ pub(super) enum Of {
 pub(super) const CHECKS: &[Check] = &[
     ("cq-overflow", "completions outside of a full queue", Of::Ring, overflow),
     ("no-buffers", "connections that wait for a buffer", Of::Ring, out_of_buffers),
-    ("out-of-order", "operations that did not end once", Of::All, faults),
+    ("out-of-order", "operations that did not end once", Of::Own, faults),
     ("errors", "operations that failed", Of::All, failed),
     ("accepts-refused", "no descriptor or memory to accept with", Of::All, exhausted),
-    ("never-closed", "connections that end and are not closed", Of::All, lingering),
+    ("never-closed", "connections that end and are not closed", Of::Own, lingering),
     ("stalls", "a loop that does nothing for long, outside of its waits", Of::Thread, stalls),
     ("no-cpu", "a loop that is ready and has no CPU", Of::Delays, no_cpu),
-    ("stopped", "a process that is stopped (SIGSTOP) and continued", Of::All, stopped),
+    ("stopped", "a process that is stopped (SIGSTOP) and continued", Of::Own, stopped),
     ("punted", "operations that worker threads of the kernel (io-wq) do", Of::Kernel, punted),
     ("disarmed", "multishot receives that keep ending", Of::Ring, disarmed),
     ("one-shot", "a receive asked for anew for each message", Of::Ring, one_shot),
@@ -106,11 +108,12 @@ pub(super) fn checks(stats: &TraceStats) -> impl Iterator<Item = &'static Check>
     let (has_loop, is_ring) = (!stats.source.has_no_loop(), stats.is_ring());
     CHECKS.iter().filter(move |(_, _, of, _)| match of {
         Of::All => true,
-        Of::Loop => has_loop,
+        Of::Own => !stats.source.is_attached(),
+        Of::Loop => has_loop && stats.iterations.is_some(),
         Of::Thread => stats.pauses.unexplained.is_some(),
         Of::Delays => stats.pauses.sees_delays,
         Of::Kernel => stats.kernel.as_ref().is_some_and(|delays| delays.punted.is_some()),
-        Of::Ring => is_ring,
+        Of::Ring => is_ring && !stats.source.is_attached(),
         Of::Selector => has_loop && !is_ring,
     })
 }

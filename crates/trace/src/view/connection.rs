@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::names;
 use super::ops::Errors;
 use crate::event::{Event, Kinds};
+use crate::show::is_attached;
 use crate::trace_file::TraceFile;
 
 /// The end of the time of an exchange. It begins with the reaping of the receive.
@@ -188,6 +189,8 @@ pub(super) struct ConnectionTracker {
     pub(super) measure: Measure,
     /// Whether a completion without a submission is a fault: no record is missing.
     whole: bool,
+    /// Whether another program decides what is in order.
+    is_attached: bool,
     all: HashMap<ConnId, ConnectionStats>,
     /// When connections were accepted that have done nothing yet, by file.
     accepted: HashMap<i32, u64>,
@@ -204,6 +207,7 @@ impl ConnectionTracker {
         ConnectionTracker {
             measure: Measure::of(trace),
             whole: trace.lost() == 0 && trace.remarks.is_empty(),
+            is_attached: is_attached(&trace.header),
             ..ConnectionTracker::default()
         }
     }
@@ -273,7 +277,9 @@ impl ConnectionTracker {
         stats.forget_before(self.gaps);
         stats.last_ns = event.at;
         stats.in_flight = event.in_flight.of_conn;
-        stats.check(event, self.whole);
+        if !self.is_attached {
+            stats.check(event, self.whole);
+        }
         if let Some(posting) = event.posting {
             stats.reaping.add(posting.waited(event.at));
             stats.punted += u64::from(posting.is_punted);

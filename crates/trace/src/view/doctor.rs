@@ -84,7 +84,8 @@ impl Doctor {
 
 /// Whether there is anything to judge.
 fn is_judged(stats: &TraceStats) -> bool {
-    stats.iterations.is_some() || stats.source.has_no_loop() && !stats.ops.is_empty()
+    let has_ops = stats.source.has_no_loop() || stats.source.is_attached();
+    stats.iterations.is_some() || has_ops && !stats.ops.is_empty()
 }
 
 fn ills(findings: &[Finding]) -> impl Iterator<Item = &Finding> {

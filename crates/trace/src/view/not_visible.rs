@@ -26,19 +26,25 @@ const ALL: &[Hidden] = &[
         "a recording where /proc/thread-self/schedstat can be read",
     ),
     (
-        |stats| stats.pauses.unexplained.is_none(),
+        |stats| stats.pauses.unexplained.is_none() && !stats.source.is_attached(),
         "threads",
         "how long each thread or child had no CPU, was stopped alone, or computed",
         "perf sched timehist",
     ),
     (
-        |stats| stats.is_ring() && stats.kernel.is_none(),
+        |stats| stats.source.is_attached(),
+        "program",
+        "when the program reaped completions, what it did between its enters, and where it slept",
+        "a recorder in the program (crates/record/examples/ring.rs); perf trace -s",
+    ),
+    (
+        |stats| stats.is_ring() && stats.kernel.is_none() && !stats.source.is_attached(),
         "kernel",
         "when completions were posted, and what kernel threads did (io-wq, SQPOLL)",
         "serve --kernel-events, then trace delays; needs root",
     ),
     (
-        |stats| !stats.is_ring() || stats.buffers.is_none(),
+        |stats| (!stats.is_ring() || stats.buffers.is_none()) && !stats.source.is_attached(),
         "buffers",
         "receives that are put off until a buffer is free",
         "out_of_buffers of serve --stats",

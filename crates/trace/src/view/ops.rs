@@ -117,6 +117,9 @@ impl Ops {
             let row = OpRow { op, on_ring, may_sleep: op == OpKind::Wait, ..OpRow::default() };
             (row, has_ages.then(Latencies::new), Latencies::new())
         });
+        if event.what == Content::Notified {
+            return;
+        }
         let Some(result) = event.result() else {
             row.begun += 1;
             return;
@@ -168,6 +171,7 @@ impl Ops {
         rows.sort_by_key(|row| match row.op {
             OpKind::Wait => (0, 0),
             OpKind::Ring(kind) => (1, kind as u8),
+            OpKind::Opcode(opcode) => (1, opcode),
             OpKind::Call(call) => (2, call as u8),
         });
         rows
@@ -189,7 +193,7 @@ pub(super) fn is_call(model: &str, op: OpKind) -> bool {
         OpKind::Call(Call::Watch | Call::Unwatch) => keeps_interests || model == "sigio",
         OpKind::Call(Call::Rewatch) => keeps_interests,
         // No system call: a thread that unlocks lets the next one in.
-        OpKind::Call(Call::Lock) | OpKind::Ring(_) => false,
+        OpKind::Call(Call::Lock) | OpKind::Ring(_) | OpKind::Opcode(_) => false,
         OpKind::Wait => model != POLLS_ALL,
         OpKind::Call(_) => true,
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::iterations::Occurrences;
 use crate::event::Event;
+use crate::show::is_attached;
 use crate::trace_file::TraceFile;
 
 /// What the work of one iteration may take: so much in any case, and more for each event and byte.
@@ -94,7 +95,7 @@ impl PauseCounter {
     pub(super) fn new(trace: &TraceFile) -> PauseCounter {
         let header = &trace.header;
         let is_loop = header.writers == Writers::One;
-        let is_one = is_loop || header.model() == "coroutine";
+        let is_one = is_loop && !is_attached(header) || header.model() == "coroutine";
         let sees_delays = header.get("delays").is_some();
         let all = Pauses {
             sees_delays,

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use minijinja::{Value, context};
 use proactor::keys::ConnId;
-use proactor_record::{Level, Writers};
+use proactor_record::{Level, Record, RecordKind, Writers};
 use serde::Serialize;
 
 use super::text::fill;
-use crate::show::{POLLS_ALL, clock, is_between, is_conn, kernel_release, subject};
+use crate::show::{
+    ATTACHED, POLLS_ALL, clock, is_attached, is_between, is_conn, kernel_release, subject,
+};
 use crate::trace_file::TraceFile;
 
 /// The part of a trace that a view is about. The default is all of it.
@@ -64,6 +66,8 @@ pub struct Source {
     pub overwritten: u64,
     /// Of the lost: those that were not written while recording was stopped.
     pub stopped: u64,
+    /// Of the lost: events that the kernel lost before they were recorded, of `trace attach`.
+    pub lost_by_kernel: u64,
     /// One connection of so many was recorded.
     pub sample: u32,
     /// When what is looked at begins: nanoseconds since recording began.
@@ -82,6 +86,7 @@ impl Source {
     pub(super) fn new(trace: &TraceFile, cut: &Cut, from_ns: u64, to_ns: u64) -> Source {
         let header = &trace.header;
         let unwritten = if header.writers == Writers::One { trace.absent() } else { 0 };
+        let lost_by_kernel = lost_by_kernel(trace);
         Source {
             model: header.model().to_owned(),
             detail: header.get("detail").unwrap_or_default().to_owned(),
@@ -93,9 +98,10 @@ impl Source {
             clock: clock(header),
             level: header.level.map(Level::name),
             written: header.head,
-            lost: trace.lost().saturating_add(unwritten),
+            lost: [unwritten, lost_by_kernel].into_iter().fold(trace.lost(), u64::saturating_add),
             overwritten: trace.first,
             stopped: header.missed,
+            lost_by_kernel,
             sample: header.sample,
             from_ns,
             span_ns: to_ns.saturating_sub(from_ns),
@@ -110,10 +116,22 @@ impl Source {
         self.writers != Writers::One.name()
     }
 
+    /// Whether `trace attach` recorded it.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.model == ATTACHED
+    }
+
     /// Whether the model tries all sockets instead of waiting for those that are ready.
     pub(crate) fn polls_all(&self) -> bool {
         self.model == POLLS_ALL
     }
+}
+
+/// The events that the kernel lost: in other traces, lost records are known by their numbers.
+fn lost_by_kernel(trace: &TraceFile) -> u64 {
+    let is_lost = |one: &&Record| one.is(RecordKind::Lost) && one.aux == 0;
+    let lost = trace.records.iter().filter(is_lost).filter(|_| is_attached(&trace.header));
+    lost.fold(0, |all, record| all.saturating_add(record.id))
 }
 
 fn uncertain(trace: &TraceFile, cut: &Cut) -> Vec<String> {
@@ -121,6 +139,7 @@ fn uncertain(trace: &TraceFile, cut: &Cut) -> Vec<String> {
     let is_alone = header.writers == Writers::One;
     let values = context! {
         overwritten => trace.first,
+        lost_by_kernel => lost_by_kernel(trace),
         stopped => header.missed,
         unwritten => if is_alone { 0 } else { trace.absent() },
         sample => header.sample,

@@ -19,6 +19,7 @@ use super::seen::SeenConnections;
 use super::source::{Cut, Source};
 use super::starvation::{Starvation, StarvationCounter};
 use crate::event::Event;
+use crate::show::is_attached;
 use crate::trace_file::TraceFile;
 
 /// What a trace comes to.
@@ -307,7 +308,8 @@ impl<'a> PartCounter<'a> {
         let ops = self.ops.finish(if *cut == Cut::default() { in_flight } else { &none });
         let (iterations, (from, to)) = (self.iterations.finish(), self.span.unwrap_or((0, 0)));
         let source = Source::new(trace, cut, from, to);
-        let has_all_calls = cut.conn.is_none() && trace.header.sample == 1;
+        let has_all_calls =
+            cut.conn.is_none() && trace.header.sample == 1 && !is_attached(&trace.header);
         let is_whole = trace.lost() == 0 && trace.remarks.is_empty() && cut.since.is_none();
         TraceStats {
             connections: seen.totals.opened,

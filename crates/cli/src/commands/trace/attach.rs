@@ -4,10 +4,13 @@ mod command;
 mod rates;
 
 use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::commands::output::cannot_write;
 use crate::commands::stderr::note;
 use crate::commands::{ExitStatus, number, stop_signal};
 use command::WatchedCommand;
@@ -75,6 +78,11 @@ pub(super) struct AttachArgs {
     #[arg(long)]
     punted: bool,
 
+    /// Record the operations into this file, which all views read; those of the second ring into
+    /// FILE.1, and so on. Implies --files
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
     /// Show the file of each operation, and a table of files. Costs one more event per operation
     #[arg(long)]
     files: bool,
@@ -96,9 +104,13 @@ impl AttachArgs {
         let held = command.hold(&self.command)?;
         let id = held.as_ref().map(|held| held.pid()).or(self.pid);
         let mut rings = id.map_or_else(|| Ok(WatchedRings::of_all()), WatchedRings::new)?;
-        let files = self.files.then_some(Tracepoint::FileGet);
+        let has_files = self.files || self.output.is_some();
+        let files = has_files.then_some(Tracepoint::FileGet);
         let points: Vec<_> = Tracepoint::OF_RINGS.into_iter().chain(files).collect();
         let mut watch = RingWatch::new(&points, BUFFER)?;
+        if let Some(path) = &self.output {
+            rings.record_into(path).with_context(|| cannot_write(path))?;
+        }
         // After the watch: a thread that comes later has an event.
         rings.begin(self.follow)?;
         rings.missing = watch.missing();
@@ -113,6 +125,7 @@ impl AttachArgs {
         rings.watched = begin.elapsed();
         // The summary is printed even if the output of the live lines failed.
         drop(watch);
+        self.output.iter().for_each(|path| note_recordings(path, rings.end_recordings()));
         watched?;
         let failure = rings.nothing_to_watch();
         if self.json {
@@ -181,4 +194,15 @@ impl AttachArgs {
             let _ = watch.exclude(&rings.busy_strangers(), rings.addresses());
         }
     }
+}
+
+/// Says what was recorded, and what not.
+fn note_recordings(path: &Path, (files, failure): (usize, Option<io::Error>)) {
+    let path = path.display();
+    match files {
+        0 => note!("no ring was seen: {path} has no recording of this run"),
+        1 => note!("recorded {path}: read it with `proactor trace summary {path}`"),
+        _ => note!("recorded {path} and {path}.1 to {path}.{}, a ring in each", files - 1),
+    }
+    failure.iter().for_each(|why| note!("note: the other rings are not recorded: {why}"));
 }
