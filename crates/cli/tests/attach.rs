@@ -141,6 +141,17 @@ fn arrivals_are_seen_however_many_strangers_are_excluded() {
         return;
     }
     let server = uring_server();
+    // After a loss, which a busy machine may bring, nothing is measured.
+    let watched = (0..20).map(|_| watch_among_strangers(&server));
+    let summary = { watched }.find(|summary| summary["lost"] == 0).expect("no loss, once");
+    let ops = summary["rings"][0]["ops"].as_array().expect("operations");
+    let recv = ops.iter().find(|op| op["op"] == "recv").expect("receives");
+    assert!(recv["arrival_to_cqe"]["samples"].as_u64() >= Some(20), "{summary}");
+    server.drain();
+}
+
+/// Watches the server while a client has 20 replies, after two busy strangers were excluded.
+fn watch_among_strangers(server: &support::server::Server) -> Value {
     let attach = Attach::start(&[&server.process.0.to_string()]);
     let pid = attach.0.id();
     let client = Client::connect(server.address());
@@ -160,11 +171,7 @@ fn arrivals_are_seen_however_many_strangers_are_excluded() {
     for _ in 0..20 {
         client.ping();
     }
-    let summary = attach.finish();
-    let ops = summary["rings"][0]["ops"].as_array().expect("operations");
-    let recv = ops.iter().find(|op| op["op"] == "recv").expect("receives");
-    assert!(recv["arrival_to_cqe"]["samples"].as_u64() >= Some(20), "{summary}");
-    server.drain();
+    attach.finish()
 }
 
 /// A shell that waits for a line before it runs these commands; `$P` is the program.
