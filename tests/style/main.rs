@@ -33,8 +33,8 @@ const LONG_LINES_LEFT: usize = 0;
 /// enters; 1,110 for the metrics of a server and the interleaved models of `explain`;
 /// 740 for delays and stops in recordings, what the doctor cannot see, and slices in `trace diff`;
 /// 330 for what the kernel's events add to each view, 280 for the recordings of `trace attach`,
-/// and 170 for the rows of `trace summary --every`, and stops of many threads.
-const CODE_LINES_MAX: usize = 38_335;
+/// and 205 for the rows of `trace summary --every`, times of day, and stops of many threads.
+const CODE_LINES_MAX: usize = 38_370;
 
 /// The type names that may be defined more than once, each with a reason; at most ten.
 const TWICE: &[(&str, &str)] = &[

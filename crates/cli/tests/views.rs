@@ -533,6 +533,28 @@ fn a_stop_is_found_in_every_model_and_the_delays_of_a_loop_are_recorded() {
 }
 
 #[test]
+fn events_can_have_the_time_of_day_instead_of_that_since_recording_began() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = &*folder.path().join("a");
+    serve("epoll", file, false);
+    let events = view(&["show", "--json", "--op", "accept"], &[file]);
+    let [header, event] = [0, 1].map(|nth| events.lines().nth(nth).unwrap());
+    let [header, event]: [Value; 2] =
+        [header, event].map(|line| serde_json::from_str(line).unwrap());
+    let began: u64 = header["wall_ns"].as_str().unwrap().parse().unwrap();
+    let at = began + event["t_ns"].as_u64().unwrap();
+    let seconds = format!("@{}", at / 1_000_000_000);
+    let date = Command::new("date").args(["-u", "+%T", "-d", &seconds]).output();
+    let time = String::from_utf8(date.unwrap().stdout).unwrap();
+    let expected = format!("{}.{:09}  r0    call>   accept", time.trim(), at % 1_000_000_000);
+    let text = view(&["show", "--wall", "--op", "accept"], &[file]);
+    let mut lines = text.lines().skip(1);
+    assert!(lines.next().unwrap().contains("time (UTC)  lane  what"), "{text}");
+    assert!(lines.next().unwrap().starts_with(&expected), "{expected} in {text}");
+    assert_eq!(trace(&["show", "--wall", "--json"], &[file]).0, 2);
+}
+
+#[test]
 fn a_summary_can_have_a_row_for_each_interval_of_the_time() {
     let folder = tempfile::tempdir().unwrap();
     let file = &*folder.path().join("a");

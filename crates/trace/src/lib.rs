@@ -34,5 +34,5 @@ pub use proactor_record::{
     RecordKind, Recorder, Recording, Settings, StopTrigger, Trace, Unreadable, WaitMode, Writer,
     Writers, format,
 };
-pub use show::{Filter, heading, json, json_header, line, parse_conn, title};
+pub use show::{Filter, heading, json, json_header, parse_conn, title};
 pub use trace_file::TraceFile;

@@ -58,11 +58,20 @@ impl MergedEvent {
         }
     }
 
-    /// The event as a line of text.
+    /// The event as a line of text, with its time since recording began.
     pub fn line(&self, header: &Header) -> String {
+        self.line_at(&show::moment(self.at()), header)
+    }
+
+    /// The same, with the time of day (UTC).
+    pub fn line_of_day(&self, header: &Header) -> String {
+        self.line_at(&show::time_of_day(header, self.at()), header)
+    }
+
+    fn line_at(&self, time: &str, header: &Header) -> String {
         match self {
-            MergedEvent::Own(event) => show::line(header, event),
-            MergedEvent::Kernel(event) => event.line(),
+            MergedEvent::Own(event) => show::line(time, header, event),
+            MergedEvent::Kernel(event) => event.line_at(time),
         }
     }
 

@@ -148,9 +148,9 @@ pub(super) fn subject(model: &str, pid: u32) -> String {
     }
 }
 
-/// The heading above the lines of [`line()`].
-pub fn heading() -> String {
-    columns(["time", "lane", "what", "op", "conn", "res", "details"])
+/// The heading above the lines of events, with this one above their times.
+pub fn heading(time: &str) -> String {
+    columns([time, "lane", "what", "op", "conn", "res", "details"])
 }
 
 /// A line, always in the same columns.
@@ -170,15 +170,23 @@ pub(crate) fn end_line(mut text: String, column: usize, abnormal: bool) -> Strin
     if abnormal { format!("{text:column$}  !") } else { text }
 }
 
-/// Returns an event as a line of text.
-pub fn line(header: &Header, event: &Event) -> String {
+/// The time of day (UTC) of a moment of a recording.
+pub(crate) fn time_of_day(header: &Header, nanos: u64) -> String {
+    let at = header.wall_nanos.saturating_add(nanos);
+    let seconds = at / 1_000_000_000;
+    let [hours, minutes] = [seconds / 3600 % 24, seconds / 60 % 60];
+    format!("{hours:02}:{minutes:02}:{:02}.{:09}", seconds % 60, at % 1_000_000_000)
+}
+
+/// Returns an event as a line of text, with this time.
+pub(crate) fn line(time: &str, header: &Header, event: &Event) -> String {
     let star = if event.is_multishot() { "*" } else { "" };
     let op = event.op.map_or(String::new(), |op| format!("{op}{star}"));
     let is_known = !matches!(event.what, Content::WaitEnd { is_counted: false, .. });
     let result = result_text(event.result().filter(|_| is_known));
-    let (time, lane) = (moment(event.at), header.lane_name(event.lane));
+    let lane = header.lane_name(event.lane);
     let (conn, details) = (owner(event), details(header, event));
-    let text = columns([&time, &lane, event.name(), &op, &conn, &result, &details]);
+    let text = columns([time, &lane, event.name(), &op, &conn, &result, &details]);
     end_line(text, MARK, event.is_abnormal())
 }
 

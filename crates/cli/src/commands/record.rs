@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::output::{cannot_write, is_stdout};
 use super::stream::{Stream, StreamWait};
-use super::trace::follow_to_end;
+use super::trace::{EventFormat, follow_to_end};
 use super::{number, usage_error};
 use proactor::os::process::{self, Alone};
 use proactor::os::shared::SharedNumbers;
@@ -230,8 +230,13 @@ fn print_in_child(live: File, to_stdout: bool, end: RecordingEnd) -> io::Result<
 fn print(live: File, to_stdout: bool, end: RecordingEnd) -> bool {
     let (waits, all) = (StreamWait::UntilSet(end), Filter::default());
     let print = |follow| match to_stdout {
-        true => follow_to_end(follow, &all, false, &mut Stream::stdout(waits)?),
-        false => follow_to_end(follow, &all, false, &mut Stream::new(io::stderr(), waits)),
+        true => follow_to_end(follow, &all, EventFormat::default(), &mut Stream::stdout(waits)?),
+        false => follow_to_end(
+            follow,
+            &all,
+            EventFormat::default(),
+            &mut Stream::new(io::stderr(), waits),
+        ),
     };
     let printed = Follow::new(live, false).map_err(anyhow::Error::from).and_then(print);
     printed.inspect_err(|error| warn_incomplete(&format!("{error:#}"))).is_ok()

@@ -7,7 +7,7 @@ use proactor_trace::export::{jsonl, page, perfetto};
 use proactor_trace::format::{BYTE_ORDER, HEADER, MAGIC, MAJOR, RECORD};
 use proactor_trace::view::Cut;
 use proactor_trace::{
-    Filter, Follow, Header, Trace, TraceFile, Writers, events, json, json_header, line, title,
+    Filter, Follow, Header, MergedEvent, Trace, TraceFile, Writers, events, json_header, title,
 };
 use serde_json::Value;
 
@@ -19,7 +19,8 @@ pub(crate) fn read(bytes: &[u8]) {
     let header = &trace.header;
     assert!(trace.records.len() <= bytes.len() / RECORD * 2 + 2, "more records than bytes");
     drop((title(header, trace.lost()), json_header(header, trace.lost(), &trace.remarks)));
-    events(&trace).for_each(|event| drop((line(header, &event), json(header, &event))));
+    let own = events(&trace).map(|event| MergedEvent::Own(Box::new(event)));
+    own.for_each(|event| drop((event.line(header), event.line_of_day(header), event.json(header))));
 }
 
 /// Follows the same bytes, as if a recorder still wrote them.

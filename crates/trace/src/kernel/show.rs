@@ -30,10 +30,15 @@ impl KernelEvent {
 
     /// The event as a line, in the columns of the recording's lines.
     pub fn line(&self) -> String {
+        self.line_at(&moment(self.time))
+    }
+
+    /// The same, with this time.
+    pub(crate) fn line_at(&self, time: &str) -> String {
         let conn = token_conn(self.user_data).map_or(String::new(), |conn| format!("c{conn}"));
-        let (time, result) = (moment(self.time), result_text(self.result()));
+        let result = result_text(self.result());
         let (op, details) = (self.op(), self.details());
-        let text = columns([&time, "krnl", self.name(), &op, &conn, &result, &details]);
+        let text = columns([time, "krnl", self.name(), &op, &conn, &result, &details]);
         end_line(text, MARK, self.is_abnormal())
     }
 

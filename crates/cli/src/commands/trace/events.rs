@@ -33,9 +33,8 @@ pub(super) struct ShowArgs {
     #[command(flatten)]
     part: Part,
 
-    /// Print as JSON: the header, then one object per line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: EventFormat,
 }
 
 /// Print the events of a trace while it is written, until its recorder ends
@@ -55,9 +54,30 @@ pub(super) struct FollowArgs {
     #[arg(long)]
     now: bool,
 
+    #[command(flatten)]
+    format: EventFormat,
+}
+
+/// How an event is printed.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(in crate::commands) struct EventFormat {
+    /// Print the time of day (UTC), as logs have it, instead of the time since recording began
+    #[arg(long, conflicts_with = "json")]
+    wall: bool,
+
     /// Print as JSON: the header, then one object per line
     #[arg(long)]
     json: bool,
+}
+
+impl EventFormat {
+    fn line(self, header: &Header, event: &MergedEvent) -> String {
+        match self {
+            EventFormat { json: true, .. } => event.json(header).to_string(),
+            EventFormat { wall: true, .. } => event.line_of_day(header),
+            _ => event.line(header),
+        }
+    }
 }
 
 impl ShowArgs {
@@ -66,14 +86,11 @@ impl ShowArgs {
         let header = &trace.header;
         let filter = self.selection.filter(self.part.cut(&trace, None));
         let mut out = BufWriter::new(stdout()?);
-        writeln!(out, "{}", head(header, trace.lost(), &trace.remarks, self.json))?;
+        writeln!(out, "{}", head(header, trace.lost(), &trace.remarks, self.format))?;
         let mut matches = 0;
         for event in merged(&trace, &filter) {
             matches += 1;
-            match self.json {
-                true => writeln!(out, "{}", event.json(header))?,
-                false => writeln!(out, "{}", event.line(header))?,
-            }
+            writeln!(out, "{}", self.format.line(header, &event))?;
         }
         out.flush()?;
         if matches == 0 { self.explain_no_match(&trace, &filter) } else { Ok(()) }
@@ -117,7 +134,7 @@ impl FollowArgs {
         });
         let follow = follow.with_context(|| format!("cannot follow {source}"))?;
         let filter = self.selection.filter(self.range.cut(None));
-        follow_to_end(follow, &filter, self.json, &mut stdout()?)
+        follow_to_end(follow, &filter, self.format, &mut stdout()?)
     }
 }
 
@@ -125,15 +142,15 @@ impl FollowArgs {
 pub(in crate::commands) fn follow_to_end(
     mut follow: Follow,
     filter: &Filter,
-    json: bool,
+    format: EventFormat,
     out: &mut (impl Write + AsFd),
 ) -> anyhow::Result<()> {
-    writeln!(out, "{}", head(follow.header(), 0, &[], json))?;
+    writeln!(out, "{}", head(follow.header(), 0, &[], format))?;
     loop {
         let over = follow.is_over();
         let events = follow.poll()?;
         let passed = events.iter().filter(|event| event.passes(filter));
-        let lines = passed.map(|event| line(follow.header(), event, json) + "\n");
+        let lines = passed.map(|event| format.line(follow.header(), event) + "\n");
         out.write_all(lines.collect::<String>().as_bytes())?;
         out.flush()?;
         if over && follow.is_read() {
@@ -148,16 +165,13 @@ pub(in crate::commands) fn follow_to_end(
 }
 
 /// Formats what precedes the events.
-fn head(header: &Header, lost: u64, remarks: &[String], json: bool) -> String {
-    match json {
-        true => escape(&json_header(header, lost, remarks).to_string()).into_owned(),
-        false => {
-            let title = proactor_trace::title(header, lost);
-            format!("{}\n{}", escape(&title), proactor_trace::heading())
+fn head(header: &Header, lost: u64, remarks: &[String], format: EventFormat) -> String {
+    let heading = match format {
+        EventFormat { json: true, .. } => {
+            return escape(&json_header(header, lost, remarks).to_string()).into_owned();
         }
-    }
-}
-
-fn line(header: &Header, event: &MergedEvent, json: bool) -> String {
-    if json { event.json(header).to_string() } else { event.line(header) }
+        EventFormat { wall: true, .. } => proactor_trace::heading("        time (UTC)"),
+        _ => proactor_trace::heading("time"),
+    };
+    format!("{}\n{heading}", escape(&proactor_trace::title(header, lost)))
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use serde::Serialize;
 
-pub(super) use events::follow_to_end;
+pub(super) use events::{EventFormat, follow_to_end};
 
 use super::output::{self, RED, YELLOW};
 use super::stderr::note;
