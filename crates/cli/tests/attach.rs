@@ -412,7 +412,8 @@ fn a_command_receives_each_signal_once() {
     if !can_trace_rings() {
         return;
     }
-    let script = "trap 'echo caught' INT; echo ready; until read line; do :; done; exit 5";
+    let script = "trap 'echo caught' INT; echo ready; until read line; do :; done; echo over; \
+                  exit 5";
     // A signal of another process is forwarded.
     let mut attach = attach_command(&[], &["sh", "-c", script]);
     let mut attach = attach.stdin(Stdio::piped()).spawn().expect("it runs");
@@ -427,10 +428,22 @@ fn a_command_receives_each_signal_once() {
     let args = ["--ctty", PROACTOR, "trace", "attach", "--", "sh", "-c", script];
     let mut terminal = Terminal::start("setsid", &args);
     terminal.see("ready");
-    terminal.press("\x03");
-    terminal.see("caught");
+    // A second signal that comes before a shell has run its trap has no effect: ten times.
+    let status = format!("/proc/{}/status", terminal.process().0);
+    let sleeps = || -> u64 {
+        let status = fs::read_to_string(&status).expect("it runs");
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.expect("a count").trim().parse().expect("a number")
+    };
+    for _ in 0..10 {
+        terminal.press("\x03");
+        terminal.see("caught");
+        // It wakes and sleeps again: it has handled its signal.
+        let before = sleeps();
+        eventually("it sleeps again", || (sleeps() >= before + 3).then_some(()));
+    }
     terminal.press("x\r");
-    let rest = terminal.see("x");
+    let rest = terminal.see("over");
     assert!(!rest.contains("caught"), "{rest}");
     assert_eq!(terminal.wait(), Some(5));
 }
