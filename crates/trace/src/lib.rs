@@ -2,8 +2,8 @@
 //!
 //! [`proactor_record`] writes and reads recordings. [`events()`] decodes one: each record becomes
 //! an [`Event`] that knows its connection, its operation, what began it, how long that lasted and
-//! what is in flight. **Every view is a function of the events**: a line for each ([`line()`]), the
-//! counts and findings of [`view`], the formats of [`export`].
+//! what is in flight. **Every view is a function of the events**: a line for each
+//! ([`MergedEvent::line`]), the counts and findings of [`view`], the formats of [`export`].
 //!
 //! ```text
 //!   file ─► Trace ─► events() ─► Event, Event, …  ─► show, view, export
